@@ -61,10 +61,11 @@ def draw_view(
         gamma=float(np.exp(gen.uniform(-1,1)*cfg.gamma)), bias=gen.normal(0, 1, (1,4,4,4))*cfg.bias, noise=float(gen.uniform(0,cfg.noise)),
         blur=float(gen.uniform(.3,1)*cfg.blur*(gen.random()<1/3)), skull=skull, seed=int(gen.integers(2**31)))
 
-# %% ../nbs/17_augment.ipynb #e4a96217
+# %% ../nbs/17_augment.ipynb #0b843c71
 def _smooth(knots, shape, device):
     "A smooth field `(c,*shape)` through coarse control points `(c,...)`"
-    return F.interpolate(torch.as_tensor(knots, dtype=torch.float32, device=device)[None], size=shape, mode='trilinear', align_corners=True)[0]
+    knots = torch.as_tensor(knots, dtype=torch.float32, device=device)[None]
+    return F.interpolate(knots, size=shape, mode='trilinear', align_corners=True)[0]
 
 def view_grid(
     view:View,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Grid', 'grid_of', 'model_grid', 'sample', 'rigid']
 
-# %% ../nbs/10_geometry.ipynb #ca58b967
+# %% ../nbs/10_geometry.ipynb #5fe8176f
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from .core import UserError, check_affine, spacing_of
+from .core import check_affine, spacing_of
 
 # %% ../nbs/10_geometry.ipynb #e8b2f7c0
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ import numpy as np
 
 from .core import UserError
 
-# %% ../nbs/31_metrics.ipynb #cf2f0239
+# %% ../nbs/31_metrics.ipynb #59b720dd
 def dice(
     a:np.ndarray,  # Mask, bool
     b:np.ndarray,  # Mask of the same shape
 )->float:
     "Dice similarity coefficient; 1 if both are empty"
-    if a.shape!=b.shape: raise UserError(f"masks of different shape, {a.shape} and {b.shape}, cannot be compared; bring them onto one grid first")
+    if a.shape!=b.shape:
+        raise UserError(f"masks of different shape, {a.shape} and {b.shape}, cannot be compared; bring them onto one grid first")
     size = int(np.count_nonzero(a))+int(np.count_nonzero(b))
     return 2*int(np.count_nonzero(a&b))/size if size else 1.
 

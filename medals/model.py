@@ -95,7 +95,7 @@ class QueryDecoder(nn.Module):
         for layer,kv in zip(self.layers, kvs): q = layer(q, kv)
         return self.norm(q)
 
-# %% ../nbs/22_model.ipynb #3b01b286
+# %% ../nbs/22_model.ipynb #21f69b38
 @dataclass
 class Features:
     "An image as the network sees it"
@@ -109,7 +109,8 @@ def check_size(
 ):
     "The U-Net halves an image five times"
     if bad:=[n for n in shape if n%32 or n<32]:
-        raise UserError(f"image size {tuple(shape)}: {bad[0]} is not a multiple of 32; pad to {tuple(max(32, 32*ceil(n/32)) for n in shape)}")
+        good = tuple(max(32, 32*ceil(n/32)) for n in shape)
+        raise UserError(f"image size {tuple(shape)}: {bad[0]} is not a multiple of 32; pad to {good}")
 
 # %% ../nbs/22_model.ipynb #13e6312f
 def fuse(
@@ -129,7 +130,7 @@ def fuse(
             y[i:i+1] += F.conv3d(given, kernel.to(given.dtype), padding=1)
     return block.act(y)
 
-# %% ../nbs/22_model.ipynb #f7a96ae5
+# %% ../nbs/22_model.ipynb #2e4b182e
 class MedalS(nn.Module):
     "Segment what queries ask for, guided by prompts"
     def __init__(
@@ -173,7 +174,8 @@ class MedalS(nn.Module):
         "Logits of some queries"
         d = feats.maps[0]
         q = q.expand(len(d), *q.shape) if q.ndim==2 else q
-        if q.shape[-1]!=self.cfg.query: raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
+        if q.shape[-1]!=self.cfg.query:
+            raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
         t = self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
         vec = self.mask_embed_proj(t)
         if not bypass: d = fuse(self.fusion_conv.convs[0], d, vec, m)

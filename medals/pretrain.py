@@ -6,7 +6,7 @@
 __all__ = ['TextCfg', 'learn_pieces', 'corpus', 'typo', 'draw_pairs', 'contrast', 'retrieval', 'new_wordings', 'new_words',
            'fit_text']
 
-# %% ../nbs/34_pretrain.ipynb #d13e1e56
+# %% ../nbs/34_pretrain.ipynb #53126de5
 import time
 from dataclasses import asdict, dataclass
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .core import make_gen, progress, torch_gen, write_json
-from .text import CODES, KnowledgeEncoder, TextEncoder, codes_of, tokenise
+from .core import make_gen, progress, write_json
+from .text import KnowledgeEncoder, TextEncoder, codes_of, tokenise
 from .vocab import concepts, heldout, resolve, say, structures, wordings
 
 # %% ../nbs/34_pretrain.ipynb #396ace5e
@@ -91,7 +91,7 @@ def contrast(
     t = torch.arange(len(a))
     return (F.cross_entropy(s, t)+F.cross_entropy(s.T, t))/2
 
-# %% ../nbs/34_pretrain.ipynb #fecdee01
+# %% ../nbs/34_pretrain.ipynb #dae8b67a
 @torch.no_grad()
 def retrieval(
     enc:TextEncoder,
@@ -99,8 +99,9 @@ def retrieval(
     n:int=12,     # Wordings per concept
 )->float:
     "Share of sentences whose nearest concept is the right one"
-    mean = F.normalize(torch.stack([enc(wordings(*c, structures()[c[0]].mod[0], n), structures()[c[0]].mod[0]).mean(0) for c in concepts()]), dim=-1)
-    q = F.normalize(enc([t for t,_ in tests], [structures()[c[0]].mod[0] for _,c in tests]), dim=-1)
+    def mod(c): return structures()[c[0]].mod[0]
+    mean = F.normalize(torch.stack([enc(wordings(*c, mod(c), n), mod(c)).mean(0) for c in concepts()]), dim=-1)
+    q = F.normalize(enc([t for t,_ in tests], [mod(c) for _,c in tests]), dim=-1)
     best = (q@mean.T).argmax(1)
     return float(np.mean([concepts()[i]==c for i,(_,c) in zip(best.tolist(), tests)]))
 
@@ -112,7 +113,7 @@ def new_words():
     "Sentences with words that no training sentence has"
     return [(t, (r.structure, r.side)) for k,v in heldout().items() for r in [resolve(k)] for t in v]
 
-# %% ../nbs/34_pretrain.ipynb #e471fd82
+# %% ../nbs/34_pretrain.ipynb #b70e31ed
 def _spread(net, ids, mask, codes):
     "Scale the output to a spread of one"
     with torch.no_grad():
@@ -128,8 +129,10 @@ def fit_text(
     t0,tok = time.monotonic(),learn_pieces(corpus(), cfg.vocab)
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)
-        net = KnowledgeEncoder(MPNetConfig(vocab_size=len(tok), hidden_size=cfg.width, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads,
-            intermediate_size=2*cfg.width, max_position_embeddings=260, hidden_dropout_prob=0., attention_probs_dropout_prob=0.))
+        net = KnowledgeEncoder(MPNetConfig(
+            vocab_size=len(tok), hidden_size=cfg.width, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads,
+            intermediate_size=2*cfg.width,
+            max_position_embeddings=260, hidden_dropout_prob=0., attention_probs_dropout_prob=0.))
     net.modality_embed.weight.data *= .1
     opt = torch.optim.AdamW(net.parameters(), lr=cfg.lr, weight_decay=.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, cfg.lr, total_steps=cfg.steps)
@@ -145,6 +148,8 @@ def fit_text(
     enc = TextEncoder(tok, lambda: net, '', cache=False)
     enc.save(out)
     enc = TextEncoder.load(out, cache=False)
-    write_json(f'{out}/text_log.json', dict(cfg=asdict(cfg), loss=loss.item(), seconds=round(time.monotonic()-t0), pieces=len(tok), parameters=sum(p.numel() for p in net.parameters()),
+    write_json(f'{out}/text_log.json', dict(
+        cfg=asdict(cfg), loss=loss.item(), seconds=round(time.monotonic()-t0), pieces=len(tok),
+        parameters=sum(p.numel() for p in net.parameters()),
         new_wordings=retrieval(enc, new_wordings()), new_words=retrieval(enc, new_words())))
     return enc

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DRAW', 'Point', 'Box', 'Scribble', 'Lasso', 'Mask', 'rasterize', 'PromptCfg', 'flawed', 'clicked', 'simulate']
 
-# %% ../nbs/13_spatial.ipynb #550b9994
+# %% ../nbs/13_spatial.ipynb #e51f3b0a
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .core import UserError, spacing_of
+from .core import UserError
 
 # %% ../nbs/13_spatial.ipynb #41d0ad49
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Mask:
     data:np.ndarray      # bool `(x,y,z)`
     positive:bool=True
 
-# %% ../nbs/13_spatial.ipynb #33e04787
+# %% ../nbs/13_spatial.ipynb #9ecb2bf4
 def _voxels(points, unit, affine):
     "Points as voxel coordinates `(k,3)`"
     p = np.asarray(points, float).reshape(-1,3)
@@ -62,7 +62,9 @@ def _voxels(points, unit, affine):
     return (p-affine[:3,3])@np.linalg.inv(affine[:3,:3]).T
 
 def _inside(p, shape, name):
-    if ((p<-.5)|(p>np.array(shape)-.5)).any(): raise UserError(f"{name} at voxel {tuple(float(o) for o in p[0].round(1))} lies outside the scan of {shape} voxels; is it in mm?")
+    if ((p<-.5)|(p>np.array(shape)-.5)).any():
+        at = tuple(float(o) for o in p[0].round(1))
+        raise UserError(f"{name} at voxel {at} lies outside the scan of {shape} voxels; is it in mm?")
     return p
 
 def _ball(out, p, radius, affine):
@@ -84,7 +86,8 @@ def _box(m, out, affine):
     if m.unit=='mm': lo,hi = np.minimum(lo, hi),np.maximum(lo, hi)
     a,b = np.round(lo).astype(int),np.round(hi).astype(int)
     if (a>=b).any(): raise UserError(f"the box from {m.lo} to {m.hi} is empty; `hi` is exclusive and should be above `lo` on every axis")
-    if (b<=0).any() or (a>=out.shape).any(): raise UserError(f"the box from {m.lo} to {m.hi} lies outside the scan of {out.shape} voxels; is it in mm?")
+    if (b<=0).any() or (a>=out.shape).any():
+        raise UserError(f"the box from {m.lo} to {m.hi} lies outside the scan of {out.shape} voxels; is it in mm?")
     out[tuple(slice(max(0,i), j) for i,j in zip(a, b))] = True
 
 def _lasso(m, out, affine):

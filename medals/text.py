@@ -33,7 +33,7 @@ def codes_of(
     if bad:=[o for o,l in zip(names, low) if l not in CODES]: raise UserError(f"unknown modality {bad[0]!r}; there is {', '.join(CODES)}")
     return [CODES[o] for o in low]
 
-# %% ../nbs/20_text.ipynb #bbb010a0
+# %% ../nbs/20_text.ipynb #950124a7
 def tokenise(
     tokenizer,     # From `transformers`
     texts:list,
@@ -41,7 +41,8 @@ def tokenise(
 )->tuple:          # ids `(n,l)`, mask `(n,l)`
     "Token ids and mask as the published encoder was tuned with"
     vocab = tokenizer.get_vocab()
-    if missing:=[o for o in ('[CLS]','[SEP]') if o not in vocab]: raise UserError(f"the tokenizer's vocabulary lacks {missing}; is it the one of the encoder?")
+    if missing:=[o for o in ('[CLS]','[SEP]') if o not in vocab]:
+        raise UserError(f"the tokenizer's vocabulary lacks {missing}; is it the one of the encoder?")
     rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *tokenizer.tokenize(t), '[SEP]']) for t in texts]
     rows = [r if len(r)<=longest else [*r[:longest-1], vocab['[SEP]']] for r in rows]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
@@ -131,7 +132,7 @@ class QueryCache:
         with atomic(self._path(key, code, text)) as f:
             with open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
 
-# %% ../nbs/20_text.ipynb #bef05e50
+# %% ../nbs/20_text.ipynb #0cc8ed47
 def _hash(state):
     "Hash of a state dict"
     h = hashlib.sha256()
@@ -165,7 +166,8 @@ class TextEncoder:
         tokenizer,config = _tokenizer(base),_offline_hint(AutoConfig.from_pretrained, base)
         def make():
             net = KnowledgeEncoder(config, read_json(Path(source)/'text.json')['width'] if native else None)
-            load_strict(net, {k: v.float() for k,v in clean_text_state(source if isinstance(source, dict) else load_file(file)).items()}, 'the text encoder')
+            state = clean_text_state(source if isinstance(source, dict) else load_file(file))
+            load_strict(net, {k: v.float() for k,v in state.items()}, 'the text encoder')
             return net.eval().requires_grad_(False)
         if not isinstance(file, dict) and not Path(file).exists(): raise UserError(f"no text encoder at {file}")
         return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(file, dict) else sha256(file), cache)
@@ -204,13 +206,15 @@ class TextEncoder:
             net.text_tower.biolord.config.save_pretrained(tmp)
             self.tokenizer.save_pretrained(tmp)
             save_file({k: v.half().contiguous() for k,v in net.state_dict().items()}, tmp/'text.safetensors')
+            (tmp/'text.safetensors').chmod(0o644)
             write_json(tmp/'text.json', dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES)))
 
 def _offline_hint(load, base):
     "Call a `transformers` loader; say what to do when the hub cannot be reached"
     try: return load(str(base))
     except (OSError, ValueError) as e:
-        raise UserError(f"no configuration and tokenizer at {str(base)!r}; download config.json and the tokenizer files of it once, and name their folder as `base`") from e
+        raise UserError(f"no configuration and tokenizer at {str(base)!r}; download config.json and the tokenizer files of it once, "
+                        "and name their folder as `base`") from e
 
 def _tokenizer(base):
     from transformers import AutoTokenizer

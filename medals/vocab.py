@@ -53,7 +53,7 @@ def say(
     if side: s = one(t['sides']).format(x=side, s=s)
     return s if bare else one(t['templates']).format(s=s, r=row.region, m=one(t['modality_words'][modality]))
 
-# %% ../nbs/12_vocab.ipynb #28d2781d
+# %% ../nbs/12_vocab.ipynb #3a79427c
 @dataclass(frozen=True)
 class Resolved:
     "What was understood"
@@ -71,7 +71,8 @@ def _terms():
     all_terms = {_words(o): s.name for s in reversed(structures().values()) for o in (*s.also, s.name)}
     return sorted(all_terms.items(), key=lambda o: -len(o[0]))
 
-MODALITIES = dict(ct='ct cta computed', mri='mri mr t1 t2 flair dwi adc magnetic', us='us ultrasound ultrasonography sonography echo echocardiography',
+MODALITIES = dict(
+    ct='ct cta computed', mri='mri mr t1 t2 flair dwi adc magnetic', us='us ultrasound ultrasonography sonography echo echocardiography',
     pet='pet positron fdg', microscopy='microscopy microscopic microscope em')
 
 def resolve(

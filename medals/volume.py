@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'Volume', 'phantom', 'read_prompts', 'read_volume', 'read_labels', 'write_volume', 'write_labels']
 
-# %% ../nbs/01_volume.ipynb #81d9bd47
+# %% ../nbs/01_volume.ipynb #32bbeba1
 import io
 import json
 import pickle
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from .core import UserError, atomic, check_affine, check_vol, read_json, spacing_of, write_json
@@ -74,13 +75,14 @@ def phantom(
     names = {1: 'left cerebral hemisphere', 2: 'right cerebral hemisphere', 3: 'left lateral ventricle', 4: 'right lateral ventricle'}
     return Volume(x.clip(0).round().astype(np.int16), aff, 'mri'),lbl.astype(np.uint8),names
 
-# %% ../nbs/01_volume.ipynb #46065d47
+# %% ../nbs/01_volume.ipynb #53a341ff
 def _nifti(path):
     "Open a NIfTI file without reading its voxels"
     try: img = nib.load(path)
     except Exception as e: # nibabel raises many kinds for files that are not what their name says
         raise UserError(f"{path} is not a readable NIfTI file ({type(e).__name__}); is it complete, and really NIfTI?") from e
-    if not isinstance(img, (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair)): raise UserError(f"{path} is {type(img).__name__}, not NIfTI; convert it with nibabel or dcm2niix")
+    if not isinstance(img, (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair)):
+        raise UserError(f"{path} is {type(img).__name__}, not NIfTI; convert it with nibabel or dcm2niix")
     if img.get_data_dtype().fields: raise UserError(f"{path} holds colours, not intensities; convert it to one grey value per voxel")
     shape = img.shape
     while len(shape)>3 and shape[-1]==1: shape = shape[:-1]
@@ -95,17 +97,19 @@ def _values(img, shape, path):
     except Exception as e: # a truncated or damaged stream shows in many ways
         raise UserError(f"{path} ends early or is damaged ({type(e).__name__}); copy or download it again") from e
     if x.dtype==np.float64: x = x.astype(np.float32)
-    if x.dtype.kind=='f' and (bad:=int((~np.isfinite(x)).sum())): raise UserError(f"{path} has {bad} voxels that are NaN or infinite; replace them, for instance by the lowest value")
+    if x.dtype.kind=='f' and (bad:=int((~np.isfinite(x)).sum())):
+        raise UserError(f"{path} has {bad} voxels that are NaN or infinite; replace them, for instance by the lowest value")
     return x
 
 def _read_nifti(path, modality):
     img,shape = _nifti(path)
     codes = (int(img.header['qform_code']), int(img.header['sform_code']))
-    if not (img.header['pixdim'][1:4]!=0).all() and not codes[1]: raise UserError(f"{path} has a voxel size of zero: {img.header['pixdim'][1:4].tolist()} mm; repair the header")
+    with ImageOpener(path) as f: mm = type(img.header).from_fileobj(f, check=False)['pixdim'][1:4]
+    if not codes[1] and not (mm>0).all(): raise UserError(f"{path} has a voxel size of zero: {mm.tolist()} mm; repair the header")
     notes = () if any(codes) else ('the header does not say how the patient lies; left and right may be exchanged',)
     return Volume(_values(img, shape, path), check_affine(img.affine, f'the affine of {path}'), modality, codes, notes)
 
-# %% ../nbs/01_volume.ipynb #1a66f6cb
+# %% ../nbs/01_volume.ipynb #cdf3a7e9
 class _Plain(pickle.Unpickler):
     "An unpickler that makes arrays of plain objects only"
     def find_class(self, module, name):
@@ -121,7 +125,8 @@ def _object_member(raw, name):
     if not dtype.hasobject: return np.lib.format.read_array(io.BytesIO(raw), allow_pickle=False)[()]
     try: return _Plain(f).load()[()]
     except UserError as e: raise UserError(f"{name} was refused: {e}") from e
-    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as e: raise UserError(f"{name} is damaged: {e}") from e
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, IndexError, KeyError) as e:
+        raise UserError(f"{name} is damaged: {e}") from e
 
 def _npz(path):
     try: return zipfile.ZipFile(path)
@@ -139,7 +144,8 @@ FIRST = dict(ct='ct', mr='mri', us='us', us3d='us', pet='pet', autopet='pet', mi
 
 def _read_npz(path, modality, *names):
     with _npz(path) as z: x,spacing = _member(z, path, *names),_member(z, path, 'spacing').astype(float).ravel()
-    if spacing.shape!=(3,) or not (spacing>0).all(): raise UserError(f"{path}: spacing should be three positive numbers (x,y,z) in mm, got {spacing.tolist()}")
+    if spacing.shape!=(3,) or not (spacing>0).all():
+        raise UserError(f"{path}: spacing should be three positive numbers (x,y,z) in mm, got {spacing.tolist()}")
     guess = FIRST.get(Path(path).name.split('_')[0].lower())
     note = 'npz files do not say how the patient lies: axes are taken as stored'
     return Volume(check_vol(x, str(path)).transpose(2,1,0), np.diag([*spacing,1.]), modality or guess, (0,0), (note,))

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# The one test command: notebooks and modules agree, style, notebooks run, tests pass. Needs: pip install -e '.[dev]'
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export MEDALS_HOME="${MEDALS_HOME:-$(mktemp -d)}" HF_HUB_OFFLINE=1
+
+step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
+state() { git ls-files -co --exclude-standard -- medals nbs | sort | xargs sha256sum; }
+
+step 'modules equal their notebooks, notebooks are clean'
+before=$(mktemp) after=$(mktemp)
+state >"$before"
+nbdev_export
+nbdev_clean
+state >"$after"
+if ! diff "$before" "$after"; then
+  echo 'The files above changed under nbdev_export and nbdev_clean: edit the notebook, run both, commit both.' >&2
+  exit 1
+fi
+
+step 'ruff'
+ruff check .
+
+step 'notebooks run'
+nbdev_test --n_workers 1 --timing
+
+step 'tests'
+pytest -q tests
+
+printf '\nall passed in %s s\n' "$SECONDS"

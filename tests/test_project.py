@@ -1,0 +1,143 @@
+"House rules that a machine can check"
+import ast
+import json
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+pages = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if not any(o.startswith(('_','.')) for o in p.relative_to(root/'nbs').parts)]
+api = [p for p in pages if p.parent.name=='nbs' and p.name[0].isdigit()]
+modules = [p for p in sorted((root/'medals').glob('*.py')) if not p.name.startswith('_')]
+
+
+def cells(page): return json.loads(page.read_text(encoding='utf-8'))['cells']
+def text(cell): return ''.join(cell['source'])
+def exported(cell): return cell['cell_type']=='code' and bool(re.match(r'#\s*\|\s*exports?\b', text(cell)))
+def lines(cell): return [o for o in text(cell).splitlines() if o.strip() and not o.startswith('#|')]
+def name_of(page): return page.relative_to(root).as_posix()
+
+
+def numbers():
+    "Module name to the number of its notebook"
+    found = {p.stem: re.search(r'File to edit: \S*?(\d+)_', p.read_text()) for p in modules}
+    return {k: int(m[1]) for k,m in found.items() if m}
+
+
+def imports():
+    "Pairs (module, module it imports) inside the package"
+    res = set()
+    for p in modules:
+        for o in ast.walk(ast.parse(p.read_text())):
+            if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('medals.')):
+                res.add((p.stem, (o.module or '').removeprefix('medals.')))
+    return {(a,b) for a,b in res if b in numbers()}
+
+
+def test_a_module_imports_only_from_lower_numbers():
+    num = numbers()
+    assert len(num)==len(modules), set(p.stem for p in modules)-set(num)
+    assert not [f'{a} imports {b}' for a,b in imports() if num[b]>=num[a]]
+
+
+def test_sides_stay_apart():
+    apart = {('model','data'), ('model','augment'), ('unet','spatial'), ('segment','train'), ('segment','data')}
+    assert not imports() & apart
+
+
+def test_every_module_has_its_notebook():
+    said = {m[1] for p in api for c in cells(p) if c['cell_type']=='code' for m in [re.search(r'default_exp (\S+)', text(c))] if m}
+    assert {p.stem for p in modules}==said
+
+
+@pytest.mark.parametrize('page', pages, ids=name_of)
+def test_a_page_has_a_title_and_a_reasonable_size(page):
+    first = next(text(c) for c in cells(page) if c['cell_type']=='markdown')
+    assert re.match(r'# \S.*\n+> \S', first), 'start with "# Title" and "> what it is for"'
+    assert page.stat().st_size<=300*1024, 'draw smaller figures'
+
+
+@pytest.mark.parametrize('page', api, ids=name_of)
+def test_an_api_page_teaches(page):
+    cs = cells(page)
+    assert sum(len(lines(c)) for c in cs if exported(c))<=400, 'split the notebook'
+    defs = [i for i,c in enumerate(cs) if exported(c) and re.search(r'^(class|def) [^_\W]', text(c), re.M)]
+    shown = [i for i in defs if any(c['cell_type']=='code' and not exported(c) for c in cs[i+1:i+6])]
+    assert len(shown)>=.8*len(defs), [text(cs[i]).splitlines()[1] for i in defs if i not in shown]
+    words = sum(len(text(c).split()) for c in cs if c['cell_type']=='markdown')
+    assert words>=1.5*sum(len(lines(c)) for c in cs if exported(c)), f'{words} words are too few'
+    assert any(re.search(r'\b(test_eq|test_close|assert|expect_fail)\b', text(c)) for c in cs if not exported(c))
+
+
+def functions():
+    for p in modules:
+        for o in ast.walk(ast.parse(p.read_text())):
+            if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)): yield p,o
+
+
+def test_functions_are_short_and_documented():
+    long = [f'{p.name}:{o.name}' for p,o in functions() if o.end_lineno-o.lineno+1>50]
+    tops = {(p,n.name) for p in modules for n in ast.parse(p.read_text()).body if isinstance(n, ast.FunctionDef)}
+    bare = [f'{p.name}:{o.name}' for p,o in functions() if (p,o.name) in tops and not o.name.startswith('_') and not ast.get_docstring(o)]
+    assert not long
+    assert not bare
+
+
+def test_no_dangerous_or_local_things():
+    bad = re.compile(r'\bpickle\.loads?\(|allow_pickle=True|(?<![.\w])eval\(|weights_only=False|\.\./shared|/work/|/tmp/')
+    hits = [f'{p.name}:{i}: {line.strip()}' for p in modules for i,line in enumerate(p.read_text().splitlines(), 1) if bad.search(line)]
+    assert not hits
+    saved = [name_of(p) for p in pages if re.search(r'/work/|\.\./shared|/root/', p.read_text(encoding='utf-8'))]
+    assert not saved, 'a saved output or a cell names a path of one machine'
+
+
+def test_shell_scripts_have_no_space_after_a_backslash():
+    assert not [f'{f.name}:{i}' for f in (root/'sh').glob('*.sh') for i,o in enumerate(f.read_text().splitlines(), 1) if re.search(r'\\\s+$', o)]
+
+
+def test_importing_medals_is_light():
+    code = "import sys, medals; print(sorted({'torch','monai','transformers','matplotlib','ipywidgets'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert out.strip()=='[]'
+
+
+def test_what_is_imported_is_required():
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(root/'settings.ini')
+    cfg = ini['DEFAULT']
+    names = {re.split(r'[<>=\[]', o)[0].lower() for o in f"{cfg['requirements']} {cfg['demo_requirements']}".split()}
+    used = set()
+    for p in modules:
+        for o in ast.walk(ast.parse(p.read_text())):
+            if isinstance(o, ast.Import): used |= {a.name.split('.')[0] for a in o.names}
+            if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.split('.')[0])
+    here = {*sys.stdlib_module_names, 'medals', 'tokenizers'}  # tokenizers comes with transformers
+    assert not {o for o in used-here if o.lower() not in names}
+
+
+def links(page):
+    for c in cells(page):
+        if c['cell_type']=='markdown': yield from re.findall(r'\]\(([^)#\s]+)', text(c))
+
+
+@pytest.mark.parametrize('page', pages, ids=name_of)
+def test_links_lead_somewhere(page):
+    assert not [o for o in links(page) if not re.match(r'[a-z]+:', o) and not (page.parent/o).exists()]
+
+
+def test_the_site_names_only_pages_that_exist():
+    yaml = pytest.importorskip('yaml')
+    cfg = yaml.safe_load((root/'_quarto.yml').read_text())
+    def hrefs(o):
+        if isinstance(o, dict):
+            for k,v in o.items(): yield from [v] if k in ('href','file') and isinstance(v, str) else hrefs(v)
+        elif isinstance(o, list):
+            for v in o: yield from [v] if isinstance(v, str) and v.endswith(('.ipynb','.qmd')) else hrefs(v)
+    named = {o for o in hrefs(cfg['website']) if not re.match(r'[a-z]+:', o)}
+    assert not [o for o in named if not (root/'nbs'/o).exists()]
+    assert not {p.relative_to(root/'nbs').as_posix() for p in pages}-named, 'a page that the site does not name'
+    assert cfg['format']['html']['keep-md'] is True

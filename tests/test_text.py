@@ -1,0 +1,97 @@
+"The text encoder against numbers of the published code"
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import fill_weight, here, salted_weight, set_weights, shared
+from medals.core import UserError
+from medals.text import KnowledgeEncoder, TextEncoder, tokenise
+
+
+def test_published_numbers_in_float64():
+    from transformers import MPNetConfig
+    cfg = MPNetConfig(vocab_size=30527, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+                      max_position_embeddings=514, layer_norm_eps=1e-5, relative_attention_num_buckets=32)
+    with torch.device('meta'): net = KnowledgeEncoder(cfg)
+    net = net.to_empty(device='cpu').double()
+    assert sum(p.numel() for p in net.parameters())==110_671_488
+    for name,b in net.named_buffers():  # the only ones are index buffers that meta tensors left empty
+        if name.endswith('position_ids'): b.copy_(torch.arange(b.shape[1])[None])
+    set_weights(net, fill_weight, torch.float64)
+    ids = torch.tensor([[105,11228,106,0,0,0,0], [105,3000,4000,5000,6000,7000,106]])
+    gold = json.loads((here/'golden'/'text_12_layers.json').read_text())
+    with torch.inference_mode():
+        pooled = net.pool(ids, (ids>0).long())
+        final = net.projection_layer(pooled)+net.modality_embed(torch.tensor([0,4]))
+    for name,x in dict(pooled=pooled, final=final).items():
+        got = [*x.mean(1), *x.std(1, unbiased=False), *x[0,:4], *x[1,-2:]]
+        assert np.abs(np.array([float(o) for o in got])-gold[name]).max()<1e-6, name
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    "The tiny encoder of the golden files, its numbers and its state dict"
+    folder = here/'golden'/'text_encoder'
+    z = np.load(folder/'golden.npz')
+    from transformers import AutoConfig
+    net = set_weights(KnowledgeEncoder(AutoConfig.from_pretrained(folder)), lambda k,s: salted_weight(k, s, str(z['salt'])))
+    return folder,z,net.state_dict()
+
+
+def test_tokens_and_queries_of_the_published_code(tiny, tmp_path):
+    folder,z,sd = tiny
+    enc = TextEncoder.load({'model_state_dict': {'module.'+k: v for k,v in sd.items()}}, base=folder, cache=tmp_path)
+    texts = [str(o) for o in z['texts']]
+    ids,mask = tokenise(enc.tokenizer, texts)
+    assert np.array_equal(ids, z['input_ids']) and np.array_equal(mask, z['attention_mask'])
+    names = ['ct','mri','us','pet','microscopy']
+    q = enc(texts, [names[int(i)] for i in z['modality']])
+    assert np.abs(q.numpy()-z['out']).max()<1e-4
+
+
+def test_known_sentences_need_no_weights(tiny, tmp_path):
+    folder,_,sd = tiny
+    a = TextEncoder.load(sd, base=folder, cache=tmp_path)
+    q = a(['liver','left kidney'], 'ct')
+    b = TextEncoder.load(sd, base=folder, cache=tmp_path)
+    assert torch.equal(b(['left kidney','liver','liver'], 'CT'), q[[1,0,0]]) and b.net is None
+    b(['spleen'], 'ct')
+    assert b.net is not None
+
+
+def test_padding_does_not_change_a_row(tiny):
+    folder,_,sd = tiny
+    enc = TextEncoder.load(sd, base=folder, cache=False)
+    long = 'the left kidney and the spleen in the ct image of the abdominal scan'
+    assert torch.allclose(enc(['liver', long], 'mri')[0], enc(['liver'], 'mri')[0], atol=1e-5)
+
+
+def test_too_long_sentences_are_cut(tiny):
+    folder,_,sd = tiny
+    enc = TextEncoder.load(sd, base=folder, cache=False)
+    ids,mask = tokenise(enc.tokenizer, ['liver '*400])
+    assert ids.shape==(1,256) and ids[0,-1]==enc.tokenizer.convert_tokens_to_ids('[SEP]')
+
+
+def test_a_file_that_does_not_fit_is_refused(tiny):
+    folder,_,sd = tiny
+    four = {**sd, 'modality_embed.weight': sd['modality_embed.weight'][:4]}
+    with pytest.raises(UserError, match='of another shape'): TextEncoder.load(four, base=folder, cache=False)(['liver'], 'ct')
+    with pytest.raises(UserError, match='1 missing'):
+        TextEncoder.load({k: v for k,v in sd.items() if k!='modality_embed.weight'}, base=folder, cache=False)(['liver'], 'ct')
+
+
+@pytest.mark.skipif(not (shared/'golden'/'text_encoder').exists(), reason='only compares the copy in tests/golden with its source')
+def test_the_copy_is_the_original():
+    for f in ('golden.npz','config.json','tokenizer.json'):
+        assert (here/'golden'/'text_encoder'/f).read_bytes()==(shared/'golden'/'text_encoder'/f).read_bytes()
+
+
+def test_the_small_encoder_reads_new_words():
+    from medals.core import asset
+    from medals.pretrain import new_words, new_wordings, retrieval
+    enc = TextEncoder.load(asset('nano')/'text', cache=False)
+    assert retrieval(enc, new_wordings()[::5])>.95
+    assert retrieval(enc, new_words())>=.8

@@ -1,0 +1,152 @@
+"Volumes through every orientation, type and scaling, and files that are broken"
+import gzip
+import itertools
+import os
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medals.core import UserError
+from medals.volume import Volume, phantom, read_labels, read_prompts, read_volume, write_labels, write_volume
+
+CODES = [''.join(p) for axes in itertools.permutations(('LR','AP','SI')) for p in itertools.product(*axes)]
+
+
+@st.composite
+def affines(draw):
+    "Oblique, anisotropic affines in any orientation"
+    turns = [draw(st.floats(-25, 25)) for _ in range(3)]
+    spacing = [draw(st.floats(.3, 6)) for _ in range(3)]
+    mat = np.eye(3)
+    for a,(i,j) in zip(np.deg2rad(turns), ((0,1),(0,2),(1,2))):
+        r = np.eye(3)
+        r[[i,i,j,j],[i,j,i,j]] = [np.cos(a), -np.sin(a), np.sin(a), np.cos(a)]
+        mat = mat@r
+    order = draw(st.permutations(range(3)))
+    flips = np.array([draw(st.sampled_from((-1,1))) for _ in range(3)])
+    aff = np.eye(4)
+    aff[:3,:3] = (mat*spacing*flips)[:,list(order)]
+    aff[:3,3] = [draw(st.floats(-200, 200)) for _ in range(3)]
+    return aff
+
+
+def test_there_are_48_orientations(): assert len(set(CODES))==48
+
+
+@settings(max_examples=60, deadline=None)
+@given(aff=affines(), codes=st.sampled_from(CODES), dtype=st.sampled_from(('int16','uint8','float32')), scaled=st.booleans(), seed=st.integers(0, 99))
+def test_read_turn_back_write_read(tmp_path_factory, aff, codes, dtype, scaled, seed):
+    tmp = tmp_path_factory.mktemp('v')
+    x = np.random.default_rng(seed).integers(0, 200, (4,5,6)).astype(dtype)
+    img = nib.Nifti1Image(x, aff)
+    if scaled: img.header.set_slope_inter(.5, -3)
+    nib.save(img, tmp/'a.nii.gz')
+    a = read_volume(tmp/'a.nii.gz')
+    assert scaled or a.data.dtype==np.dtype(dtype)
+    b = a.reorient(codes)
+    assert b.orientation==codes
+    i = np.unravel_index(b.data.argmax(), b.shape)
+    j = np.argwhere(np.isclose(a.data, b.data.max()))
+    assert np.abs(nib.affines.apply_affine(a.affine, j)-nib.affines.apply_affine(b.affine, i)).sum(1).min()<1e-3
+    c = b.reorient(a.orientation)
+    write_volume(tmp/'b.nii.gz', c)
+    d = read_volume(tmp/'b.nii.gz')
+    assert np.array_equal(a.data, d.data) and np.allclose(a.affine, d.affine, atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(aff=affines(), codes=st.sampled_from(CODES))
+def test_labels_made_in_another_frame_land_on_the_scan(tmp_path_factory, aff, codes):
+    tmp = tmp_path_factory.mktemp('l')
+    x = np.random.default_rng(0).integers(0, 3, (4,5,6)).astype(np.int16)
+    scan = Volume(x, aff, codes=(1,2))
+    there = scan.reorient(codes)
+    labels = there.like((there.data>1).astype(np.uint8)).reorient(scan.orientation).data
+    write_labels(tmp/'m.nii.gz', labels, scan, {1: 'left kidney'})
+    back,names = read_labels(tmp/'m.nii.gz')
+    img = nib.load(tmp/'m.nii.gz')
+    assert np.array_equal(back.data, x>1) and names=={1: 'left kidney'}
+    assert (int(img.header['qform_code']), int(img.header['sform_code']))==(1,2)
+    assert np.allclose(img.affine, aff, atol=1e-3)
+
+
+def nifti(tmp_path, x, name='x.nii.gz', **kw):
+    nib.save(nib.Nifti1Image(x, np.eye(4), **kw), tmp_path/name)
+    return tmp_path/name
+
+
+def bad_zero_spacing(tmp_path):
+    file = nifti(tmp_path, np.zeros((3,3,3), np.int16), 'z.nii')
+    raw = bytearray(file.read_bytes())
+    raw[80:92] = struct.pack('<3f', 0, 0, 0)        # pixdim
+    raw[252:256] = struct.pack('<2h', 1, 0)         # qform 1, sform 0
+    file.write_bytes(bytes(raw))
+    return file
+
+
+def bad_truncated(tmp_path):
+    file = nifti(tmp_path, np.random.default_rng(0).integers(0, 999, (30,30,30)).astype(np.int16))
+    file.write_bytes(file.read_bytes()[:9000])
+    return file
+
+
+def bad_text(tmp_path):
+    (tmp_path/'t.nii.gz').write_text('I am not an image')
+    return tmp_path/'t.nii.gz'
+
+
+def bad_giant(tmp_path):
+    file = nifti(tmp_path, np.zeros((3,3,3), np.int16), 'g.nii')
+    raw = bytearray(file.read_bytes())
+    raw[40:56] = struct.pack('<8h', 3, 30000, 30000, 30000, 1, 1, 1, 1)
+    (tmp_path/'g.nii.gz').write_bytes(gzip.compress(bytes(raw)))
+    return tmp_path/'g.nii.gz'
+
+
+BAD = {
+    '4D': (lambda t: nifti(t, np.zeros((3,3,3,2), np.int16)), 'one channel or time point'),
+    'empty': (lambda t: nifti(t, np.zeros((3,0,3), np.int16)), 'empty|not a readable'),
+    'NaN': (lambda t: nifti(t, np.full((3,3,3), np.nan, np.float32)), '27 voxels that are NaN'),
+    'RGB': (lambda t: nifti(t, np.zeros((3,3,3), [('R','u1'),('G','u1'),('B','u1')])), 'colours'),
+    'truncated': (bad_truncated, 'ends early'), 'text': (bad_text, 'not a readable NIfTI'), 'zero spacing': (bad_zero_spacing, 'voxel size of zero'),
+    'giant': (bad_giant, 'far more than'), 'missing': (lambda t: t/'none.nii.gz', 'no file'), 'folder': (lambda t: t, 'dcm2niix'),
+    'unknown': (lambda t: [(t/'a.mgz').write_text(''), t/'a.mgz'][1], 'unknown kind')}
+
+
+@pytest.mark.parametrize('kind', BAD)
+def test_a_bad_file_is_one_clear_error(tmp_path, kind):
+    make,says = BAD[kind]
+    with pytest.raises(UserError, match=says) as e: read_volume(make(tmp_path))
+    assert '\n' not in str(e.value)
+
+
+def test_challenge_npz_and_its_prompts(tmp_path):
+    x = np.arange(60, dtype=np.uint8).reshape(3,4,5)
+    d = {'2': 'right kidney', '11': 'spleen', 'instance_label': 1}
+    np.savez_compressed(tmp_path/'MR_case.npz', imgs=x, spacing=np.array([.8,.9,5.]), text_prompts=np.array(d, dtype=object))
+    v = read_volume(tmp_path/'MR_case.npz')
+    assert v.shape==(5,4,3) and v.spacing==pytest.approx((.8,.9,5.)) and v.modality=='mri' and v.data[4,2,1]==x[1,2,4]
+    assert read_prompts(tmp_path/'MR_case.npz')==({2: 'right kidney', 11: 'spleen'}, True)
+
+
+class Trap:
+    def __init__(self, what, *args): self.what,self.args = what,args
+    def __reduce__(self): return self.what, self.args
+
+
+@pytest.mark.parametrize('trap', [Trap(os.system, 'touch sprung'), Trap(eval, '1')])
+def test_hostile_prompts_are_refused(tmp_path, trap, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path/'CT_a.npz', imgs=np.zeros((2,2,2), np.uint8), spacing=[1.,1,1], text_prompts=np.array(trap, dtype=object))
+    with pytest.raises(UserError, match='code and not text'): read_prompts(tmp_path/'CT_a.npz')
+    assert not (tmp_path/'sprung').exists()
+
+
+def test_labels_need_the_grid_of_the_scan(tmp_path):
+    vol,lbl,names = phantom()
+    with pytest.raises(UserError, match='do not lie on'): write_labels(tmp_path/'a.nii.gz', lbl[1:], vol, names)
+    assert not list(tmp_path.iterdir())
