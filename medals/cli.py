@@ -134,3 +134,7 @@ def main(
         sys.stderr.write(f"medals {fn.__name__}: stopped\n")
         return 130
     return 0
+
+# %% ../nbs/90_cli.ipynb #a1896e57
+#| eval: false
+if __name__=='__main__': sys.exit(main())

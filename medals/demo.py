@@ -156,7 +156,7 @@ class HeadViews:
         m,p = [torch.cat([o, torch.zeros_like(o[:1])])[None] for o in (m,p)]
         return dict(x=x[None], q=q[None], m=m, p=p if p.any() else None)
 
-# %% ../nbs/60_demo.ipynb #1d9414ad
+# %% ../nbs/60_demo.ipynb #a7974272
 def validator(
     views:HeadViews,
     n:int=4,  # Views
@@ -169,14 +169,14 @@ def validator(
         return float(np.mean([dice((o>0).numpy(), t.numpy()) for x,m in seen for o,t in zip(model(x[None], q)[0], m)]))
     return score
 
-# %% ../nbs/60_demo.ipynb #64bfa6c3
+# %% ../nbs/60_demo.ipynb #a3a98eea
 def demo_sentences(n=24):  # `{class: sentences}`; the key None holds sentences about what is absent
     "What the training asks for"
     split = {k: (k.split(' ',1)[::-1] if k.split()[0] in ('left','right') else (k, None)) for k in CLASSES}
     away = [(s, 'left' if s.paired else None) for s in structures().values() if s.region not in ('brain','head','head and neck','body')]
     return {**{k: wordings(*v, 'mri', n) for k,v in split.items()}, None: [wordings(s.name, side, s.mod[0], 2)[1] for s,side in away]}
 
-# %% ../nbs/60_demo.ipynb #e906ee65
+# %% ../nbs/60_demo.ipynb #fc80b072
 def train_demo(
     out,           # Folder; gets the prepared case, the run and the weights
     cfg:TrainCfg,
@@ -203,7 +203,7 @@ def train_demo(
     fit(start(model, cfg, out, head=asdict(head_cfg)), views, validator(views), keep)
     return out/'nano'
 
-# %% ../nbs/60_demo.ipynb #0d0f072d
+# %% ../nbs/60_demo.ipynb #9a7eea49
 def user_marks(
     truth:np.ndarray,  # Mask `(x,y,z)`
     pred:np.ndarray,   # What was predicted
@@ -223,16 +223,18 @@ def user_marks(
             depth[((at-at[p])**2).sum(-1)<(2*radius)**2] = 0
     return marks
 
-# %% ../nbs/60_demo.ipynb #e0f5de83
+# %% ../nbs/60_demo.ipynb #adf9ee76
 def score_row(case, sentence, truth, pred, spacing):
     "One row of the table"
     return dict(case=case, sentence=sentence, dsc=dice(truth, pred), nsd=surface_dice(truth, pred, spacing, 2.),
                 ml=float(pred.sum()*np.prod(spacing)/1000), truth_ml=float(truth.sum()*np.prod(spacing)/1000))
 
+# %% ../nbs/60_demo.ipynb #8e375c19
 def demo_words():
     "Sentence per class; the ventricles in words that were never trained"
     return {**{k: demo_sentences()[k][1] for k in CLASSES}, 'cerebral ventricles': heldout()['cerebral ventricles'][0]}
 
+# %% ../nbs/60_demo.ipynb #00d28f3a
 def correct(segmenter, scan, res, truth, rows):
     "Correct the worst class by marks; its row learns how much that helped"
     words = list(res.masks)
@@ -245,6 +247,7 @@ def correct(segmenter, scan, res, truth, rows):
     rows[i].update(marks=len(marks)-1, dsc_marks_alone=dice(truth[i], alone), dsc_corrected=new['dsc'], nsd_corrected=new['nsd'])
     return words[i],better.masks[words[i]]
 
+# %% ../nbs/60_demo.ipynb #6c15b7a5
 def run_demo(
     cfg,     # `medals.cli.DemoCfg`
 )->list:     # Rows of the table
@@ -261,5 +264,7 @@ def run_demo(
     res.save(out)
     write_labels(out/'corrected.nii.gz', fixed.astype(np.uint8), res.volume, {1: f'{worst}, corrected by marks'})
     write_table(out/'table.csv', rows)
-    save_fig(compare_fig(res.volume, dict(zip(names, truth)), dict(zip(names, res.masks.values()))), out/'demo.png')
+    found = dict(zip(names, res.masks.values()))
+    better = {**found, names[list(res.masks).index(worst)]: fixed}
+    save_fig(compare_fig(res.volume, {'truth': dict(zip(names, truth)), 'by sentence': found, 'one corrected': better}), out/'demo.png')
     return rows

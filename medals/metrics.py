@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['dice', 'surface_dice']
 
-# %% ../nbs/31_metrics.ipynb #390d34d3
+# %% ../nbs/31_metrics.ipynb #75860ea5
+import warnings
+
 import numpy as np
 
 from .core import UserError
@@ -21,7 +23,7 @@ def dice(
     size = int(np.count_nonzero(a))+int(np.count_nonzero(b))
     return 2*int(np.count_nonzero(a&b))/size if size else 1.
 
-# %% ../nbs/31_metrics.ipynb #feefb044
+# %% ../nbs/31_metrics.ipynb #82eae52c
 def _box(a, margin=2):
     "Slices around the true voxels"
     ends = [np.flatnonzero(a.any(tuple(o for o in range(3) if o!=d)))[[0,-1]] for d in range(3)]
@@ -39,4 +41,6 @@ def surface_dice(
     if not (a.any() and b.any()): return float(a.any()==b.any())
     box = _box(a|b)
     y,p = [torch.as_tensor(np.pad(o[box], 1))[None,None] for o in (a, b)]
-    return float(compute_surface_dice(p, y, [tolerance], include_background=True, spacing=spacing))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # of one part of MONAI about another
+        return float(compute_surface_dice(p, y, [tolerance], include_background=True, spacing=spacing))

@@ -18,7 +18,7 @@ from .core import make_gen, progress, write_json
 from .text import KnowledgeEncoder, TextEncoder, codes_of, tokenise
 from .vocab import concepts, heldout, resolve, say, structures, wordings
 
-# %% ../nbs/34_pretrain.ipynb #396ace5e
+# %% ../nbs/34_pretrain.ipynb #92877517
 @dataclass(frozen=True, kw_only=True)
 class TextCfg:
     "Training of a small text encoder"
@@ -33,7 +33,7 @@ class TextCfg:
     typos:float=.3      # Share of wordings with a typing error
     seed:int=0          # Everything random follows from it
 
-# %% ../nbs/34_pretrain.ipynb #ee4c57db
+# %% ../nbs/34_pretrain.ipynb #0fdd9e95
 def learn_pieces(
     texts,       # Sentences
     size:int,    # Word pieces
@@ -53,7 +53,7 @@ def corpus(
     "Every training sentence of the table"
     return [t for c in concepts() for m in structures()[c[0]].mod for t in wordings(*c, m, n)]
 
-# %% ../nbs/34_pretrain.ipynb #34eff185
+# %% ../nbs/34_pretrain.ipynb #e5b75211
 def typo(
     text:str,
     gen:np.random.Generator,
@@ -64,7 +64,7 @@ def typo(
     i = at[gen.integers(len(at))]
     return (text[:i]+text[i+1:], text[:i]+text[i]+text[i:], text[:i]+text[i+1]+text[i]+text[i+2:])[gen.integers(3)]
 
-# %% ../nbs/34_pretrain.ipynb #a2b1746f
+# %% ../nbs/34_pretrain.ipynb #bc37e592
 def draw_pairs(
     step:int,
     cfg:TextCfg,
@@ -91,7 +91,7 @@ def contrast(
     t = torch.arange(len(a))
     return (F.cross_entropy(s, t)+F.cross_entropy(s.T, t))/2
 
-# %% ../nbs/34_pretrain.ipynb #dae8b67a
+# %% ../nbs/34_pretrain.ipynb #a545d9cf
 @torch.no_grad()
 def retrieval(
     enc:TextEncoder,
@@ -113,7 +113,7 @@ def new_words():
     "Sentences with words that no training sentence has"
     return [(t, (r.structure, r.side)) for k,v in heldout().items() for r in [resolve(k)] for t in v]
 
-# %% ../nbs/34_pretrain.ipynb #b70e31ed
+# %% ../nbs/34_pretrain.ipynb #667699f8
 def _spread(net, ids, mask, codes):
     "Scale the output to a spread of one"
     with torch.no_grad():

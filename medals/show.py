@@ -102,7 +102,7 @@ def _window(s):
     lo,hi = np.percentile(s, (1,99.5))
     return float(lo),float(hi) if hi>lo else float(lo)+1
 
-# %% ../nbs/02_show.ipynb #7651fc12
+# %% ../nbs/02_show.ipynb #91bcbc4c
 class Picture(Figure):
     "A matplotlib figure that a notebook shows as PNG"
     def _repr_png_(self):
@@ -146,7 +146,7 @@ def _turned(vol, ras, at):
     p = np.linalg.inv(ras.affine)@vol.affine@[*at, 1]
     return tuple(int(round(o)) for o in p[:3])
 
-# %% ../nbs/02_show.ipynb #fda72c74
+# %% ../nbs/02_show.ipynb #39584a82
 def compare_fig(
     vol:Volume,
     rows:dict,  # `{title: masks}`, masks as for `show`, with the same names in the same order

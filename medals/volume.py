@@ -20,7 +20,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 
 from .core import UserError, atomic, check_affine, check_vol, read_json, spacing_of, write_json
 
-# %% ../nbs/01_volume.ipynb #d0ccb973
+# %% ../nbs/01_volume.ipynb #353d31b2
 @dataclass(frozen=True)
 class Volume:
     "One 3D scan: values, and where they are in the patient"
@@ -53,7 +53,7 @@ class Volume:
         size,mm = 'x'.join(map(str, self.shape)),'x'.join(f'{o:.3g}' for o in self.spacing)
         return f"Volume({size} {self.data.dtype}, {mm} mm, {self.orientation}, {self.modality or 'modality unknown'})"
 
-# %% ../nbs/01_volume.ipynb #3310be41
+# %% ../nbs/01_volume.ipynb #71da9fcc
 def phantom(
     shape=(48,56,44), # Voxels
     spacing=(4.,4.,4.), # mm
@@ -75,7 +75,7 @@ def phantom(
     names = {1: 'left cerebral hemisphere', 2: 'right cerebral hemisphere', 3: 'left lateral ventricle', 4: 'right lateral ventricle'}
     return Volume(x.clip(0).round().astype(np.int16), aff, 'mri'),lbl.astype(np.uint8),names
 
-# %% ../nbs/01_volume.ipynb #53a341ff
+# %% ../nbs/01_volume.ipynb #314c03da
 def _nifti(path):
     "Open a NIfTI file without reading its voxels"
     try: img = nib.load(path)
@@ -109,7 +109,7 @@ def _read_nifti(path, modality):
     notes = () if any(codes) else ('the header does not say how the patient lies; left and right may be exchanged',)
     return Volume(_values(img, shape, path), check_affine(img.affine, f'the affine of {path}'), modality, codes, notes)
 
-# %% ../nbs/01_volume.ipynb #cdf3a7e9
+# %% ../nbs/01_volume.ipynb #0cb6d3b8
 class _Plain(pickle.Unpickler):
     "An unpickler that makes arrays of plain objects only"
     def find_class(self, module, name):
@@ -160,7 +160,7 @@ def read_prompts(
     if not isinstance(d, dict): raise UserError(f"text_prompts of {path} is {type(d).__name__}, not a dictionary")
     return {int(k): str(v) for k,v in d.items() if k!='instance_label'},bool(d.get('instance_label', 0))
 
-# %% ../nbs/01_volume.ipynb #d2274130
+# %% ../nbs/01_volume.ipynb #65f1355f
 def read_volume(
     path,           # `.nii`, `.nii.gz`, or challenge `.npz`
     modality=None,  # ct, mri, us, pet or microscopy; None: from the name of an npz, else unknown
@@ -190,7 +190,7 @@ def _sidecar(path):
     for end in ('.gz','.nii','.npz'): name = name.removesuffix(end)
     return path.with_name(name+'.json')
 
-# %% ../nbs/01_volume.ipynb #f092827c
+# %% ../nbs/01_volume.ipynb #929164cb
 def _save(path, img):
     with atomic(path) as f: nib.save(img, f)
 

@@ -11,7 +11,9 @@ import pytest
 from medals.volume import phantom, read_labels, write_volume
 
 
-def medals(*args, **kw): return subprocess.run([sys.executable, '-m', 'medals.cli', *map(str, args)], capture_output=True, text=True, timeout=300, **kw)
+def medals(*args, **kw):
+    cmd = [sys.executable, '-m', 'medals.cli', *map(str, args)]
+    return subprocess.run(cmd, capture_output=True, text=True, timeout=600, **kw)
 
 
 def test_help_names_every_verb_and_flag():
@@ -21,7 +23,8 @@ def test_help_names_every_verb_and_flag():
 
 
 @pytest.mark.parametrize('args, says', [
-    (('segment','none.nii.gz','liver'), 'no file none.nii.gz'), (('segment','none.nii.gz','liver','--weights','/no/where'), 'no weights at'),
+    (('segment','none.nii.gz','liver'), 'no file none.nii.gz'),
+    (('segment','none.nii.gz','liver','--weights','/no/where'), 'no weights at'),
     (('segment','x.nii.gz','liver','--colour','red'), '--colour'), (('demo','--steps','many'), 'many'), (('draw',), 'draw'), ((), 'VERB'),
     (('download','medals-xxl'), 'there is nano')])
 def test_a_mistake_is_one_line_and_exit_2(args, says, tmp_path):

@@ -38,7 +38,8 @@ def test_there_are_48_orientations(): assert len(set(CODES))==48
 
 
 @settings(max_examples=60, deadline=None)
-@given(aff=affines(), codes=st.sampled_from(CODES), dtype=st.sampled_from(('int16','uint8','float32')), scaled=st.booleans(), seed=st.integers(0, 99))
+@given(aff=affines(), codes=st.sampled_from(CODES), dtype=st.sampled_from(('int16','uint8','float32')), scaled=st.booleans(),
+       seed=st.integers(0, 99))
 def test_read_turn_back_write_read(tmp_path_factory, aff, codes, dtype, scaled, seed):
     tmp = tmp_path_factory.mktemp('v')
     x = np.random.default_rng(seed).integers(0, 200, (4,5,6)).astype(dtype)
@@ -112,7 +113,8 @@ BAD = {
     'empty': (lambda t: nifti(t, np.zeros((3,0,3), np.int16)), 'empty|not a readable'),
     'NaN': (lambda t: nifti(t, np.full((3,3,3), np.nan, np.float32)), '27 voxels that are NaN'),
     'RGB': (lambda t: nifti(t, np.zeros((3,3,3), [('R','u1'),('G','u1'),('B','u1')])), 'colours'),
-    'truncated': (bad_truncated, 'ends early'), 'text': (bad_text, 'not a readable NIfTI'), 'zero spacing': (bad_zero_spacing, 'voxel size of zero'),
+    'truncated': (bad_truncated, 'ends early'), 'text': (bad_text, 'not a readable NIfTI'),
+    'zero spacing': (bad_zero_spacing, 'voxel size of zero'),
     'giant': (bad_giant, 'far more than'), 'missing': (lambda t: t/'none.nii.gz', 'no file'), 'folder': (lambda t: t, 'dcm2niix'),
     'unknown': (lambda t: [(t/'a.mgz').write_text(''), t/'a.mgz'][1], 'unknown kind')}
 

@@ -121,7 +121,8 @@ def run(*args, **env):
     import subprocess
     import sys
     clean = {k: v for k,v in os.environ.items() if k not in ('HF_HUB_OFFLINE','HF_ENDPOINT') and 'proxy' not in k.lower()}
-    return subprocess.run([sys.executable, '-c', FETCH, *args], env={**clean, **env}, capture_output=True, text=True, timeout=120).stdout.strip()
+    p = subprocess.run([sys.executable, '-c', FETCH, *args], env={**clean, **env}, capture_output=True, text=True, timeout=120)
+    return p.stdout.strip()
 
 
 @pytest.fixture
