@@ -6,7 +6,7 @@
 __all__ = ['CLASSES', 'MNI305_TO_152', 'template', 'masks_of', 'unseen_view', 'HeadCfg', 'HeadViews', 'validator',
            'demo_sentences', 'train_demo', 'user_marks', 'score_row', 'demo_words', 'correct', 'run_demo']
 
-# %% ../nbs/60_demo.ipynb #0ec1bce6
+# %% ../nbs/60_demo.ipynb #d7a91de2
 import importlib.util
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from .show import compare_fig, save_fig
 from .spatial import Mask, Point, PromptCfg, rasterize, simulate
 from .store import open_case, write_case
 from .text import TextEncoder
-from .train import TrainCfg, fit, start
+from .train import TrainCfg, curve, fit, start
 from .vocab import heldout, structures, wordings
 from .volume import Volume, write_labels, write_volume
 from .weights import save_model
@@ -203,7 +203,7 @@ def train_demo(
     fit(start(model, cfg, out, head=asdict(head_cfg)), views, validator(views), keep)
     return out/'nano'
 
-# %% ../nbs/60_demo.ipynb #9a7eea49
+# %% ../nbs/60_demo.ipynb #8fff9a21
 def user_marks(
     truth:np.ndarray,  # Mask `(x,y,z)`
     pred:np.ndarray,   # What was predicted
@@ -223,18 +223,18 @@ def user_marks(
             depth[((at-at[p])**2).sum(-1)<(2*radius)**2] = 0
     return marks
 
-# %% ../nbs/60_demo.ipynb #adf9ee76
+# %% ../nbs/60_demo.ipynb #ca4941f7
 def score_row(case, sentence, truth, pred, spacing):
     "One row of the table"
     return dict(case=case, sentence=sentence, dsc=dice(truth, pred), nsd=surface_dice(truth, pred, spacing, 2.),
                 ml=float(pred.sum()*np.prod(spacing)/1000), truth_ml=float(truth.sum()*np.prod(spacing)/1000))
 
-# %% ../nbs/60_demo.ipynb #8e375c19
+# %% ../nbs/60_demo.ipynb #12078f89
 def demo_words():
     "Sentence per class; the ventricles in words that were never trained"
     return {**{k: demo_sentences()[k][1] for k in CLASSES}, 'cerebral ventricles': heldout()['cerebral ventricles'][0]}
 
-# %% ../nbs/60_demo.ipynb #00d28f3a
+# %% ../nbs/60_demo.ipynb #6228a672
 def correct(segmenter, scan, res, truth, rows):
     "Correct the worst class by marks; its row learns how much that helped"
     words = list(res.masks)
@@ -247,13 +247,14 @@ def correct(segmenter, scan, res, truth, rows):
     rows[i].update(marks=len(marks)-1, dsc_marks_alone=dice(truth[i], alone), dsc_corrected=new['dsc'], nsd_corrected=new['nsd'])
     return words[i],better.masks[words[i]]
 
-# %% ../nbs/60_demo.ipynb #6c15b7a5
+# %% ../nbs/60_demo.ipynb #67359c94
 def run_demo(
     cfg,     # `medals.cli.DemoCfg`
 )->list:     # Rows of the table
     "View, sentences, masks, correction, scores, picture"
     out = Path(cfg.out)
     weights = train_demo(out, TrainCfg(minutes=cfg.minutes, steps=cfg.steps, seed=cfg.seed)) if cfg.train else cfg.weights
+    if cfg.train: save_fig(curve(out/'log.csv'), out/'train.png')
     scan,truth = unseen_view(*template(), cfg.seed, cfg.spacing)
     write_volume(out/'scan.nii.gz', scan)
     segmenter = Segmenter.load(weights, cfg.device)

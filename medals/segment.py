@@ -50,7 +50,7 @@ def foreground(
     aff[:3,3] = (grid.affine@[*lo, 1])[:3]
     return Grid(tuple(int(b-a) for a,b in zip(lo, hi)), aff)
 
-# %% ../nbs/41_segment.ipynb #15e3fca1
+# %% ../nbs/41_segment.ipynb #c641bada
 def _slug(sentence): return re.sub(r'[^a-z0-9]+', '_', sentence.lower()).strip('_')[:80] or 'mask'
 
 @dataclass
@@ -96,7 +96,7 @@ def write_table(
 ):
     "Rows to CSV, atomically"
     with atomic(path) as f, open(f, 'w', newline='', encoding='utf-8') as h:
-        w = csv.DictWriter(h, list(rows[0]))
+        w = csv.DictWriter(h, list(rows[0]), lineterminator='\n')
         w.writeheader()
         w.writerows(rows)
 

@@ -125,6 +125,13 @@ def links(page):
         if c['cell_type']=='markdown': yield from re.findall(r'\]\(([^)#\s]+)', text(c))
 
 
+def test_the_readme_is_the_index_page():
+    said = (root/'README.md').read_text(encoding='utf-8')
+    plain = re.sub(r'\]\((\d\d_)', r'](nbs/\1', '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown'))
+    assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
+    assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
+
+
 @pytest.mark.parametrize('page', pages, ids=name_of)
 def test_links_lead_somewhere(page):
     assert not [o for o in links(page) if not re.match(r'[a-z]+:', o) and not (page.parent/o).exists()]

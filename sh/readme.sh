@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# README.md from nbs/index.ipynb, without Quarto (nbdev_readme does the same where Quarto is installed).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
+  --NbConvertApp.output_files_dir=nbs/images \
+  --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\| *hide'
+sed -i 's#](\([0-9][0-9]_[a-z_]*[.]ipynb\))#](nbs/\1)#g' README.md
