@@ -37,7 +37,7 @@ def limits(
     lo,hi = np.percentile(seen, row['percentiles'])
     return (float(lo), float(hi)) if hi>lo else (float(lo)-1, float(hi))
 
-# %% ../nbs/11_intensity.ipynb #98a759e3
+# %% ../nbs/11_intensity.ipynb #401518c2
 def normalise(
     x:np.ndarray,        # Raw values, any shape
     rule:str='percentile',
@@ -45,5 +45,5 @@ def normalise(
 )->np.ndarray:           # float32, 0..255
     "Raw values to grey values"
     lo,hi = lim or limits(x, rule)
-    res = (np.clip(x.astype(np.float32), lo, hi)-lo)*np.float32(255/(hi-lo))
+    res = np.clip((x.astype(np.float32)-lo)*np.float32(255/(hi-lo)), 0, 255)
     return np.where(x==0, np.float32(0), res) if 'percentiles' in _table()['rules'][rule] else res

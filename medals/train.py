@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TrainCfg', 'lr_at', 'optimiser', 'Run', 'start', 'one_step', 'fit', 'read_log', 'curve']
 
-# %% ../nbs/33_train.ipynb #c19cebe9
+# %% ../nbs/33_train.ipynb #49e6b7b9
 import csv
 import time
 from dataclasses import asdict, dataclass
+from math import cos, pi
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +36,14 @@ class TrainCfg:
     def __post_init__(self):
         if self.steps<=0 and self.minutes<=0: raise UserError(f"steps {self.steps} and minutes {self.minutes}: one of them must be above 0")
 
-# %% ../nbs/33_train.ipynb #a8621f2f
+# %% ../nbs/33_train.ipynb #d32db85b
 def lr_at(
     used:float,    # Share of the run that is over, 0..1
     cfg:TrainCfg,
 )->float:
     "Linear rise, then half a cosine down to a hundredth"
     if used<cfg.warmup: return cfg.lr*(used+1e-3)/cfg.warmup
-    return cfg.lr*(.01+.99*.5*(1+np.cos(np.pi*min(1,(used-cfg.warmup)/(1-cfg.warmup)))))
+    return cfg.lr*(.01+.99*.5*(1+cos(pi*min(1,(used-cfg.warmup)/(1-cfg.warmup)))))
 
 # %% ../nbs/33_train.ipynb #47f4143a
 def optimiser(

@@ -20,7 +20,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 
 from .core import UserError, atomic, check_affine, check_vol, read_json, spacing_of, write_json
 
-# %% ../nbs/01_volume.ipynb #353d31b2
+# %% ../nbs/01_volume.ipynb #c01f3917
 @dataclass(frozen=True)
 class Volume:
     "One 3D scan: values, and where they are in the patient"
@@ -47,7 +47,8 @@ class Volume:
         if len(codes)!=3 or any(sum(o in pair for o in codes)!=1 for pair in ('LR','AP','SI')):
             raise UserError(f"orientation {codes!r} should name one of L/R, one of A/P and one of S/I, such as 'RAS'")
         turn = ornt_transform(io_orientation(self.affine), axcodes2ornt(codes))
-        return replace(self, data=apply_orientation(self.data, turn), affine=self.affine@inv_ornt_aff(turn, self.shape))
+        data = np.ascontiguousarray(apply_orientation(self.data, turn))
+        return replace(self, data=data, affine=self.affine@inv_ornt_aff(turn, self.shape))
 
     def __repr__(self):
         size,mm = 'x'.join(map(str, self.shape)),'x'.join(f'{o:.3g}' for o in self.spacing)
