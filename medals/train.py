@@ -166,7 +166,7 @@ def _validated(run, validate, keep):
     run.save()
     return dict(val=score)
 
-# %% ../nbs/33_train.ipynb #e8c73f00
+# %% ../nbs/33_train.ipynb #2e08723a
 def read_log(
     path,      # `log.csv` of a run
 )->list:       # Rows of numbers; what is missing is None
@@ -177,10 +177,9 @@ def curve(
     path,      # `log.csv` of a run
 ):             # A figure
     "Loss and validation score over time"
-    from medals.show import Picture
+    from medals.show import figure
     rows = read_log(path)
-    fig = Picture(figsize=(5,2.2), dpi=80, layout='constrained')
-    ax = fig.subplots()
+    fig,((ax,),) = figure(5, 2.2)
     ax.plot([o['seconds']/60 for o in rows], [o['loss'] for o in rows], color='#999999', lw=1, label='loss')
     val = [o for o in rows if o['val'] is not None]
     if val: ax.plot([o['seconds']/60 for o in val], [o['val'] for o in val], 'o-', color='#0072b2', ms=3, label='validation DSC')
