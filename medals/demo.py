@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'MNI305_TO_152', 'template', 'masks_of', 'unseen_view', 'HeadCfg', 'HeadViews', 'validator',
-           'demo_sentences', 'train_demo', 'user_marks', 'score_row', 'demo_words', 'correct', 'run_demo']
+           'demo_sentences', 'train_demo', 'outlines', 'user_marks', 'score_row', 'demo_words', 'correct', 'run_demo']
 
-# %% ../nbs/60_demo.ipynb #d7a91de2
+# %% ../nbs/60_demo.ipynb #25056d1c
 import importlib.util
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .metrics import dice, surface_dice
 from .model import MedalS
 from .segment import Frame, Segmenter, write_table
 from .show import compare_fig, save_fig
-from .spatial import Mask, Point, PromptCfg, rasterize, simulate
+from .spatial import Box, Lasso, Mask, PromptCfg, rasterize, simulate
 from .store import open_case, write_case
 from .text import TextEncoder
 from .train import TrainCfg, curve, fit, start
@@ -176,7 +176,7 @@ def demo_sentences(n=24):  # `{class: sentences}`; the key None holds sentences 
     away = [(s, 'left' if s.paired else None) for s in structures().values() if s.region not in ('brain','head','head and neck','body')]
     return {**{k: wordings(*v, 'mri', n) for k,v in split.items()}, None: [wordings(s.name, side, s.mod[0], 2)[1] for s,side in away]}
 
-# %% ../nbs/60_demo.ipynb #fc80b072
+# %% ../nbs/60_demo.ipynb #d840dbcd
 def train_demo(
     out,           # Folder; gets the prepared case, the run and the weights
     cfg:TrainCfg,
@@ -195,7 +195,7 @@ def train_demo(
         torch.manual_seed(cfg.seed)
         model = MedalS('nano')
     views = HeadViews(open_case(out/'case'), queries, head_cfg, cfg.seed)
-    frame = Frame(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri')
+    frame = Frame(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri', phases=2)
     def keep(ema, run):
         facts = dict(frame=asdict(frame), train=asdict(cfg), step=run.step, val_dsc=run.best)
         save_model(ema, out/'nano', dtype=torch.float16, keep=('text',), **facts)
@@ -203,24 +203,28 @@ def train_demo(
     fit(start(model, cfg, out, head=asdict(head_cfg)), views, validator(views), keep)
     return out/'nano'
 
-# %% ../nbs/60_demo.ipynb #8fff9a21
+# %% ../nbs/60_demo.ipynb #40d9dc9c
+def outlines(
+    m:np.ndarray,  # A slice of a mask, bool `(u,v)`
+)->list:           # Closed lines `(k,2)` in voxels
+    "The outlines of what is in a slice"
+    from contourpy import contour_generator
+    return [o-1 for o in contour_generator(z=np.pad(m, 1).T.astype(float)).lines(.5)]
+
 def user_marks(
     truth:np.ndarray,  # Mask `(x,y,z)`
     pred:np.ndarray,   # What was predicted
-    spacing:tuple,     # mm
-    k:int=8,           # Clicks of each kind, at most
-    radius:float=4.,   # Of a click, mm
-)->list:               # The prediction and the clicks
-    "Clicks into the largest errors"
-    marks = [Mask(pred)]
-    at = np.stack(np.meshgrid(*[np.arange(n)*s for n,s in zip(truth.shape, spacing)], indexing='ij'), -1)
-    for wrong,positive in ((truth&~pred, True), (pred&~truth, False)):
-        depth = ndi.distance_transform_edt(wrong, sampling=spacing)
-        for _ in range(k):
-            p = np.unravel_index(depth.argmax(), depth.shape)
-            if not depth[p]: break
-            marks.append(Point(tuple(int(o) for o in p), radius=min(radius, max(1., float(depth[p]))), positive=positive))
-            depth[((at-at[p])**2).sum(-1)<(2*radius)**2] = 0
+    slices:int=6,      # How many are drawn anew
+    apart:int=3,       # Slices between them, at least
+)->list:               # The prediction, and the marks
+    "The worst slices, drawn anew"
+    wrong,marks = (truth^pred).sum((0,1)),[Mask(pred)]
+    for _ in range(slices):
+        k = int(wrong.argmax())
+        if not wrong[k]: break
+        marks.append(Box((0,0,k), (*truth.shape[:2],k+1), positive=False))
+        marks += [Lasso(tuple((float(u),float(v),k) for u,v in line)) for line in outlines(truth[:,:,k])]
+        wrong[max(0,k-apart+1):k+apart] = 0
     return marks
 
 # %% ../nbs/60_demo.ipynb #ca4941f7
@@ -234,17 +238,18 @@ def demo_words():
     "Sentence per class; the ventricles in words that were never trained"
     return {**{k: demo_sentences()[k][1] for k in CLASSES}, 'cerebral ventricles': heldout()['cerebral ventricles'][0]}
 
-# %% ../nbs/60_demo.ipynb #6228a672
+# %% ../nbs/60_demo.ipynb #8ad7e3bc
 def correct(segmenter, scan, res, truth, rows):
     "Correct the worst class by marks; its row learns how much that helped"
     words = list(res.masks)
     i = int(np.argmin([o['dsc'] for o in rows]))
-    marks = user_marks(truth[i], res.masks[words[i]], scan.spacing)
+    marks = user_marks(truth[i], res.masks[words[i]])
     better = segmenter(scan, words, spatial={words[i]: marks})
     alone = rasterize([marks], scan.shape, scan.affine)[0]
     new = score_row('', words[i], truth[i], better.masks[words[i]], scan.spacing)
-    for o in rows: o.update(marks=0, dsc_marks_alone='', dsc_corrected='', nsd_corrected='')
-    rows[i].update(marks=len(marks)-1, dsc_marks_alone=dice(truth[i], alone), dsc_corrected=new['dsc'], nsd_corrected=new['nsd'])
+    for o in rows: o.update(slices_redrawn=0, dsc_marks_alone='', dsc_corrected='', nsd_corrected='')
+    slices = sum(isinstance(o, Box) for o in marks)
+    rows[i].update(slices_redrawn=slices, dsc_marks_alone=dice(truth[i], alone), dsc_corrected=new['dsc'], nsd_corrected=new['nsd'])
     return words[i],better.masks[words[i]]
 
 # %% ../nbs/60_demo.ipynb #67359c94

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Frame', 'foreground', 'Segmentation', 'write_table', 'Segmenter']
 
-# %% ../nbs/41_segment.ipynb #df1c53b3
+# %% ../nbs/41_segment.ipynb #c81346d4
 import csv
 import re
 import time
@@ -20,18 +20,19 @@ from .core import UserError, atomic, check_affine, check_vol, pick_device, read_
 from .geometry import Grid, grid_of, model_grid, sample
 from .intensity import normalise, rule_for
 from .show import save_fig, show
-from .spatial import rasterize
+from .spatial import Mask, rasterize
 from .text import TextEncoder
 from .volume import Volume, read_volume, write_labels
 from .weights import find_model, load_model
 
-# %% ../nbs/41_segment.ipynb #e98a2d05
+# %% ../nbs/41_segment.ipynb #f990b672
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     "What a set of weights expects to see"
     spacing:tuple=(1.5,1.5,3.)    # Voxel size along R, A, S, mm
     window:tuple=(224,224,128)    # Smallest input, and the window on larger ones, voxels
     modality:str=None             # Assumed when none is given
+    phases:int=1                  # Passes per axis, each shifted by a part of a voxel, see `Segmenter.fine`
 
 # %% ../nbs/41_segment.ipynb #5119d90e
 def foreground(
@@ -100,7 +101,7 @@ def write_table(
         w.writeheader()
         w.writerows(rows)
 
-# %% ../nbs/41_segment.ipynb #558359c2
+# %% ../nbs/41_segment.ipynb #33dae006
 def _volume(image, modality):
     "A `Volume` from a path, a `Volume`, or a pair of array and affine"
     if isinstance(image, (str, Path)): return read_volume(image, modality)
@@ -114,6 +115,11 @@ def _sentences(prompts):
     if not texts or not all(isinstance(o, str) and o.strip() for o in texts):
         raise UserError(f"prompts should be one or more sentences such as 'liver', got {prompts!r}")
     return list(dict.fromkeys(texts))
+
+def _obey(mask, marks, affine):
+    "A mask that agrees with what a user has marked; whole masks are hints only"
+    own = [o for o in (marks if isinstance(marks, (list, tuple)) else [marks]) if o is not None and not isinstance(o, Mask)]
+    return rasterize([[Mask(mask), *own]], mask.shape, affine)[0] if own else mask
 
 class Segmenter:
     "Weights and text encoder, loaded once, for any number of scans"
@@ -160,6 +166,20 @@ class Segmenter:
         return sliding_window_inference(inp, self.frame.window, 1, one, overlap=.5, mode='gaussian')[0]
 
     @torch.inference_mode()
+    def fine(self, x, src, dst, q, prompt):
+        "Probabilities `(n,...)` on a grid that is `phases` times finer than `dst`, and that grid"
+        k = self.frame.phases
+        step = dst.affine@np.diag([1/k]*3+[1])
+        out = torch.zeros(len(q), *(n*k for n in dst.shape), device=self.device)
+        for phase in np.ndindex(k, k, k):
+            aff = dst.affine.copy()
+            aff[:3,3] = (step@[*phase, 1])[:3]
+            part = Grid(dst.shape, aff)
+            y = self.logits(sample(x, src, part)[None], q, prompt(part))
+            out[(slice(None), *(slice(p, None, k) for p in phase))] = y.sigmoid()
+        return out,Grid(tuple(out.shape[1:]), step)
+
+    @torch.inference_mode()
     def __call__(
         self,
         image,             # Path, `Volume`, or (array `(x,y,z)`, affine)
@@ -176,11 +196,11 @@ class Segmenter:
         grey = normalise(np.asarray(vol.data), rule_for(modality))
         src = grid_of(vol)
         dst = model_grid(foreground(grey, src), self.frame.spacing, self.frame.window)
-        x = sample(torch.from_numpy(grey)[None].to(self.device), src, dst)[None]
-        logits = self.logits(x, self.queries(texts, modality), self._prompt(spatial, texts, vol, dst))
-        limit = float(np.log(threshold/(1-threshold)))
-        masks = {s: (sample((o-limit)[None], dst, src)[0]>0).cpu().numpy() for s,o in zip(texts, logits)}
-        scores = {s: float(o.max().sigmoid()) for s,o in zip(texts, logits)}
+        x,q = torch.from_numpy(grey)[None].to(self.device),self.queries(texts, modality)
+        probs,net = self.fine(x, src, dst, q, lambda part: self._prompt(spatial, texts, vol, part))
+        masks = {s: (sample(o[None], net, src)[0]>threshold).cpu().numpy() for s,o in zip(texts, probs)}
+        masks = {s: _obey(m, (spatial or {}).get(s), vol.affine) for s,m in masks.items()}
+        scores = {s: float(o.max()) for s,o in zip(texts, probs)}
         return Segmentation(vol, masks, scores, dict(
             medals=medals.__version__, weights=self.source, device=str(self.device), sentences=texts, modality=modality,
             frame=asdict(self.frame), network_grid=dst.shape, threshold=threshold, marks=sorted(spatial or ()),
