@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'PLANES', 'WHITE', 'palette', 'as_masks', 'best_slice', 'draw_plane', 'figure', 'show', 'compare_fig',
            'save_fig']
 
-# %% ../nbs/02_show.ipynb #4e1c7031
+# %% ../nbs/02_show.ipynb #c5f45e59
 import io
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from .core import UserError, atomic
 from .volume import Volume
@@ -102,13 +103,14 @@ def _window(s):
     lo,hi = np.percentile(s, (1,99.5))
     return float(lo),float(hi) if hi>lo else float(lo)+1
 
-# %% ../nbs/02_show.ipynb #4db273b1
+# %% ../nbs/02_show.ipynb #530196d8
 class _Picture(Figure):
     "A matplotlib figure that a notebook shows as PNG"
     def _repr_png_(self):
-        f = io.BytesIO()
-        self.savefig(f, format='png')
-        return f.getvalue()
+        full,small = io.BytesIO(),io.BytesIO()
+        self.savefig(full, format='png')
+        Image.open(full).convert('RGB').quantize(96).save(small, 'png', optimize=True)
+        return small.getvalue()
 
 def figure(
     width:float,  # Inches
