@@ -252,7 +252,7 @@ def correct(segmenter, scan, res, truth, rows):
     rows[i].update(slices_redrawn=slices, dsc_marks_alone=dice(truth[i], alone), dsc_corrected=new['dsc'], nsd_corrected=new['nsd'])
     return words[i],better.masks[words[i]]
 
-# %% ../nbs/60_demo.ipynb #3f32d613
+# %% ../nbs/60_demo.ipynb #601f8427
 def run_demo(
     cfg,     # `medals.cli.DemoCfg`
 )->list:     # Rows of the table
@@ -272,5 +272,6 @@ def run_demo(
     write_table(out/'table.csv', rows)
     found = dict(zip(names, res.masks.values()))
     better = {**found, names[list(res.masks).index(worst)]: fixed}
-    save_fig(compare_fig(res.volume, {'truth': dict(zip(names, truth)), 'by sentence': found, 'one corrected': better}), out/'demo.png', dpi=80)
+    rows3 = {'truth': dict(zip(names, truth)), 'by sentence': found, 'one corrected': better}
+    save_fig(compare_fig(res.volume, rows3), out/'demo.png', dpi=80)
     return rows

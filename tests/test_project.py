@@ -116,7 +116,7 @@ def test_what_is_imported_is_required():
         for o in ast.walk(ast.parse(p.read_text())):
             if isinstance(o, ast.Import): used |= {a.name.split('.')[0] for a in o.names}
             if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.split('.')[0])
-    here = {*sys.stdlib_module_names, 'medals', 'tokenizers'}  # tokenizers comes with transformers
+    here = {*sys.stdlib_module_names, 'medals', 'tokenizers', 'contourpy'}  # they come with transformers and matplotlib
     assert not {o for o in used-here if dict(PIL='pillow').get(o, o).lower() not in names}
 
 

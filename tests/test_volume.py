@@ -1,8 +1,10 @@
 "Volumes through every orientation, type and scaling, and files that are broken"
 import gzip
+import io
 import itertools
 import os
 import struct
+import zipfile
 
 import nibabel as nib
 import numpy as np
@@ -152,3 +154,72 @@ def test_labels_need_the_grid_of_the_scan(tmp_path):
     vol,lbl,names = phantom()
     with pytest.raises(UserError, match='do not lie on'): write_labels(tmp_path/'a.nii.gz', lbl[1:], vol, names)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_come_from_inside_the_file_or_from_beside_it(tmp_path):
+    vol,lbl,names = phantom()
+    write_labels(tmp_path/'a.nii.gz', lbl, vol, names)
+    (tmp_path/'a.json').unlink()
+    assert read_labels(tmp_path/'a.nii.gz')[1]==names
+    nib.save(nib.Nifti1Image(lbl, vol.affine), tmp_path/'b.nii.gz')
+    (tmp_path/'b.json').write_text('{"EchoTime": 0.003}')   # a sidecar of a converter
+    assert read_labels(tmp_path/'b.nii.gz')[1]=={}
+    write_labels(tmp_path/'b.nii.gz', lbl, vol, names)
+    assert '"EchoTime": 0.003' in (tmp_path/'b.json').read_text() and read_labels(tmp_path/'b.nii.gz')[1]==names
+
+
+@pytest.mark.parametrize('codes', [(0,0), (1,0), (0,2), (1,2)])
+def test_labels_keep_both_placements_of_the_scan(tmp_path, codes):
+    img = nib.Nifti1Image(np.zeros((4,5,6), np.int16), np.diag([-2.,2,3,1]))
+    q = np.diag([2.,2,3,1])
+    q[:3,3] = 5,6,7
+    img.set_sform(np.diag([-2.,2,3,1]), codes[1])
+    img.set_qform(q, codes[0])
+    nib.save(img, tmp_path/'scan.nii.gz')
+    scan = read_volume(tmp_path/'scan.nii.gz')
+    write_labels(tmp_path/'m.nii.gz', np.ones(scan.shape, np.uint8), scan)
+    a,b = nib.load(tmp_path/'scan.nii.gz'),nib.load(tmp_path/'m.nii.gz')
+    assert np.allclose(a.affine, b.affine)
+    for k in ('qform_code','sform_code'): assert a.header[k]==b.header[k]
+    if codes[0]: assert np.allclose(a.get_qform(), b.get_qform(), atol=1e-5)
+    if codes[1]: assert np.allclose(a.get_sform(), b.get_sform(), atol=1e-5)
+    if all(codes): assert any('differ by up to' in o for o in scan.notes)
+
+
+def raw_npz(path, **members):
+    with zipfile.ZipFile(path, 'w') as z:
+        for k,v in members.items(): z.writestr(k+'.npy', v)
+    return path
+
+
+def npy(x):
+    f = io.BytesIO()
+    np.save(f, x)
+    return f.getvalue()
+
+
+def liar(shape, dtype='<f8'):
+    f = io.BytesIO()
+    np.lib.format.write_array_header_1_0(f, dict(descr=dtype, fortran_order=False, shape=shape))
+    return f.getvalue()
+
+
+ONES,CUBE = npy(np.ones(3)),npy(np.ones((3,3,3)))
+
+@pytest.mark.parametrize('bad', [
+    dict(imgs=liar((99999,)*3), spacing=ONES), dict(imgs=CUBE[:90], spacing=ONES), dict(imgs=CUBE, spacing=npy(np.array(['a','b','c']))),
+    dict(imgs=npy(np.ones((3,3,3), complex)), spacing=ONES), dict(imgs=b'nothing', spacing=ONES), dict(imgs=CUBE),
+    dict(imgs=CUBE, spacing=npy(np.zeros(3))), dict(imgs=npy(np.array([['a']])), spacing=ONES), dict(spacing=ONES)])
+def test_npz_files_that_lie_are_refused_in_one_sentence(tmp_path, bad):
+    with pytest.raises(UserError): read_volume(raw_npz(tmp_path/'MR_x.npz', **bad))
+
+
+def test_a_hostile_pickle_gets_no_memory(tmp_path):
+    "A pickle of a few bytes that asks numpy for an array of many gigabytes"
+    class Greedy:
+        def __reduce__(self): return np.ndarray, ((10**5,10**5,10**2),)
+    for odd in (Greedy(), [Greedy()], {'1': Greedy()}, {'1': {}}, {1.5: 'a'}, 7, None):
+        box = np.empty((), object)
+        box[()] = odd
+        np.savez(tmp_path/'a.npz', imgs=np.zeros((2,2,2)), spacing=np.ones(3), text_prompts=box)
+        with pytest.raises(UserError): read_prompts(tmp_path/'a.npz')
