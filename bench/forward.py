@@ -50,7 +50,7 @@ def once(way, size, n, prompted, preset):
     m = torch.rand(1,n,size,size,size)<.1 if prompted else None
     run = (lambda *a: published(model, *a)) if way=='published' else (lambda x,q,m: model(x, q, m))
     with torch.inference_mode():
-        run(x[...,:32,:32,:32], q[:1], None)
+        run(x[...,:64,:64,:64], q[:1], None)
         t = time.perf_counter()
         y = run(x, q, m)
     return dict(seconds=time.perf_counter()-t, gb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20, check=float(y.double().std()))
