@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['UserError', 'spacing_of', 'check_affine', 'check_vol', 'seed_of', 'make_gen', 'torch_gen', 'pick_device', 'atomic',
-           'write_json', 'read_json', 'sha256', 'asset', 'read_table', 'home', 'ints', 'floats', 'add_flags',
+           'sweep', 'write_json', 'read_json', 'sha256', 'asset', 'read_table', 'home', 'ints', 'floats', 'add_flags',
            'flags_cfg', 'dict_cfg', 'progress']
 
-# %% ../nbs/00_core.ipynb #924baf14
+# %% ../nbs/00_core.ipynb #ef091628
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -95,7 +96,7 @@ def pick_device(
     if name.split(':')[0] not in have: raise UserError(f"device {name!r} is not on this machine; there is {', '.join(have)}")
     return torch.device(name)
 
-# %% ../nbs/00_core.ipynb #c33ddd9b
+# %% ../nbs/00_core.ipynb #89c384d5
 def _remove(p):
     "Delete a file or folder, if it is there"
     if p.is_dir() and not p.is_symlink(): shutil.rmtree(p)
@@ -108,7 +109,7 @@ def atomic(
     "Write to a temporary name, rename to `path` when all went well"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = Path(tempfile.mkdtemp(prefix='.medals-', dir=path.parent))
+    tmp = Path(tempfile.mkdtemp(prefix=f'.medals-{os.getpid()}@{platform.node()}-', dir=path.parent))
     try:
         yield tmp/path.name
         if path.is_dir(): _remove(path)
@@ -116,7 +117,22 @@ def atomic(
         os.replace(tmp/path.name, path)
     finally: _remove(tmp)
 
-# %% ../nbs/00_core.ipynb #0d2cb6ef
+# %% ../nbs/00_core.ipynb #f6e6616e
+def _alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except OSError: pass # somebody else's, or no such question on this system
+    return True
+
+def sweep(
+    folder,  # Looked through, with all that is in it
+):
+    "Remove what killed processes of this machine left half written"
+    for p in Path(folder).rglob('.medals-*@*'):
+        pid,node = p.name.removeprefix('.medals-').split('@')
+        if pid.isdecimal() and node.rsplit('-', 1)[0]==platform.node() and not _alive(int(pid)): _remove(p)
+
+# %% ../nbs/00_core.ipynb #cc394ae4
 def write_json(
     path,  # File to write, atomically
     obj,   # Anything JSON can hold; paths and NumPy numbers are converted
@@ -138,7 +154,7 @@ def sha256(
     "Checksum of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_core.ipynb #701bb369
+# %% ../nbs/00_core.ipynb #2eacc077
 def asset(
     name:str,  # File or folder below `medals/assets`
 )->Path:
@@ -155,7 +171,7 @@ def home()->Path:
     "Folder for downloads and caches: `$MEDALS_HOME`, or `~/.cache/medals`"
     return Path(os.environ.get('MEDALS_HOME') or Path.home()/'.cache'/'medals').expanduser()
 
-# %% ../nbs/00_core.ipynb #a8fce066
+# %% ../nbs/00_core.ipynb #892956e6
 def ints(
     s,  # '96,96,64', one number, or a sequence
 )->tuple:
@@ -168,7 +184,7 @@ def floats(
     "A tuple of floats"
     return tuple(float(o) for o in (s.split(',') if isinstance(s, str) else np.atleast_1d(s)))
 
-# %% ../nbs/00_core.ipynb #74134ecc
+# %% ../nbs/00_core.ipynb #0c2bc1f0
 def add_flags(
     parser,  # `argparse.ArgumentParser`, gets one flag per field
     cls,     # Dataclass; the comment of a field is the help of its flag
@@ -191,7 +207,7 @@ def flags_cfg(
     "The dataclass back from its flags"
     return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
 
-# %% ../nbs/00_core.ipynb #c8d79ab0
+# %% ../nbs/00_core.ipynb #4d80fb6f
 def dict_cfg(
     cls,     # Dataclass
     d:dict,  # Its fields, as JSON gave them
@@ -201,7 +217,7 @@ def dict_cfg(
     if odd:=sorted(set(d)-set(types)): raise UserError(f"{cls.__name__} has no setting {', '.join(odd)}; it has {', '.join(types)}")
     return cls(**{k: types[k](v) if types[k] in (ints, floats, float) and v is not None else v for k,v in d.items()})
 
-# %% ../nbs/00_core.ipynb #878b57eb
+# %% ../nbs/00_core.ipynb #bc9672f4
 def progress(
     it=None,         # What to go through
     desc:str='',     # Shown before the bar
