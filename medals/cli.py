@@ -77,7 +77,7 @@ def _rows(rows):
     width = [max(len(r[i]) for r in cells) for i in range(len(cells[0]))]
     return ['  '.join(c.ljust(w) for c,w in zip(r, width)).rstrip() for r in cells]
 
-# %% ../nbs/90_cli.ipynb #f2282910
+# %% ../nbs/90_cli.ipynb #9ad9b57c
 def segment(
     image:str,       # Scan: .nii, .nii.gz or .npz
     sentences:list,  # What to segment, one mask each, such as "left kidney"
@@ -122,7 +122,7 @@ def prepare(
     from medals.work import read_lines
     if cfg.check: fails,store = p.check_store(source, cfg.workers),source
     elif Path(source).is_dir():
-        if not cfg.prompts: raise UserError(f"{source} is a folder; give --check to check a store, or --prompts FILE to take over its cases")
+        if not cfg.prompts: raise UserError(f"{source} is a folder; give --check to check a store, --prompts FILE to take over its cases")
         from medals.index import read_catalogue
         fails,store = p.import_store(source, cfg.out, read_catalogue(cfg.prompts), cfg.workers),cfg.out
     else:
@@ -131,6 +131,8 @@ def prepare(
         fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device),cfg.out
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
+    if lost:=[r['name'] for r in rows if r['lost']]:
+        _say(f"{len(lost)} cases have labels that vanish on voxels of this size (`lost` in manifest.jsonl): {_few(lost)}")
     fails.stop(len({r['name'] for r in rows}|{r['case'] for r in fails.rows}))
 
 def info():

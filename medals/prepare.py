@@ -92,7 +92,7 @@ def load(
         img,facts['grey'] = grey(img, rule, 'uint8' if recipe.dtype=='uint8' else 'float32', lim),dict(rule=rule, limits=lim)
     return Loaded(img, _ids(y, row['labels']), aff, tuple(np.sqrt((aff[:3,:3]**2).sum(0)).tolist()), known, facts)
 
-# %% ../nbs/15_prepare.ipynb #3d449f3c
+# %% ../nbs/15_prepare.ipynb #e7728d78
 @dataclass(frozen=True)
 class Prepared:
     "A case as the network will see it"
@@ -125,15 +125,16 @@ def published_points(
     ids,                # Label ids, in the order of the prompt file
 )->dict:                # As `label_points`
     "Voxels of every label as the published code draws them, outside voxels thinning the rest"
-    at = np.argwhere(labels!=0)
-    at = at[::max(1, len(at)//10**7)] if len(at)>10**7 else at
-    val,gen = labels[tuple(at.T)],np.random.RandomState(1234)
+    at = np.flatnonzero(labels)
+    at = at[::max(1, len(at)//10**7)]
+    val,gen = labels.ravel()[at],np.random.RandomState(1234)
     def draw(k):
         own = at[val==k]
-        return own[gen.choice(len(own), max(min(10_000, len(own)), -(-len(own)//100)), replace=False)] if len(own) else own
-    pts,n = {k: draw(k) for k in ids},{k: int((val==k).sum()) for k in ids}
-    return dict(ids=np.array(list(pts), np.int32), counts=np.array(list(n.values())), offsets=np.cumsum([0, *map(len, pts.values())]),
-                points=np.concatenate([np.zeros((0,3), np.uint16), *pts.values()]).astype(np.uint16))
+        some = own[gen.choice(len(own), max(min(10_000, len(own)), -(-len(own)//100)), replace=False)] if len(own) else own
+        return np.stack(np.unravel_index(some, labels.shape), 1).astype(np.uint16)
+    pts = [draw(k) for k in ids]
+    return dict(ids=np.array(ids, np.int32), counts=np.array([int((labels==k).sum()) for k in ids], np.int64),
+                offsets=np.cumsum([0, *map(len, pts)]), points=np.concatenate([np.zeros((0,3), np.uint16), *pts]))
 
 def prepare_arrays(
     case:Loaded,
@@ -173,7 +174,7 @@ def prepare_npz(
     recipe = Recipe(tuple(target), tuple(patch), dtype=dtype, compat=compat)
     return prepare_arrays(load(row, recipe), recipe, dataset or '', name=Path(path).stem)
 
-# %% ../nbs/15_prepare.ipynb #599bffe9
+# %% ../nbs/15_prepare.ipynb #7d776722
 RULES = 1 # Counts up when prepared cases would come out differently
 
 def _names(rows):
@@ -200,7 +201,8 @@ def prepare_case(
     p = prepare_arrays(load(row, recipe), recipe, row['dataset'], ids if recipe.compat else None, task['name'], task['device'])
     lbl = _ids(np.maximum(p.labels[0], 0), f"{row['labels']}, resampled,")
     facts = dict(p.source.facts, bbox=p.bbox, plan=asdict(p.plan))
-    tell = dict(dataset=row['dataset'], orientation=p.source.orientation, source=facts, mark=_mark(row, recipe))
+    lost = sorted(set(np.unique(p.source.labels).tolist())-set(np.unique(lbl).tolist()))
+    tell = dict(dataset=row['dataset'], orientation=p.source.orientation, source=facts, lost=lost, mark=_mark(row, recipe))
     versions = {k: version(k) for k in ('medals','numpy','torch','blosc2')}
     write_case(store/'cases'/task['name'], p.image[0], lbl, p.affine, values, row['modality'], p.points, versions=versions, **tell)
     return manifest_row(store, task['name'])
@@ -211,7 +213,7 @@ def manifest_row(store, name):
     c = open_case(folder)
     with np.load(folder/'points.npz', allow_pickle=False) as z: counts = dict(zip(z['ids'].tolist(), z['counts'].tolist()))
     size = sum(f.stat().st_size for f in folder.iterdir())
-    same = {k: c.meta.get(k) for k in ('modality','shape','orientation','sha256')}
+    same = {k: c.meta.get(k) for k in ('modality','shape','orientation','lost','sha256')}
     return dict(name=name, dataset=name.split('/')[0], counts=counts, bytes=size, **same)
 
 def _done(store, name, mark):

@@ -133,7 +133,7 @@ def open_case(
     if not (Path(folder)/'case.json').exists(): raise UserError(f"{folder} is not a prepared case: there is no case.json in it")
     return Case(folder)
 
-# %% ../nbs/14_store.ipynb #47bd2fa1
+# %% ../nbs/14_store.ipynb #39517566
 class _Held:
     "Takes the place of an array or type until its contents are known"
     def __init__(self, *args): self.args,self.state = args,None
@@ -162,6 +162,7 @@ class _Plain(pickle.Unpickler):
             if name in ('_reconstruct','scalar','dtype'): return _Held
             if name=='ndarray': return None
         if (module, name)==('collections', 'OrderedDict'): return dict
+        if (module, name)==('_codecs', 'encode'): return lambda text, code: text.encode('latin1') # bytes in old protocols
         raise UserError(f"it asks for {module}.{name}, which is code")
 
 def read_pickle(
