@@ -132,7 +132,7 @@ def prepare(
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
     if lost:=[r['name'] for r in rows if r['lost']]:
-        _say(f"{len(lost)} cases have labels that vanish on voxels of this size (`lost` in manifest.jsonl): {_few(lost)}")
+        _say(f"labels vanish on voxels of this size in {len(lost)} of {len(rows)} (`lost` in manifest.jsonl): {_few(lost)}")
     fails.stop(len({r['name'] for r in rows}|{r['case'] for r in fails.rows}))
 
 def info():
