@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'SIDES', 'KEEP', 'TRIES', 'DataCfg', 'sampling', 'held_out
            'questions', 'pick_classes', 'pick_sentences', 'Sample', 'CaseError', 'Sampler', 'draw_sample', 'Batch',
            'masks', 'to_batch', 'batches']
 
-# %% ../nbs/17_data.ipynb #22e93f36
+# %% ../nbs/17_data.ipynb #f226ffd1
 import multiprocessing as mp
 import re
 import tomllib
@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .augment import AUGS, Aug, cut, draw_aug, interpolate, tone, window_of
-from .core import UserError, ints, make_gen, read_json, read_table, seed_of, torch_gen
-from .spatial import PROMPTS, simulate
+from .augment import AUGS, Aug, AugCfg, cut, draw_aug, interpolate, tone, window_of
+from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, torch_gen
+from .spatial import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import resolve, structures, wordings
 from .work import calm, read_lines
 
-# %% ../nbs/17_data.ipynb #b4e0e024
+# %% ../nbs/17_data.ipynb #280f5290
 @dataclass(frozen=True, kw_only=True)
 class DataCfg:
     "What training sees, and how often; plain values, so they can be flags and JSON"
@@ -63,7 +63,7 @@ class DataCfg:
 PRESETS = dict(default=DataCfg(), published=DataCfg(sentences=0, forced=.2, insist=False, least=0, blank=0, strangers=0., published=True,
                                                     aug='published', prompt='published'))
 
-# %% ../nbs/17_data.ipynb #bd0e62a6
+# %% ../nbs/17_data.ipynb #88cdf8a6
 @cache
 def sampling(
     path:str='',  # TOML laid over the table that ships
@@ -86,7 +86,7 @@ def held_out(
     "Does a case belong to the share that is kept from training? Its name alone decides"
     return seed_of('held out', name)<share*2**63
 
-# %% ../nbs/17_data.ipynb #ad13909b
+# %% ../nbs/17_data.ipynb #abbd49ea
 SIDES = re.compile(r'(?<![A-Za-z])(left|right)(?![A-Za-z])|(?<=[ _-])([lr])$', re.I)
 
 def swap_sides(
@@ -109,7 +109,7 @@ def side_of(
     row = structures().get(resolve(name).structure)
     return 'fixed' if row and (not row.paired or row.region in sampling()['sides']['differ']) else 'swap'
 
-# %% ../nbs/17_data.ipynb #b0642a6a
+# %% ../nbs/17_data.ipynb #ca1b4211
 @dataclass(frozen=True)
 class Questions:
     "What can be asked about the cases of a data set"
@@ -121,6 +121,11 @@ class Questions:
     called:tuple    # Names of the classes then
     sides:tuple     # none, swap or fixed, of each class
     strangers:tuple # Groups of sentences for what is never there
+
+    def among(self, ids): # indices of classes
+        "Which classes have some of these label values"
+        ids = set(ids)
+        return tuple(i for i,v in enumerate(self.values) if ids and (v is None or ids&set(v)))
 
     def table(self, size): # bool `(size,n)`
         "Does a label value belong to a class?"
@@ -151,7 +156,7 @@ def questions(
     return Questions(d['modality'], names, values, tuple(map(numbers, said)), tuple(map(numbers, other)), called, sides,
                      tuple(map(numbers, _strangers(names, d['modality']))))
 
-# %% ../nbs/17_data.ipynb #08493afc
+# %% ../nbs/17_data.ipynb #6d87b7be
 def pick_classes(
     present:np.ndarray,  # bool `(n)`, which classes are in the window
     cfg:DataCfg,
@@ -180,7 +185,7 @@ def pick_sentences(
     if cfg.sentences: turns.sort(key=lambda o: o[1])
     return tuple(np.array([o[k] for o in turns], np.int64) for k in (0,1))
 
-# %% ../nbs/17_data.ipynb #e8e62d2d
+# %% ../nbs/17_data.ipynb #25281162
 @dataclass(frozen=True)
 class Sample:
     "One window of one case on the CPU; what there is per class is made from it on the device"
@@ -211,7 +216,7 @@ def _small(labels, table):
     rows,kind = np.unique(table, axis=0, return_inverse=True)
     return kind.reshape(-1).astype(np.uint8)[labels],np.concatenate([rows, np.zeros((256-len(rows), table.shape[1]), bool)])
 
-# %% ../nbs/17_data.ipynb #4f31edc2
+# %% ../nbs/17_data.ipynb #74f52263
 class CaseError(UserError):
     "A case that cannot be read"
 
@@ -223,7 +228,7 @@ def _reading(row):
         raise CaseError(f"case {row['name']} cannot be read: {why} ({row['folder']}); prepare it again, or pass over broken cases with "
                         "patience=3") from e
 
-KEEP = ('name','dataset','shape','orientation','counts') # Of a line of the manifest
+KEEP = ('name','dataset','orientation','counts') # Of a line of the manifest
 
 def _read_stores(stores):
     "Cases, data sets and recipes of some stores"
@@ -231,7 +236,7 @@ def _read_stores(stores):
     for store in stores:
         lines = read_lines(Path(store)/'manifest.jsonl')
         if not lines: raise UserError(f"{store} is not a store: no manifest.jsonl with cases is in it; make one with `medals prepare`")
-        for r in lines: rows.append({k: r.get(k) for k in KEEP}|dict(folder=str(Path(store)/'cases'/r['name'])))
+        for r in lines: rows.append({**{k: r.get(k) for k in KEEP}, 'folder': str(Path(store)/'cases'/r['name'])})
         recipes.append(read_json(Path(store)/'store.json').get('recipe') or {})
         for k,d in read_json(Path(store)/'classes.json').items():
             if sets.setdefault(k, d)!=d: raise UserError(f"two stores have a data set {k} with different classes; rename one of them")
@@ -243,8 +248,11 @@ def _read_stores(stores):
 def _kept_out(cfg):
     "A test for cases that training must not see"
     if cfg.exclude and not Path(cfg.exclude).is_file(): raise UserError(f"{cfg.exclude}, the list of cases to leave out, is not there")
-    names = set(Path(cfg.exclude).read_text(encoding='utf-8').split()) if cfg.exclude else set()
+    names = {o.strip() for o in Path(cfg.exclude).read_text(encoding='utf-8').splitlines()} if cfg.exclude else set()
     return lambda r: held_out(r['name'], cfg.holdout) or r['name'] in names or r['name'].split('/')[-1] in names
+
+def _config(o, table, cls): # by name, from JSON, or as it is
+    return table[o] if isinstance(o, str) else dict_cfg(cls, o) if isinstance(o, dict) else o
 
 class Sampler:
     "Samples from one or several stores"
@@ -264,10 +272,11 @@ class Sampler:
         seen,groups = {},{}
         self.sets = {k: questions(sets[k], lambda *s: seen.setdefault(s, len(seen))) for k in sorted({r['dataset'] for r in rows})}
         self.sentences = list(seen)
+        for r in rows: r['here'] = self.sets[r['dataset']].among(map(int, r.pop('counts')))
         for r in self.cases: groups.setdefault(r['dataset'], []).append(r)
         self.groups = dict(sorted(groups.items()))
         self.facts = sampling(cfg.datasets)
-        self.aug,self.prompt = (o if not isinstance(o, str) else t[o] for o,t in ((cfg.aug, AUGS), (cfg.prompt, PROMPTS)))
+        self.aug,self.prompt = _config(cfg.aug, AUGS, AugCfg),_config(cfg.prompt, PROMPTS, PromptCfg)
         if not sum(self.chances.values())>0: raise UserError("every data set has weight 0; nothing is left to train on")
 
     @property
@@ -281,7 +290,7 @@ class Sampler:
         much = f"{len(self.groups)} data sets, {len(self.cases)} cases and {len(self.heldout)} held out, {len(self.sentences)} sentences"
         return f"Sampler({much}, windows of {'x'.join(map(str, self.patch))})"
 
-# %% ../nbs/17_data.ipynb #715c60bf
+# %% ../nbs/17_data.ipynb #3f751681
 def _axes(row, qs, sampler):
     "Which axes may be mirrored, and which of them runs from left to right; None: not known, or it does not matter"
     frame = row['orientation'] or sampler.facts['frames'].get(row['dataset'])
@@ -297,7 +306,7 @@ def _zoomed(aug, points, values, size, gen):
     share = ((np.ptp(own, 0)+1.)/size).max()
     return replace(aug, scale=float(np.clip(share/gen.uniform(.25, .75), .5, 2)))
 
-# %% ../nbs/17_data.ipynb #9e788ee9
+# %% ../nbs/17_data.ipynb #0f334b73
 def _ask(sampler, qs, labels, forced, swapped, gen):
     "Labels in bytes, their table, and what is asked: `dict` for a `Sample`"
     cfg,top = sampler.cfg,256 if labels.dtype==np.uint8 else 65536
@@ -327,9 +336,8 @@ def draw_sample(
     aug,forced,at = draw_aug(gen, sampler.aug, axes),None,None
     with _reading(row):
         case = open_case(row['folder'])
-        here = [i for i,v in enumerate(qs.values) if any(n and (v is None or int(k) in v) for k,n in row['counts'].items())]
-        if here and gen.random()<cfg.forced:
-            forced = here[gen.integers(len(here))]
+        if row['here'] and gen.random()<cfg.forced:
+            forced = row['here'][gen.integers(len(row['here']))]
             at = case.draw(qs.values[forced], gen)
             if gen.random()<cfg.fit: aug = _zoomed(aug, case.points, qs.values[forced], size, gen)
         mat,lo,hi = window_of(case, aug, size, gen, at, cfg.published)
@@ -338,7 +346,7 @@ def draw_sample(
     return Sample(name=row['name'], dataset=row['dataset'], modality=qs.modality, image=image, affine=case.affine@mat, warp=warp, aug=aug,
                   prompt=sampler.prompt, seed=int(gen.integers(2**62)), **asked)
 
-# %% ../nbs/17_data.ipynb #0bbaa5b0
+# %% ../nbs/17_data.ipynb #75bc0b8a
 TRIES = 20 # Cases that are tried for one sample
 
 @patch
@@ -357,7 +365,7 @@ def sample(self:Sampler, *key): # e.g. `(step, number)`
             trouble.append((row['name'], str(e)))
     raise UserError(f"{TRIES} cases in a row could not be read, so something is wrong with all of them; {trouble[0][1] if trouble else ''}")
 
-# %% ../nbs/17_data.ipynb #83b10286
+# %% ../nbs/17_data.ipynb #561986d5
 @dataclass
 class Batch:
     "Samples on the device"
@@ -420,7 +428,7 @@ def to_batch(
     valid = send(_padded([np.ones(len(s.query), int) for s in samples])).bool()
     return Batch(x, query, cls, valid, m, p, fg, [s.dataset for s in samples], [s.name for s in samples])
 
-# %% ../nbs/17_data.ipynb #c875ff47
+# %% ../nbs/17_data.ipynb #b3531285
 _own = {}
 
 def _begin(sampler):
