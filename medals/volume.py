@@ -166,7 +166,7 @@ def _read_nifti(path, modality):
     gap = 0 if q is None else np.abs((q-aff)@corners).max()
     return Volume(_values(img, shape, path), aff, modality, codes, tuple(_notes(codes, gap, unit, spacing_of(aff))), q, unit, str(path))
 
-# %% ../nbs/01_volume.ipynb #fbf80878
+# %% ../nbs/01_volume.ipynb #8c88be8e
 TAGS = ['SOPInstanceUID', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesDescription', 'Modality', 'Rows', 'Columns', 'NumberOfFrames',
         'BitsAllocated', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness', 'ImageOrientationPatient', 'ImagePositionPatient',
         'FrameOfReferenceUID']
@@ -205,11 +205,14 @@ def _is_dicom(path):
 def _slice(path):
     "The `Slice` of a file, None if it is not DICOM"
     from pydicom import dcmread
-    from pydicom.uid import UID
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
     if not _is_dicom(path) and path.suffix.lower()!='.dcm': return None
     def numbers(tag): return tuple(float(o) for o in (ds.get(tag) or ()))
     def word(tag): return str(ds.get(tag) or '')
     try:
+        if read_file_meta_info(path).get('TransferSyntaxUID')==DeflatedExplicitVRLittleEndian:
+            raise ValueError('it is deflated as a whole and could be of any size; rewrite it with `dcmconv`')
         ds = dcmread(path, stop_before_pixels=True, specific_tags=TAGS)
         size,depth = (int(ds.get('Columns') or 0), int(ds.get('Rows') or 0)),int(ds.get('BitsAllocated') or 8)
         if size[0]*size[1]*depth/8>1100*path.stat().st_size: raise ValueError(f'it is too short for {size[0]}x{size[1]} pixels')
@@ -222,7 +225,7 @@ def _slice(path):
         why = ' '.join(str(e).split())[:120]
         raise UserError(f"{path} is not a readable DICOM file ({type(e).__name__}: {why}); copy it again, or remove it") from e
 
-# %% ../nbs/01_volume.ipynb #84cdd1d1
+# %% ../nbs/01_volume.ipynb #cc1a4408
 MANY = 100_000  # Files below a folder; with more it can hardly be meant
 
 def _files(folder):
@@ -266,13 +269,18 @@ def _agree(group):
         if b: raise UserError(f"the {what} varies within series {a.series}: {getattr(a, key)} in {a.path.name}, {getattr(b, key)} in "
                               f"{b.path.name}; keep the files that belong together in a folder of their own")
 
-# %% ../nbs/01_volume.ipynb #a01a853f
+# %% ../nbs/01_volume.ipynb #a58239d5
+def _axes(s):
+    "Unit vectors along a row, down a column, and from slice to slice"
+    row,col = np.array(s.axes).reshape(2,3)
+    if np.abs([row@row-1, col@col-1, row@col]).max()>1e-3:
+        raise UserError(f"series {s.series}: rows and columns of {s.path.name} have no right angle")
+    return [o/np.linalg.norm(o) for o in (row, col, np.cross(row, col))]
+
 def _order(group):
     "Slices from first to last, and the step between them, mm"
-    a = group[0]
-    row,col = np.array(a.axes).reshape(2,3)
-    normal,name = np.cross(row, col),f'series {a.series}'
-    if np.abs([row@row-1, col@col-1, row@col]).max()>1e-3: raise UserError(f"{name}: rows and columns of {a.path.name} have no right angle")
+    a,name = group[0],f'series {group[0].series}'
+    *_,normal = _axes(a)
     at = np.array([s.at for s in group])
     along = at@normal
     order = np.argsort(along, kind='stable')
@@ -308,12 +316,12 @@ def dicom_series(
     _agree(group)
     slices,step = _order(group)
     a,lps = slices[0],np.eye(4)
-    lps[:3,:2] = np.array(a.axes).reshape(2,3).T*a.mm
-    lps[:3,2],lps[:3,3] = step,a.at
+    row,col,_ = _axes(a)
+    lps[:3] = np.stack([row*a.mm[0], col*a.mm[1], step, a.at], 1)
     if a.colours=='MONOCHROME1': notes = [*notes, 'high values are meant to be dark (MONOCHROME1); values are taken as stored']
     return slices,check_affine(np.diag([-1,-1,1,1])@lps, f'the affine of {path}'),tuple(notes)
 
-# %% ../nbs/01_volume.ipynb #5ec01b18
+# %% ../nbs/01_volume.ipynb #0a63b56a
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
 
 def _pixels(s):

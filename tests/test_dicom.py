@@ -1,6 +1,9 @@
 "DICOM series as scanners, archives and accidents leave them, against SimpleITK's reader"
 import os
+import shutil
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,11 +13,12 @@ from hypothesis import strategies as st
 
 from helpers import shared
 from medals.core import UserError
+from medals.modality import Guess, guess_modality
 from medals.volume import Volume, dicom_series, phantom, read_volume, write_volume
 from test_volume import affines
 
 pydicom = pytest.importorskip('pydicom')
-from pydicom import uid as U
+from pydicom import data, uid as U
 
 CLASSES = dict(CT=U.CTImageStorage, MR=U.MRImageStorage, PT=U.PositronEmissionTomographyImageStorage, US=U.UltrasoundImageStorage)
 
@@ -246,6 +250,9 @@ def deep(t, v):
         f.write_bytes(raw[:at]+(b'\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff')*10_000)
 
 
+def deflated(t, v): write_series(t, v, syntax=U.DeflatedExplicitVRLittleEndian)
+
+
 BAD = [
     (tilted, 'tilted gantry'), (uneven, 'unevenly spaced'), (missing, 'about 2 slices are missing'), (doubled, '1 doubled slices'),
     (times, '20 doubled slices.*time points'), (rows, 'size varies'), (turned, 'orientation varies'), (pixels, 'pixel spacing varies'),
@@ -254,7 +261,7 @@ BAD = [
     (mpeg, 'cannot be decoded, MPEG2'), (lossless, r'cannot be decoded, JPEG Lossless.*medals\[dicom\]'),
     (short, 'cannot be decoded, Explicit.*copy it again'), (giant, 'too short for 60000x60000'), (text, 'not a readable DICOM'),
     (empty, 'no DICOM files'), (cut, 'holds no image, it is cut off'), (spaces, 'frame of reference varies'), (liar, 'holds no image'),
-    (deep, 'not a readable DICOM file .RecursionError')]
+    (deflated, 'could be of any size'), (deep, 'not a readable DICOM file .RecursionError')]
 
 
 @pytest.mark.parametrize('make, says', BAD, ids=[o[0].__name__ for o in BAD])
@@ -282,3 +289,53 @@ def test_the_order_of_slices_is_told_without_pixels(tmp_path, head):
     files = write_series(tmp_path, head)
     slices,aff,notes = dicom_series(tmp_path)
     assert [s.path for s in slices]==files and notes==() and np.allclose(aff, head.affine, atol=1e-4)
+
+
+TEST_FILES = Path(data.__file__).parent/'test_files'
+BUNDLED = sorted(f.name for f in (TEST_FILES).iterdir() if f.suffix=='.dcm')
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_files_from_many_makers_are_read_like_simpleitk_does_or_refused(tmp_path, name):
+    "The files that pydicom ships for its own tests: MR and CT in many encodings, doses, reports, colours, damaged ones"
+    shutil.copy(TEST_FILES/name, tmp_path/name)
+    try: vol = read_volume(tmp_path)
+    except UserError as e: assert '\n' not in str(e) and len(str(e))<700
+    else: agrees(vol, tmp_path)
+
+
+# What kind of scan is it?
+
+def test_modalities_of_real_scans():
+    folder = shared/'data'
+    if not folder.exists(): pytest.skip('the real scans are not here')
+    truth = {'ct_abdomen': 'ct', 'ct_chest': 'ct', 'ct_headneck': 'ct', 'mr_brain': None, 'mr_spine': None, 'micro_ovule': None}
+    for name,want in truth.items(): # a NIfTI says nothing: only Hounsfield units give themselves away
+        got = guess_modality(read_volume(folder/'nifti'/f'{name}_img.nii.gz'))
+        assert (got.modality, got.by)==((want,'values') if want else (None,'nobody')), name
+    for f in [*sorted(folder.glob('mini/*/*/*/*.npz'))[::8], *folder.glob('challenge/*_00[0-9][0-9].npz')]:
+        got,kind = guess_modality(read_volume(f)),f.name.split('_')[0].lower()
+        assert (got.modality, got.by)==(dict(mr='mri').get(kind, kind), 'file')
+        bare = replace(read_volume(f), modality=None)
+        assert guess_modality(bare).modality is None # 0..255 may be anything
+        assert guess_modality(bare, [f'something by {kind.upper()}']).by=='sentences'
+
+
+def test_witnesses_are_heard_in_order(head):
+    ct = Volume(np.where(head.data>20, 40, -1000).astype(np.int16), head.affine)
+    assert guess_modality(ct)==Guess('ct', 'values', guess_modality(ct).why)
+    said = guess_modality(ct, ['liver in MRI', 'liver in MRI', 'liver in CT'])
+    assert (said.modality, said.by)==('mri','sentences') and 'Hounsfield' in said.doubt and 'named by 2 of 3' in said.why
+    file = guess_modality(replace(ct, modality='pet'), 'liver in MRI')
+    assert (file.modality, file.by)==('pet','file') and 'name mri' in file.doubt
+    arg = guess_modality(replace(ct, modality='pet'), 'liver in MRI', 'US')
+    assert (arg.modality, arg.by)==('us','argument')
+    with pytest.raises(UserError, match='not known'): guess_modality(ct, modality='xray')
+
+
+NOT_CT = ('z-scores', 'phase', 'MR', 'padding', 'shifted CT')
+
+@pytest.mark.parametrize('make', [
+    lambda g: g.normal(0, 1, (20,20,20)), lambda g: g.uniform(-4096, 4095, (20,20,20)), lambda g: g.gamma(2, 300, (20,20,20)),
+    lambda g: np.full((20,20,20), -2000.), lambda g: g.integers(0, 4000, (20,20,20))], ids=NOT_CT)
+def test_what_is_no_hounsfield_unit(make):
+    assert guess_modality(Volume(make(np.random.default_rng(0)), np.eye(4))).modality is None
