@@ -1,6 +1,7 @@
 "DICOM series as scanners, archives and accidents leave them, against SimpleITK's reader"
 import os
 import shutil
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import shared
+from medals import dicomseg
 from medals.core import UserError
 from medals.modality import Guess, guess_modality
 from medals.volume import Volume, dicom_series, phantom, read_volume, write_volume
@@ -339,3 +341,86 @@ NOT_CT = ('z-scores', 'phase', 'MR', 'padding', 'shifted CT')
     lambda g: np.full((20,20,20), -2000.), lambda g: g.integers(0, 4000, (20,20,20))], ids=NOT_CT)
 def test_what_is_no_hounsfield_unit(make):
     assert guess_modality(Volume(make(np.random.default_rng(0)), np.eye(4))).modality is None
+
+
+# DICOM SEG
+
+def frames_of(file):
+    "Every frame of a SEG by pydicom alone: `{(segment number, uid of the source slice): bool (rows,columns)}`"
+    ds = pydicom.dcmread(file)
+    pixels = ds.pixel_array.reshape(-1, ds.Rows, ds.Columns)
+    def key(g): return (g.SegmentIdentificationSequence[0].ReferencedSegmentNumber,
+                        g.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID)
+    return {key(g): f>0 for g,f in zip(ds.PerFrameFunctionalGroupsSequence, pixels)},ds
+
+
+def same_slices(file, masks, series, vol):
+    "Is every frame the mask on its source slice, and is nothing left out?"
+    seen,ds = frames_of(file)
+    slices,aff,_ = dicom_series(series)
+    grid = read_volume(series)
+    for n,(name,m) in enumerate(masks.items(), 1):
+        m = vol.like(m).onto(grid).data
+        for k,s in enumerate(slices):
+            assert np.array_equal(seen.pop((n, s.uid), np.zeros(s.size[::-1], bool)), m[:,:,k].T), (name, k)
+    assert not seen
+    return ds
+
+
+@settings(max_examples=10, deadline=None)
+@given(aff=affines(), codes=st.sampled_from(('RAS','PIL','SAR')), overlap=st.booleans(), seed=st.integers(0, 99))
+def test_masks_come_back_from_dicom_seg_exactly(tmp_path_factory, aff, codes, overlap, seed):
+    hd,gen,tmp = pytest.importorskip('highdicom'),np.random.default_rng(seed),tmp_path_factory.mktemp('seg')
+    assert hd
+    scan = Volume(gen.integers(0, 200, (9,8,7)), aff)
+    write_series(tmp/'s', scan, 'MR', StudyInstanceUID='1.2.826.0.44')
+    vol = scan.reorient(codes) # the masks were made in other axes
+    ids = gen.integers(0, 4, vol.shape)
+    long = 'something of no name that is said in more than sixty-four characters, as users do'
+    masks = {'left kidney': ids==1, long: (ids==2)|(overlap&(ids==1)), 'nothing': ids>9}
+    dicomseg.write_seg(tmp/'seg.dcm', masks, vol, tmp/'s')
+    ds = same_slices(tmp/'seg.dcm', masks, tmp/'s', vol)
+    for like in (vol, read_volume(tmp/'s')):
+        back = dicomseg.read_seg(tmp/'seg.dcm', like)
+        assert list(back)==list(masks)
+        for k,m in masks.items(): assert np.array_equal(vol.like(m).onto(like).data, back[k])
+    assert ds.StudyInstanceUID=='1.2.826.0.44' and str(ds.PatientID)=='7' and ds.Modality=='SEG'
+
+
+def test_a_seg_says_what_its_segments_are(tmp_path, head):
+    pytest.importorskip('highdicom')
+    write_series(tmp_path/'s', head)
+    write_series(tmp_path/'s', head.reorient('PSR'), series='1.2.826.0.9', name='s{k}.dcm')
+    ids = np.arange(head.data.size).reshape(head.shape)//6
+    masks = {f'nucleus {i}': ids==i for i in range(1, 260)}
+    own = {'nucleus 1': (('91723000','SCT','Anatomical structure'), ('64033007','SCT','Kidney'), 'left')}
+    with pytest.raises(UserError, match='2 series'): dicomseg.write_seg(tmp_path/'a.dcm', masks, head, tmp_path/'s')
+    dicomseg.write_seg(tmp_path/'a.dcm', masks, head, f'{tmp_path}/s#1.2.826.0.1', own)
+    ds = same_slices(tmp_path/'a.dcm', masks, f'{tmp_path}/s#1.2.826.0.1', head)
+    kind = ds.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning)==('64033007','Left')
+    assert ds.SegmentSequence[5].SegmentedPropertyTypeCodeSequence[0].CodeMeaning=='Tissue'
+
+
+def test_a_seg_beside_its_series_does_not_disturb_it(tmp_path, head):
+    pytest.importorskip('highdicom')
+    write_series(tmp_path/'s', head)
+    dicomseg.write_seg(tmp_path/'s'/'seg.dcm', {'all': head.data>0}, head, tmp_path/'s')
+    vol = read_volume(tmp_path/'s')
+    assert np.array_equal(vol.onto(head).data, head.data) and 'Segmentation' in vol.notes[0]
+
+
+def test_what_a_seg_needs(tmp_path, head, monkeypatch):
+    pytest.importorskip('highdicom')
+    write_series(tmp_path/'s', head)
+    m,moved = {'all': head.data>0},head.affine.copy()
+    moved[0,3] += 3
+    for bad,says in (((m, head, None), 'refers to the slices'), ((m, head, tmp_path/'none'), 'refers to the slices'),
+                     (({}, head, tmp_path/'s'), 'no mask'), ((m, Volume(head.data, moved), tmp_path/'s'), 'does not lie on the voxels')):
+        with pytest.raises(UserError, match=says): dicomseg.write_seg(tmp_path/'o.dcm', *bad)
+    dicomseg.write_seg(tmp_path/'o.dcm', m, head, tmp_path/'s')
+    with pytest.raises(UserError, match='does not lie on the voxels'): dicomseg.read_seg(tmp_path/'o.dcm', phantom()[0])
+    with pytest.raises(UserError, match='not a readable DICOM SEG'): dicomseg.read_seg(tmp_path/'s'/'0000.dcm', head)
+    monkeypatch.setitem(sys.modules, 'highdicom', None)
+    with pytest.raises(UserError, match=r'medals\[dicom\]'): dicomseg.write_seg(tmp_path/'p.dcm', m, head, tmp_path/'s')
+    assert not (tmp_path/'p.dcm').exists()
