@@ -7,7 +7,7 @@ __all__ = ['FILES', 'LABEL_ENDINGS', 'IMAGE_ENDINGS', 'COLUMNS', 'SCORES', 'PRES
            'read_case', 'align', 'score_case', 'interval', 'by_case', 'summary', 'spread', 'overlay', 'read_names',
            'evaluate']
 
-# %% ../nbs/43_evaluate.ipynb #ca1e6b6c
+# %% ../nbs/43_evaluate.ipynb #bba46401
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ from .vocab import resolve
 from .volume import Volume, read_labels, read_prompts, read_volume
 from .work import Failures, work
 
-# %% ../nbs/43_evaluate.ipynb #78de8fa8
+# %% ../nbs/43_evaluate.ipynb #5d621c33
 FILES = ('.nii.gz','.nii','.npz')
 LABEL_ENDINGS = ('lab','label','labels','seg','segs','mask','gt','gts','pred')
 IMAGE_ENDINGS = ('0000','img','image')
@@ -104,7 +104,7 @@ def pairs(
         raise UserError(f"no case of {p.root} ({some[0]}) has a truth in {t.root} ({some[1]}); files are matched by name")
     return {c: (p.get(c), t.get(c), scans.get(c)) for c in sorted(both)},p.alone(both),t.alone(both)
 
-# %% ../nbs/43_evaluate.ipynb #45ff3684
+# %% ../nbs/43_evaluate.ipynb #cbaf2c14
 @dataclass(frozen=True)
 class Labelling:
     "The masks of one case on one grid"
@@ -158,6 +158,7 @@ def align(
     a,b = [{**{k: v for k,v in names.items() if not o.names}, **o.names} for o in (truth, pred)]
     if not (a and b):
         said = a or b
+        if truth.masks or pred.masks: raise UserError("one side has a file per mask, and the ids of the other have no names; give --names")
         return [(said.get(k, f'label {k}'), k, k) for k in sorted({*said, *truth.boxes, *pred.boxes}, key=str)],[]
     taken = {}
     for how in (_plain, _meaning):
@@ -169,7 +170,7 @@ def align(
     rows += [(f'label {k}', k, k if k not in b else None) for k in truth.boxes if k not in a]
     return rows,[v for k,v in b.items() if k not in taken.values()]
 
-# %% ../nbs/43_evaluate.ipynb #fa17103e
+# %% ../nbs/43_evaluate.ipynb #e0cd2119
 COLUMNS = ('case','sentence','dsc','nsd','presence','ml','truth_ml','modality','structure','f1','dsc_tp','tp','fp','fn')
 
 def _both(truth, k, pred, j):
@@ -233,11 +234,12 @@ def score_case(
     elif instance: rows = _objects(case, truth, pred, names)
     else: rows,keys,unknown = _structures(case, truth, pred, names, task['tolerance'])
     said = [r['sentence'] for r in rows]
-    kind = task['modality'] or guess_modality(truth.grid, [*said, *pred.names.values()]).modality or 'unknown'
-    rows = [{**r, 'modality': kind, 'structure': s} for r,s in zip(rows, _structure_names(said))]
+    kind = task['modality'] or guess_modality(truth.grid, [*said, *pred.names.values()]).modality
+    if not kind and image: kind = guess_modality(read_volume(image)).modality
+    rows = [{**r, 'modality': kind or 'unknown', 'structure': s} for r,s in zip(rows, _structure_names(said))]
     return dict(rows=rows, keys=keys, challenge=own, unknown=unknown)
 
-# %% ../nbs/43_evaluate.ipynb #020cbda2
+# %% ../nbs/43_evaluate.ipynb #fb76b080
 SCORES,PRESENCE = ('dsc','nsd','f1','dsc_tp'),('found','missed','invented','absent')
 
 def interval(
@@ -289,7 +291,7 @@ def summary(
     text += ['', '## Classes', '', *_lines(('modality', 'class', *titles, *PRESENCE), seen)]
     return '\n'.join([*text, *(['', '## Notes', ''] if notes else []), *[f'- {o}' for o in notes]])+'\n'
 
-# %% ../nbs/43_evaluate.ipynb #5b71f28d
+# %% ../nbs/43_evaluate.ipynb #9b0e8f24
 def _short(name): return textwrap.shorten(name, 36, placeholder='...')
 
 def spread(
@@ -315,7 +317,7 @@ def spread(
         ax.grid(axis='x', alpha=.3)
     return fig
 
-# %% ../nbs/43_evaluate.ipynb #06a3a4dd
+# %% ../nbs/43_evaluate.ipynb #53bb1ef6
 def overlay(
     task:dict,       # As for `score_case`
     res:dict,        # What that returned
@@ -332,7 +334,7 @@ def overlay(
     sides = (('truth', truth, 0), ('prediction', pred, 1))
     return compare_fig(vol, {side: {s: o.cut(k[i], whole) for _,s,k in worst} for side,o,i in sides})
 
-# %% ../nbs/43_evaluate.ipynb #b98b5775
+# %% ../nbs/43_evaluate.ipynb #a7c3d15b
 def read_names(
     path,     # JSON: `{id: name}`, `{name: id}`, or either under `names` or `labels`
 )->dict:      # `{id: name}`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PADDING', 'AIR', 'TISSUE', 'hounsfield', 'Guess', 'guess_modality']
 
-# %% ../nbs/19_modality.ipynb #60387f1a
+# %% ../nbs/19_modality.ipynb #3ad6a3b1
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,21 +15,21 @@ from .core import UserError
 from .vocab import resolve
 from .volume import NAMES
 
-# %% ../nbs/19_modality.ipynb #c6487591
+# %% ../nbs/19_modality.ipynb #6f5541c6
 PADDING,AIR,TISSUE = -1100,-500,(-200,300)  # Hounsfield units: less is never measured; air and lung are less; fat to soft tissue
 
 def hounsfield(
     x:np.ndarray,   # Raw values, any shape
 )->dict:            # Share of air, and of soft tissue, or nothing if these are no Hounsfield units
     "How much of a scan is air and how much soft tissue, if its values are Hounsfield units"
-    x = x.reshape(-1)[::max(1, x.size//2**22)]
+    x = x.ravel('K')[::max(1, x.size//2**22)]
     if x.min()>=AIR: return {}
     x = x[x>PADDING]
     if not x.size: return {}
     air,tissue = float((x<AIR).mean()),float(((x>TISSUE[0])&(x<TISSUE[1])).mean())
     return dict(air=air, tissue=tissue) if air>.01 and tissue>.1 and air+tissue>.7 else {}
 
-# %% ../nbs/19_modality.ipynb #f5b6ac5b
+# %% ../nbs/19_modality.ipynb #ebd66563
 @dataclass(frozen=True)
 class Guess:
     "A modality, and who said so"

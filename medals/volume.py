@@ -166,7 +166,7 @@ def _read_nifti(path, modality):
     gap = 0 if q is None else np.abs((q-aff)@corners).max()
     return Volume(_values(img, shape, path), aff, modality, codes, tuple(_notes(codes, gap, unit, spacing_of(aff))), q, unit, str(path))
 
-# %% ../nbs/01_volume.ipynb #8c88be8e
+# %% ../nbs/01_volume.ipynb #6e2e62e0
 TAGS = ['SOPInstanceUID', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesDescription', 'Modality', 'Rows', 'Columns', 'NumberOfFrames',
         'BitsAllocated', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness', 'ImageOrientationPatient', 'ImagePositionPatient',
         'FrameOfReferenceUID']
@@ -225,7 +225,7 @@ def _slice(path):
         why = ' '.join(str(e).split())[:120]
         raise UserError(f"{path} is not a readable DICOM file ({type(e).__name__}: {why}); copy it again, or remove it") from e
 
-# %% ../nbs/01_volume.ipynb #cc1a4408
+# %% ../nbs/01_volume.ipynb #1fbdb227
 MANY = 100_000  # Files below a folder; with more it can hardly be meant
 
 def _files(folder):
@@ -269,7 +269,7 @@ def _agree(group):
         if b: raise UserError(f"the {what} varies within series {a.series}: {getattr(a, key)} in {a.path.name}, {getattr(b, key)} in "
                               f"{b.path.name}; keep the files that belong together in a folder of their own")
 
-# %% ../nbs/01_volume.ipynb #a58239d5
+# %% ../nbs/01_volume.ipynb #aa528651
 def _axes(s):
     "Unit vectors along a row, down a column, and from slice to slice"
     row,col = np.array(s.axes).reshape(2,3)
@@ -309,7 +309,9 @@ def dicom_series(
 )->tuple:         # Every `Slice` in order, affine `(4,4)` voxel -> RAS+ mm, notes
     "The slices of a DICOM series, checked, without their pixels"
     path = Path(path).expanduser()
-    if not path.exists() and '#' in path.name: path,series = [f(o) for f,o in zip((Path,str), str(path).rsplit('#', 1))]
+    if not path.exists() and '#' in path.name:
+        folder,_,series = str(path).rpartition('#')
+        path = Path(folder)
     if not path.exists(): raise UserError(f"no file or folder {path}")
     if path.is_file(): path,series = path.parent,series or getattr(_slice(path), 'series', None)
     group,notes = _choose(_scan(path), path, series)
@@ -321,7 +323,7 @@ def dicom_series(
     if a.colours=='MONOCHROME1': notes = [*notes, 'high values are meant to be dark (MONOCHROME1); values are taken as stored']
     return slices,check_affine(np.diag([-1,-1,1,1])@lps, f'the affine of {path}'),tuple(notes)
 
-# %% ../nbs/01_volume.ipynb #0a63b56a
+# %% ../nbs/01_volume.ipynb #c02b9123
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
 
 def _pixels(s):

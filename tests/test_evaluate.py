@@ -95,6 +95,10 @@ def test_a_folder_of_masks_per_case_keeps_overlaps(tmp_path):
     got = {r['sentence']: (r['dsc'], r['presence']) for r in rows}
     assert got=={'whole_brain': (1,'found'), 'lateral_ventricle_left': (1,'found'), 'liver': (0,'invented')}
     assert notes==['classes that no truth knows, not scored: kidney']
+    write_labels(tmp_path/'ids'/'a.nii.gz', LBL, VOL)
+    with pytest.raises(UserError, match='give --names'): score_case(task(tmp_path/'pred'/'a', tmp_path/'ids'/'a.nii.gz'))
+    named = score_case(task(tmp_path/'pred'/'a', tmp_path/'ids'/'a.nii.gz', names={3: 'Lateral ventricle, left'}))['rows']
+    assert {r['sentence']: r['dsc'] for r in named}['Lateral ventricle, left']==1
 
 
 def test_a_folder_of_cases_is_no_case(tmp_path):
@@ -158,6 +162,15 @@ def test_objects_of_nifti_files(tmp_path):
         write_labels(tmp_path/f'{name}.nii.gz', x.astype(np.int16), vol)
         row, = score_case(task(tmp_path/f'{name}.nii.gz', tmp_path/'t.nii.gz', instance=True))['rows']
         assert row['f1']==pytest.approx(f1) and row['modality']=='microscopy' and row['sentence']=='nuclei in microscopy'
+
+
+def test_the_modality_comes_from_names_or_from_the_scan(tmp_path):
+    ct = VOL.like(np.where(VOL.data>30, 40, -1000).astype(np.int16))
+    write_volume(tmp_path/'scan.nii.gz', ct)
+    write_labels(tmp_path/'x.nii.gz', LBL, VOL)
+    def kind(**kw): return {r['modality'] for r in score_case(task(tmp_path/'x.nii.gz', tmp_path/'x.nii.gz', **kw))['rows']}
+    assert kind()=={'unknown'} and kind(image=tmp_path/'scan.nii.gz')=={'ct'} and kind(names={1: 'brain in MRI'})=={'mri'}
+    assert kind(names={1: 'brain in MRI'}, modality='us')=={'us'}
 
 
 def test_names_of_ids(tmp_path):
