@@ -166,7 +166,7 @@ def _read_nifti(path, modality):
     gap = 0 if q is None else np.abs((q-aff)@corners).max()
     return Volume(_values(img, shape, path), aff, modality, codes, tuple(_notes(codes, gap, unit, spacing_of(aff))), q, unit, str(path))
 
-# %% ../nbs/01_volume.ipynb #6e2e62e0
+# %% ../nbs/01_volume.ipynb #b9cf4313
 TAGS = ['SOPInstanceUID', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesDescription', 'Modality', 'Rows', 'Columns', 'NumberOfFrames',
         'BitsAllocated', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness', 'ImageOrientationPatient', 'ImagePositionPatient',
         'FrameOfReferenceUID']
@@ -225,7 +225,7 @@ def _slice(path):
         why = ' '.join(str(e).split())[:120]
         raise UserError(f"{path} is not a readable DICOM file ({type(e).__name__}: {why}); copy it again, or remove it") from e
 
-# %% ../nbs/01_volume.ipynb #1fbdb227
+# %% ../nbs/01_volume.ipynb #d5b8d321
 MANY = 100_000  # Files below a folder; with more it can hardly be meant
 
 def _files(folder):
@@ -269,7 +269,7 @@ def _agree(group):
         if b: raise UserError(f"the {what} varies within series {a.series}: {getattr(a, key)} in {a.path.name}, {getattr(b, key)} in "
                               f"{b.path.name}; keep the files that belong together in a folder of their own")
 
-# %% ../nbs/01_volume.ipynb #aa528651
+# %% ../nbs/01_volume.ipynb #71c49e1b
 def _axes(s):
     "Unit vectors along a row, down a column, and from slice to slice"
     row,col = np.array(s.axes).reshape(2,3)
@@ -323,7 +323,7 @@ def dicom_series(
     if a.colours=='MONOCHROME1': notes = [*notes, 'high values are meant to be dark (MONOCHROME1); values are taken as stored']
     return slices,check_affine(np.diag([-1,-1,1,1])@lps, f'the affine of {path}'),tuple(notes)
 
-# %% ../nbs/01_volume.ipynb #c02b9123
+# %% ../nbs/01_volume.ipynb #214285ba
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
 
 def _pixels(s):
@@ -388,7 +388,8 @@ def read_volume(
     if not path.exists() and '#' not in path.name: raise UserError(f"no file {path}")
     if path.name.endswith(('.nii','.nii.gz')): return _read_nifti(path, modality)
     if path.suffix=='.npz': return _read_npz(path, modality, 'imgs')
-    if path.is_dir() or '#' in path.name or path.suffix.lower()=='.dcm' or _is_dicom(path): return _read_dicom(path, modality, series)
+    dicom = path.is_dir() or '#' in path.name or path.suffix.lower()=='.dcm' or (path.is_file() and _is_dicom(path))
+    if dicom: return _read_dicom(path, modality, series)
     raise UserError(f"{path.name}: unknown kind of file; a scan is .nii, .nii.gz, .npz or a DICOM series")
 
 def read_labels(
