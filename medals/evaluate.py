@@ -7,7 +7,7 @@ __all__ = ['FILES', 'LABEL_ENDINGS', 'IMAGE_ENDINGS', 'COLUMNS', 'SCORES', 'PRES
            'read_case', 'align', 'score_case', 'interval', 'by_case', 'summary', 'spread', 'overlay', 'read_names',
            'evaluate']
 
-# %% ../nbs/43_evaluate.ipynb #bba46401
+# %% ../nbs/43_evaluate.ipynb #3a3bbec3
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ from .vocab import resolve
 from .volume import Volume, read_labels, read_prompts, read_volume
 from .work import Failures, work
 
-# %% ../nbs/43_evaluate.ipynb #5d621c33
+# %% ../nbs/43_evaluate.ipynb #8de51fb7
 FILES = ('.nii.gz','.nii','.npz')
 LABEL_ENDINGS = ('lab','label','labels','seg','segs','mask','gt','gts','pred')
 IMAGE_ENDINGS = ('0000','img','image')
@@ -104,7 +104,7 @@ def pairs(
         raise UserError(f"no case of {p.root} ({some[0]}) has a truth in {t.root} ({some[1]}); files are matched by name")
     return {c: (p.get(c), t.get(c), scans.get(c)) for c in sorted(both)},p.alone(both),t.alone(both)
 
-# %% ../nbs/43_evaluate.ipynb #cbaf2c14
+# %% ../nbs/43_evaluate.ipynb #0d9ae475
 @dataclass(frozen=True)
 class Labelling:
     "The masks of one case on one grid"
@@ -170,7 +170,7 @@ def align(
     rows += [(f'label {k}', k, k if k not in b else None) for k in truth.boxes if k not in a]
     return rows,[v for k,v in b.items() if k not in taken.values()]
 
-# %% ../nbs/43_evaluate.ipynb #e0cd2119
+# %% ../nbs/43_evaluate.ipynb #8e6124b0
 COLUMNS = ('case','sentence','dsc','nsd','presence','ml','truth_ml','modality','structure','f1','dsc_tp','tp','fp','fn')
 
 def _both(truth, k, pred, j):
@@ -239,7 +239,7 @@ def score_case(
     rows = [{**r, 'modality': kind or 'unknown', 'structure': s} for r,s in zip(rows, _structure_names(said))]
     return dict(rows=rows, keys=keys, challenge=own, unknown=unknown)
 
-# %% ../nbs/43_evaluate.ipynb #fb76b080
+# %% ../nbs/43_evaluate.ipynb #a024aaef
 SCORES,PRESENCE = ('dsc','nsd','f1','dsc_tp'),('found','missed','invented','absent')
 
 def interval(
@@ -291,7 +291,7 @@ def summary(
     text += ['', '## Classes', '', *_lines(('modality', 'class', *titles, *PRESENCE), seen)]
     return '\n'.join([*text, *(['', '## Notes', ''] if notes else []), *[f'- {o}' for o in notes]])+'\n'
 
-# %% ../nbs/43_evaluate.ipynb #9b0e8f24
+# %% ../nbs/43_evaluate.ipynb #54be3f0d
 def _short(name): return textwrap.shorten(name, 36, placeholder='...')
 
 def spread(
@@ -317,7 +317,7 @@ def spread(
         ax.grid(axis='x', alpha=.3)
     return fig
 
-# %% ../nbs/43_evaluate.ipynb #53bb1ef6
+# %% ../nbs/43_evaluate.ipynb #849141c8
 def overlay(
     task:dict,       # As for `score_case`
     res:dict,        # What that returned
@@ -334,7 +334,7 @@ def overlay(
     sides = (('truth', truth, 0), ('prediction', pred, 1))
     return compare_fig(vol, {side: {s: o.cut(k[i], whole) for _,s,k in worst} for side,o,i in sides})
 
-# %% ../nbs/43_evaluate.ipynb #a7c3d15b
+# %% ../nbs/43_evaluate.ipynb #5efa045f
 def read_names(
     path,     # JSON: `{id: name}`, `{name: id}`, or either under `names` or `labels`
 )->dict:      # `{id: name}`
@@ -352,6 +352,16 @@ def _worst(rows, n):
     cases = {c: v for of in by_case(rows, score).values() for c,v in of.items()}
     return sorted(cases, key=lambda c: (cases[c], c))[:n]
 
+def _leave_unasked(got):
+    "Take out the rows of classes that no prediction of the cohort names; their names"
+    asked = {r['structure'] for o in got.values() for r,(_,j) in zip(o['rows'], o['keys']) if j is not None}
+    lost = set()
+    for o in got.values():
+        keep = [r['structure'] in asked for r in o['rows']] if o['keys'] else [True]*len(o['rows'])
+        lost |= {r['structure'] for r,k in zip(o['rows'], keep) if not k}
+        for key in ('rows','keys'): o[key] = [v for v,k in zip(o[key], keep) if k]
+    return sorted(lost)
+
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
@@ -367,11 +377,14 @@ def evaluate(
     fails,got = Failures(out/'failed.jsonl'),{}
     for case,res in work(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
         if not fails.add(case, res): got[case] = res
+    unasked = _leave_unasked(got)
     rows = [r for c in sorted(got) for r in got[c]['rows']]
     unknown = sorted({n for o in got.values() for n in o['unknown']})
+    if got and not rows:
+        raise UserError(f"no class of the predictions ({', '.join(unknown[:4])}) is one of the truths ({', '.join(unasked[:4])})")
     notes = [f'{what}: {", ".join(some[:20])}{", ..." if len(some)>20 else ""}' for what,some in {
         'predictions without a truth': left, 'truths without a prediction, which are not in the means': lost,
-        'classes that no truth knows, not scored': unknown,
+        'classes that no truth knows, not scored': unknown, 'classes that no prediction names, not scored': unasked,
         'cases that failed, with reasons in failed.jsonl': [r['case'] for r in fails.rows]}.items() if some]
     with atomic(out/'summary.md') as f: f.write_text(summary(rows, cfg.seed, notes), encoding='utf-8')
     if not rows: return rows,notes,fails

@@ -166,7 +166,7 @@ def _read_nifti(path, modality):
     gap = 0 if q is None else np.abs((q-aff)@corners).max()
     return Volume(_values(img, shape, path), aff, modality, codes, tuple(_notes(codes, gap, unit, spacing_of(aff))), q, unit, str(path))
 
-# %% ../nbs/01_volume.ipynb #b9cf4313
+# %% ../nbs/01_volume.ipynb #c66fc11e
 TAGS = ['SOPInstanceUID', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesDescription', 'Modality', 'Rows', 'Columns', 'NumberOfFrames',
         'BitsAllocated', 'PhotometricInterpretation', 'PixelSpacing', 'SliceThickness', 'ImageOrientationPatient', 'ImagePositionPatient',
         'FrameOfReferenceUID']
@@ -225,7 +225,7 @@ def _slice(path):
         why = ' '.join(str(e).split())[:120]
         raise UserError(f"{path} is not a readable DICOM file ({type(e).__name__}: {why}); copy it again, or remove it") from e
 
-# %% ../nbs/01_volume.ipynb #d5b8d321
+# %% ../nbs/01_volume.ipynb #1ee933a7
 MANY = 100_000  # Files below a folder; with more it can hardly be meant
 
 def _files(folder):
@@ -254,7 +254,8 @@ def _choose(groups, folder, series):
     if len(able)>1 or able[0] not in groups:
         said = '; '.join(_about(*o) for o in list(groups.items())[:12])+('; ...' if len(groups)>12 else '')
         most = max(groups, key=lambda k: len(groups[k]))
-        raise UserError(f"{folder} holds {len(groups)} series; name one of them, as in '{folder}#{most}': {said}")
+        holds = f'has no series {series}' if series else f'holds {len(groups)} series'
+        raise UserError(f"{folder} {holds}; name one of these, as in '{folder}#{most}': {said}")
     rest = [_about(*o) for o in groups.items() if o[0]!=able[0]]
     return groups[able[0]],[f"left out: {'; '.join(rest)}"] if rest and not series else []
 
@@ -269,7 +270,7 @@ def _agree(group):
         if b: raise UserError(f"the {what} varies within series {a.series}: {getattr(a, key)} in {a.path.name}, {getattr(b, key)} in "
                               f"{b.path.name}; keep the files that belong together in a folder of their own")
 
-# %% ../nbs/01_volume.ipynb #71c49e1b
+# %% ../nbs/01_volume.ipynb #850a94f6
 def _axes(s):
     "Unit vectors along a row, down a column, and from slice to slice"
     row,col = np.array(s.axes).reshape(2,3)
@@ -323,7 +324,7 @@ def dicom_series(
     if a.colours=='MONOCHROME1': notes = [*notes, 'high values are meant to be dark (MONOCHROME1); values are taken as stored']
     return slices,check_affine(np.diag([-1,-1,1,1])@lps, f'the affine of {path}'),tuple(notes)
 
-# %% ../nbs/01_volume.ipynb #214285ba
+# %% ../nbs/01_volume.ipynb #0ec557aa
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
 
 def _pixels(s):

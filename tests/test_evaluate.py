@@ -108,6 +108,18 @@ def test_a_folder_of_cases_is_no_case(tmp_path):
     assert list(pairs(tmp_path/'pred', tmp_path/'truth')[0])==['c0','c1'] and pairs(tmp_path/'pred', tmp_path/'truth')[1:]==([],[])
 
 
+def test_what_was_not_asked_is_told_and_what_was_missed_counts(tmp_path):
+    for k in range(2): write_labels(tmp_path/'truth'/f'c{k}.nii.gz', LBL, VOL, NAMES)
+    write_labels(tmp_path/'pred'/'c0.nii.gz', np.where(LBL<3, LBL, 0), VOL, {i: NAMES[i] for i in (1,2)})
+    write_labels(tmp_path/'pred'/'c1.nii.gz', np.where(LBL<2, LBL, 0), VOL, {1: NAMES[1]})
+    rows,notes,_ = run(tmp_path/'pred', tmp_path/'truth', tmp_path/'o')
+    assert [(r['case'], r['sentence'], r['presence']) for r in rows]==[
+        ('c0',NAMES[1],'found'), ('c0',NAMES[2],'found'), ('c1',NAMES[1],'found'), ('c1',NAMES[2],'missed')]
+    assert notes==[f'classes that no prediction names, not scored: {NAMES[3]}, {NAMES[4]}']
+    write_labels(tmp_path/'odd'/'c0.nii.gz', LBL, VOL, {1: 'liver'})
+    with pytest.raises(UserError, match='no class of the predictions .liver. is'): run(tmp_path/'odd', tmp_path/'truth', tmp_path/'q')
+
+
 def test_one_pair_of_files_needs_no_names(tmp_path):
     write_labels(tmp_path/'x.nii.gz', LBL, VOL, NAMES)
     write_labels(tmp_path/'y_seg.nii.gz', LBL, VOL)
