@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UserError', 'spacing_of', 'check_affine', 'check_vol', 'seed_of', 'make_gen', 'torch_gen', 'pick_device', 'atomic',
-           'sweep', 'write_json', 'read_json', 'sha256', 'asset', 'read_table', 'home', 'open_npz', 'npz_array',
-           'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'dict_cfg', 'progress']
+           'sweep', 'write_json', 'read_json', 'sha256', 'files_below', 'asset', 'read_table', 'home', 'open_npz',
+           'npz_array', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'dict_cfg', 'progress']
 
 # %% ../nbs/00_core.ipynb #ef091628
 import hashlib
@@ -21,6 +21,7 @@ import zipfile
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,17 @@ def sha256(
 )->str:    # 64 hexadecimal digits
     "Checksum of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+# %% ../nbs/00_core.ipynb #b5d1ea24
+def files_below(
+    folder,            # Looked through, with all that is in it
+    most:int=100_000,  # More files than this can hardly be meant
+)->list:               # Paths, in the order of their names
+    "Every file in a folder and below it"
+    walk = ((Path(at), sorted(names), dirs.sort()) for at,dirs,names in os.walk(folder))
+    found = list(islice((at/o for at,names,_ in walk for o in names if (at/o).is_file()), most+1))
+    if len(found)>most: raise UserError(f"{folder} has more than {most} files in it; name the folder of what is meant")
+    return found
 
 # %% ../nbs/00_core.ipynb #2eacc077
 def asset(
