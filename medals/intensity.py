@@ -71,7 +71,7 @@ def grey(
         out[i:i+16] = y.round() if out.dtype==np.uint8 else y
     return out
 
-# %% ../nbs/11_intensity.ipynb #0c828ab7
+# %% ../nbs/11_intensity.ipynb #7dd3ec6e
 class Grey:
     "Grey values of a scan, made for the part that is asked for"
     def __init__(
@@ -79,9 +79,14 @@ class Grey:
         x:np.ndarray,   # Raw values `(x,y,z)`
         rule:str=None,  # A row of the table; None: the values are grey values
         dtype='uint8',  # uint8 is rounded
+        lim:tuple=None, # `(lo, hi)` to use; None: found by `limits`
     ):
         self.x,self.rule,self.dtype,self.shape = x,rule,np.dtype(dtype),x.shape
-        self.limits = limits(x, rule) if rule else None
+        self.limits = lim or (limits(x, rule) if rule else None)
+
+    def part(self, box): # `((lo,hi),)*3`
+        "The grey values of a box"
+        return Grey(self.x[tuple(slice(*o) for o in box)], self.rule, self.dtype, self.limits)
 
     def __getitem__(self, at):
         x = self.x[at]
