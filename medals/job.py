@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'RunCfg', 'Rules', 'as_volume', 'as_sentences', 'which_modality', 'Job', 'settle', 'View', 'view_of',
            'image_on', 'lay', 'touch', 'drawn_by_user', 'show_prompts', 'obey']
 
-# %% ../nbs/39_job.ipynb #9b067db5
+# %% ../nbs/39_job.ipynb #eb00311e
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from .regions import published_choice, safe_choice
 from .spatial import Mask, rasterize
 from .volume import Volume, read_prompts, read_volume
 
-# %% ../nbs/39_job.ipynb #b2fadcd4
+# %% ../nbs/39_job.ipynb #17143ae6
 @dataclass(frozen=True, kw_only=True)
 class RunCfg:
     "How a scan is segmented"
     stages:str='both'      # coarse, fine or both; for weights with two stages
     compat:bool=False      # The published rules throughout?
     threshold:float=.5     # Score from which a voxel belongs to a mask
-    presence:float=.7      # Structures that the network is less sure of are reported as not found; 0: keep every mask
+    presence:float=.5      # Structures that the network is less sure of are reported as not found; 0: keep every mask
     tta:bool=False         # Average over flips? Left and right are never swapped
     blind:str='checker'    # How an earlier prediction is hidden, half at a time: checker or random
     seed:int=0             # Of random blocks
@@ -60,7 +60,7 @@ RULES = {False: Rules(), True: Rules(
     even=False, crop=False, skip=False, compete=True, roi=True, dtype='float32', blind='random', choose=published_choice,
     gate=650*650*100, specks=10, absent=False)}
 
-# %% ../nbs/39_job.ipynb #1a9ea159
+# %% ../nbs/39_job.ipynb #4e1e1e7b
 def as_volume(image, modality=None):
     "A `Volume` from a path, a `Volume`, or a pair of array and affine"
     if isinstance(image, (str, Path)): vol = read_volume(image, modality)
@@ -90,7 +90,7 @@ def which_modality(vol, given, texts, assumed=None):
     lo,hi = float(vol.data.min()),float(vol.data.max())
     return ('ct' if lo<=-500 and hi<=20000 else 'mri'),f'the grey values, {lo:.0f} to {hi:.0f}'
 
-# %% ../nbs/39_job.ipynb #630ea625
+# %% ../nbs/39_job.ipynb #05831c96
 @dataclass
 class Job:
     "Everything that is known before a network runs"
@@ -144,7 +144,7 @@ def settle(
     groups = [(k, [i for i,o in enumerate(rules) if o==k]) for k in dict.fromkeys(rules)]
     return Job(vol, ids, texts, modality, why, keys, groups, bool(instance), _marks(spatial, texts), cfg)
 
-# %% ../nbs/39_job.ipynb #d3834efd
+# %% ../nbs/39_job.ipynb #150801d1
 @dataclass
 class View:
     "A scan as a stage sees it"
@@ -188,7 +188,7 @@ def image_on(
     grey = job.grey(view.turn, rule, job.rules.dtype).part(view.net.crop)
     return resample(grey, view.net.fine, job.rules.dtype, view.net.flat, device, box=part)
 
-# %% ../nbs/39_job.ipynb #213e996f
+# %% ../nbs/39_job.ipynb #959cc04c
 class _Part:
     "A packed mask of the scan, read as an array over the crop"
     def __init__(self, bits, view): self.bits,self.view,self.shape = bits,view,view.net.size
@@ -239,7 +239,7 @@ def touch(
         near.append((first, last))
     return _placed(m, near, part)
 
-# %% ../nbs/39_job.ipynb #9af18d9f
+# %% ../nbs/39_job.ipynb #27e4058a
 def drawn_by_user(vol, marks):
     "What single marks set and what they take away, two masks; whole masks are hints only"
     own = [o for o in marks if not isinstance(o, Mask)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'presence', 'write_table', 'Segmentation', 'format_of', 'save']
 
-# %% ../nbs/39_result.ipynb #f84d2920
+# %% ../nbs/39_result.ipynb #e024e77b
 import csv
 import re
 from dataclasses import dataclass, field
@@ -18,20 +18,21 @@ from .packed import Masks
 from .show import palette, save_fig, show
 from .volume import Volume, write_labels
 
-# %% ../nbs/39_result.ipynb #9e8766f9
+# %% ../nbs/39_result.ipynb #18fe4830
 def presence(
     hist:np.ndarray,  # Voxels by score, equal bins from 0 to 1
-    ml:float,         # Of a voxel
-    top:float=1.,     # How much is looked at, ml
-    mask:float=None,  # Volume of the mask, ml; smaller than `top`: that much is looked at, but at least a fifth of it
+    ml:float,         # Volume of one of them
+    mask:float=None,  # Volume of the mask, ml; None: large
+    top:float=1.,     # No more than this is looked at, ml
 )->float:             # 0..1
     "Mean score of the most probable voxels"
-    size = max(top/5, min(top, top if mask is None else mask))/ml
-    n,mid = len(hist),(np.arange(len(hist))+.5)/len(hist)
-    left = np.clip(size-np.cumsum(hist[::-1])+hist[::-1], 0, hist[::-1])
-    return float((left*mid[::-1]).sum()/max(size, 1)) if n else 0.
+    most = max(top/ml, 27)
+    size = most if mask is None else min(max(mask/ml, 27), most)
+    down,mid = hist[::-1],(np.arange(len(hist))[::-1]+.5)/len(hist)
+    taken = np.clip(size-np.cumsum(down)+down, 0, down)
+    return float((taken*mid).sum()/size)
 
-# %% ../nbs/39_result.ipynb #0061c5ea
+# %% ../nbs/39_result.ipynb #bfdd5e4f
 def write_table(
     path,       # CSV file
     rows:list,  # Dicts with the same keys
@@ -131,7 +132,7 @@ def _middle(bits, shape):
             lines[a][lo:hi] += c[np.arange(hi-lo)*len(c)//(hi-lo)]/max(c.sum(), 1)
     return tuple(int(o.argmax()) if o.any() else len(o)//2 for o in lines)
 
-# %% ../nbs/39_result.ipynb #20cb6db4
+# %% ../nbs/39_result.ipynb #c15fb40c
 def _labels_file(res, path, priority):
     lbl,names = res.labels(priority)
     write_labels(path, lbl, res.volume, names, dict(zip(names, palette(len(names)))))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'BINS', 'starts', 'profile', 'Tile', 'Tiles', 'Slab', 'Found', 'ToScan', 'ahead', 'slide', 'ToLabels']
 
-# %% ../nbs/40_sliding.ipynb #85c0b515
+# %% ../nbs/40_sliding.ipynb #81449443
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch
 from .geometry import pieces, resample, resample_labels
 from .packed import Bits
 
-# %% ../nbs/40_sliding.ipynb #747d68bd
+# %% ../nbs/40_sliding.ipynb #496fb973
 def starts(
     n:int,            # Voxels of the lattice along an axis
     window:int,       # Voxels
@@ -32,7 +32,7 @@ def starts(
     if k>1: return [lo+round(i*(hi-lo-window)/(k-1)) for i in range(k)]
     return [min(max((lo+hi-window)//2, 0), n-window) if n>=window else -((window-n)//2)]
 
-# %% ../nbs/40_sliding.ipynb #f751de29
+# %% ../nbs/40_sliding.ipynb #2a1326cf
 def profile(
     window:int,      # Voxels
     even:bool=True,  # Symmetric with a floor? Else the published one
@@ -84,7 +84,7 @@ class Tiles:
             for p in picks: p.insert(self.axis, row)
             yield [Tile(*zip(*((s, (a,b), sh) for s,a,b,sh in p))) for p in picks],self.box[self.axis][1] if upto is None else upto
 
-# %% ../nbs/40_sliding.ipynb #72bb8299
+# %% ../nbs/40_sliding.ipynb #03e00993
 SCALE = 32000  # The score of a voxel that is certain
 
 class Slab:
@@ -121,7 +121,7 @@ class Slab:
             if d>0: s.narrow(self.axis, max(n-d, 0), min(d, n)).zero_()
         self.first = first
 
-# %% ../nbs/40_sliding.ipynb #2ed9ed7d
+# %% ../nbs/40_sliding.ipynb #e62d955b
 BINS = 64  # Of the histogram of scores
 
 class Found:
@@ -157,8 +157,9 @@ class Found:
 
 class ToScan:
     "Takes final scores, decides on the voxels of the scan"
-    def __init__(self, found, first, net, box, turn, threshold=.5, voxels=2**22):
-        self.found,self.first,self.net,self.turn,self.threshold,self.voxels = found,first,net,turn,threshold,voxels
+    def __init__(self, found, view, box, threshold=.5, voxels=2**22): # `view` has the lattice `net` and the `turn` of the scan
+        self.found,self.net,self.turn,self.threshold,self.voxels = found,view.net,view.turn,threshold,voxels
+        net = view.net
         self.box = [(a*net.phases, b*net.phases) for a,b in box]
         self.tap = [(i.clamp(a, b-1), j.clamp(a, b-1), w) for (i,j,w),(a,b) in zip(net.back(), self.box)]
         self.range,self.seen,self.row = net.covered(self.box),None,None
@@ -176,14 +177,14 @@ class ToScan:
         new = tuple(slice(seen, upto) if d==a else slice(*b) for d,b in enumerate(self.box))
         need = slice(int(self.tap[a][0][row]), upto) if end>row else None
         for c in range(len(slab.sums)):
-            self.found.note(self.first+c, slab.part(c, new), [s.start for s in new], self._scan)
+            self.found.note(c, slab.part(c, new), [s.start for s in new], self._scan)
             if need: self._decide(slab, c, tuple(need if d==a else s for d,s in enumerate(new)), (row, end))
         self.seen,self.row = upto,end
         return min(upto, int(self.tap[a][0][end])) if end<hi else upto
 
     def _decide(self, slab, c, at, rows):
         "Write the mask of a class in the scan's slices `rows`, from the fine voxels `at`"
-        s,found,i = slab.part(c, at),self.found,self.first+c
+        s,found,i = slab.part(c, at),self.found,c
         limit = self.threshold*SCALE
         hot = s>limit
         lines = [hot.flatten(1).any(1), hot.any(0).any(1), hot.flatten(0,1).any(0)]
@@ -202,7 +203,7 @@ class ToScan:
             found.bits[i][at] = self.turn.back(m.cpu().numpy())
             if i in found.scores: found.scores[i][at] = self.turn.back((v*(255/SCALE)).round().byte().cpu().numpy())
 
-# %% ../nbs/40_sliding.ipynb #2074bc66
+# %% ../nbs/40_sliding.ipynb #0cc1beec
 def ahead(
     fn,         # Item -> result
     items,
@@ -232,7 +233,7 @@ def slide(
             for answer in answers(window): slab.add(tile, *answer)
         slab.close(done(slab, upto*phases))
 
-# %% ../nbs/40_sliding.ipynb #d909fb2d
+# %% ../nbs/40_sliding.ipynb #f1e77d96
 class ToLabels:
     "Takes final scores, keeps the best class per network voxel"
     def __init__(self, net):
