@@ -18,7 +18,7 @@ import torch
 from .core import UserError, pick_device, progress as bar_of
 from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
+from .job import RunCfg, hook, image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
 from .regions import drop_small, fit, keep_pieces, look_closer, objects, published_roi
 from .result import Segmentation, presence, write_table
@@ -28,7 +28,7 @@ from .stages import Asker, Stage, flips_of, load_stages, window_at
 
 _all_ = ['Frame', 'Segmentation', 'write_table'] # so that they can be had here too
 
-# %% ../nbs/41_segment.ipynb #7fb436d3
+# %% ../nbs/41_segment.ipynb #652aeecb
 def need_of(seg, job, stage, view, some, fine)->Need:
     "What a stage takes for some sentences"
     frame,n,k,cfg = stage.frame,len(some),stage.frame.phases,getattr(stage.model, 'cfg', None)
@@ -37,7 +37,7 @@ def need_of(seg, job, stage, view, some, fine)->Need:
     long = (tiles.box[tiles.axis][1]-tiles.box[tiles.axis][0])*k
     prompted,ask,wide = fine or bool(job.spatial),seg.asker(job, stage, some),getattr(cfg, 'features', (8,))[0]
     kept = sum(bool(job.instance or c) for c in job.facts('choose'))
-    always = scan*(n/8*(1+fine)+3+kept)+net*np.dtype(job.rules.dtype).itemsize+2**22*24
+    always = scan*(n/8*(1+fine)+3+kept)+net*np.dtype(job.rules.dtype).itemsize+2**22*40
     always += win*k**3*4*4+prompted*(net*n/8+n*win*k**3*3)+n*win*bool(ask.iterations)+job.rules.compete*(4*net+12*scan)
     maps = (6+2*prompted+1.5*(wide>=32))*wide*win*(2 if seg.amp else 4) # measured
     return Need(always, 2*size/long*min(tiles.open*k+2, long), 12*win, maps, len(tiles), len(tiles)*ask.passes(prompted))
@@ -45,7 +45,7 @@ def need_of(seg, job, stage, view, some, fine)->Need:
 def forecast(seg, job)->Forecast:
     "What a job will take, and how much is done at a time"
     now,res,stages = memory_used(),Forecast([], memory_used(), 0., 0., seg.where),seg.wanted(job)
-    limit = ((job.cfg.max_memory or .6*memory_there())-now)*GB
+    limit = ((job.cfg.max_memory or .8*memory_there())-now)*GB
     for stage in stages:
         fine = stage is not stages[0]
         view = view_of(job, stage.frame, stage.name or 'coarse')
@@ -58,7 +58,7 @@ def forecast(seg, job)->Forecast:
                                  passes=need.passes*-(-len(some)//size.classes), classes=size.classes, most=fine))
     return res
 
-# %% ../nbs/41_segment.ipynb #40d9c5eb
+# %% ../nbs/41_segment.ipynb #80096c91
 class Stopped(Exception):
     "A run was stopped on request"
 
@@ -190,7 +190,7 @@ class Run:
         found.bits = [Bits.of(rasterize([m], job.vol.shape, job.vol.affine)[0]) for m in marks]
         return found
 
-# %% ../nbs/41_segment.ipynb #97590cd1
+# %% ../nbs/41_segment.ipynb #e23f665c
 def _chosen(job, found, i):
     "The mask of a class, reduced to the pieces that are the structure where the table says so"
     bits = found.bits[i]
@@ -240,10 +240,10 @@ def manifest_of(seg, run)->dict:
         device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source, notes=oddities(job.vol),
         sentences=job.ids, classes=dict(zip(job.texts, job.keys)), modality=job.modality, modality_from=job.why, instance=job.instance,
         marks={k: len(v) for k,v in job.spatial.items()}, settings=asdict(job.cfg), looks=looks, passes=run.done,
-        frames={s.name or 'model': asdict(s.frame) for s in seg.stages}, promised_gb=round(run.plan.now+run.plan.host, 2),
+        frames={s.name or 'model': asdict(s.frame) for s in seg.stages}, promised_gb=round(float(run.plan.now+run.plan.host), 2),
         seconds=dict(run.seconds))
 
-# %% ../nbs/41_segment.ipynb #2239fdaf
+# %% ../nbs/41_segment.ipynb #95a6f79e
 class Segmenter:
     "Networks, text encoder and queries, loaded once, for any number of scans"
     def __init__(
@@ -255,11 +255,11 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # auto, float32, float16 or bfloat16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
-        split=objects,      # mask, scores, spacing -> objects
+        split=None,         # mask, scores, spacing -> objects; None: `postprocess.instances`, or the pieces of the mask
     ):
         if frame: stages = Stage(stages, frame)
         self.stages,self.device = [stages] if isinstance(stages, Stage) else list(stages),pick_device(device)
-        self.enc,self.source,self.split,self.known = enc,source,split,{}
+        self.enc,self.source,self.split,self.known = enc,source,split or hook('postprocess', 'instances') or objects,{}
         self.amp = self._amp(precision)
         for s in self.stages:
             wide = getattr(getattr(s.model, 'cfg', None), 'features', (8,))[0]>=32
@@ -283,7 +283,8 @@ class Segmenter:
         if precision=='auto':
             if self.device.type!='cuda': return None
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        if precision not in ('float32','float16','bfloat16'): raise UserError(f"precision {precision!r} is not auto, float32, float16, bfloat16")
+        some = ('float32','float16','bfloat16')
+        if precision not in some: raise UserError(f"no precision {precision!r}; there is auto, {', '.join(some)}")
         return None if precision=='float32' else getattr(torch, precision)
 
     @property
@@ -300,7 +301,7 @@ class Segmenter:
     def asker(self, job, stage, some, q=None, tick=None):
         "What asks a stage about some sentences"
         cfg,rounds = job.cfg,[o.get(stage.name or 'coarse', 1) for o in job.facts('iterations', {})]
-        blind = (job.rules.blind or cfg.blind) if stage.name=='fine' else ''
+        blind = (job.rules.blind or cfg.blind) if stage.name or stage.frame.iterations else ''
         iterations = stage.frame.iterations*min(rounds[i] for i in some) if job.instance else 0
         flips = flips_of(stage.frame, cfg.tta)
         return Asker(stage, q, self.device, 16, self.amp, flips, blind, iterations, cfg.seed, tick or (lambda: None))
@@ -343,7 +344,7 @@ class Segmenter:
         res.again = lambda old, marks, progress=None: refine(self, run, old, marks, progress)
         return res
 
-# %% ../nbs/41_segment.ipynb #a4982575
+# %% ../nbs/41_segment.ipynb #cb5d046a
 def _new_marks(old, marks, texts):
     "Marks that a result does not know yet"
     if odd:=[s for s in marks if s not in texts]: raise UserError(f"marks for {odd}, but the sentences are {texts}")
