@@ -9,8 +9,9 @@ __all__ = ['VERBS', 'SegmentCfg', 'DemoCfg', 'IndexCfg', 'PrepareCfg', 'Evaluate
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
 import inspect
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fastcore.docments import docments
@@ -22,11 +23,21 @@ from .core import UserError, add_flags, flags_cfg, floats, ints
 @dataclass(frozen=True, kw_only=True)
 class SegmentCfg:
     "Settings of `medals segment`"
-    out:str='out'         # Folder for masks, table, picture and manifest
-    weights:str='nano'    # Folder, hub id, or a name that `medals info` lists
+    out:str='out'         # Folder for masks, table, picture and manifest; or one file: .nii.gz, .npz or .dcm
+    format:str=''         # nifti, multilabel, npz or dicomseg; empty: from the name of the output
+    weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
     device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
-    modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, else what the weights were made for
-    threshold:float=.5    # Probability from which a voxel belongs to the mask
+    modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
+    marks:str=''          # JSON file with marks per sentence, in voxels or mm
+    instance:bool=False   # Tell objects apart, such as cells or lesions?
+    stages:str='both'     # coarse, fine or both; for weights with two stages
+    compat:bool=False     # The published rules throughout?
+    threshold:float=.5    # Score from which a voxel belongs to a mask
+    presence:float=.5     # Structures that the network is less sure of are reported as not found; 0: keep every mask
+    tta:bool=False        # Average over flips? Left and right are never swapped
+    seed:int=0            # Of random blocks
+    max_memory:float=0.   # GB that the process may use on the host; 0: eight tenths of the machine
+    dry_run:bool=False    # Only say what the run would take?
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCfg:
@@ -93,16 +104,43 @@ def _rows(rows):
     return ['  '.join(c.ljust(w) for c,w in zip(r, width)).rstrip() for r in cells]
 
 # %% ../nbs/90_cli.ipynb #9ad9b57c
+def _is_image(word):
+    "Is a word the name of a scan rather than a sentence?"
+    if Path(word).exists() or word.endswith(('.nii','.nii.gz','.npz','.dcm')): return True
+    return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not _known(word))
+
+def _known(word):
+    from medals.vocab import resolve
+    return resolve(word).structure
+
 def segment(
-    image:str,       # Scan: .nii, .nii.gz or .npz
-    sentences:list,  # What to segment, one mask each, such as "left kidney"
+    words:list,      # A scan (.nii, .nii.gz, .npz), and what to segment in it, one mask each, such as "left kidney"
     cfg:SegmentCfg
 ):
     "Segment a scan by sentences"
+    images = [w for w in words if _is_image(w)]
+    sentences = [w for w in words if w not in images]
+    if len(images)!=1: raise UserError(f"name one scan, got {', '.join(images) or 'none'}; words that are no files are sentences")
+    image = images[0]
+    if not Path(image).exists(): raise UserError(f"no file {image}")
+    if not sentences and not image.endswith('.npz'): raise UserError(f"what is wanted of {image}? Add sentences such as \"left kidney\"")
+    from medals.job import RunCfg
+    from medals.result import format_of
     from medals.segment import Segmenter
-    res = Segmenter.load(cfg.weights, cfg.device)(image, sentences, cfg.modality or None, threshold=cfg.threshold)
-    out = res.save(cfg.out)
-    _say(*_rows(res.table), f"masks, table.csv and overlay.png are in {out}")
+    from medals.spatial import read_marks
+    from medals.volume import read_volume
+    format_of(cfg.out, cfg.format)
+    how = {f.name: getattr(cfg, f.name) for f in fields(RunCfg) if hasattr(cfg, f.name)}
+    RunCfg(**how)
+    segmenter = Segmenter.load(cfg.weights, cfg.device)
+    marks = read_marks(cfg.marks, read_volume(image)) if cfg.marks else None
+    ask = segmenter.dry_run if cfg.dry_run else segmenter
+    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)
+    if cfg.dry_run: return _say(res)
+    out = res.save(cfg.out, cfg.format)
+    made = res.manifest
+    _say(*_rows(res.table), *(f'note: {o}' for o in made['notes']), f"{made['modality']} ({made['modality_from']}), on {made['device']}, "
+         f"{made['seconds']['total']:.0f} s; written to {out}")
 
 def demo(
     cfg:DemoCfg
