@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy import ndimage as ndi
 
-from .augment import ViewCfg, draw_view, make_view
+from .views import ViewCfg, draw_view, make_view
 from .core import UserError, asset, make_gen, torch_gen
 from .geometry import Grid, grid_of
 from .metrics import dice, surface_dice
