@@ -28,11 +28,13 @@ def dice_bce(
 # %% ../nbs/30_losses.ipynb #8a29ccaf
 def seg_loss(
     logits:list,              # `(b,n,x,y,z)` from full resolution downwards, or one tensor
-    m:torch.Tensor,           # Truth at full resolution `(b,n,x,y,z)`, bool
+    m:torch.Tensor,           # Truth at full resolution `(b,nc,x,y,z)`, bool
+    cls:torch.Tensor=None,    # Class channel of each query `(b,n)`; None: the one of the same number
     valid:torch.Tensor=None,  # Which queries count `(b,n)`
     compat:bool=False,
 )->tuple:                     # Loss, and `{dice, bce}` at full resolution
     "Dice and cross-entropy over all scales"
+    if cls is not None: m = m[torch.arange(len(m), device=m.device)[:,None], cls]
     scales = [logits] if torch.is_tensor(logits) else logits
     weights = torch.tensor([2.**-i for i in range(len(scales))])
     weights = (weights/weights.sum()).tolist()

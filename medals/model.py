@@ -63,6 +63,7 @@ class QueryLayer(nn.Module):
         self.multihead_attn = nn.MultiheadAttention(e, heads, dropout=dropout)
         self.linear1,self.linear2 = nn.Linear(e, ffn),nn.Linear(ffn, e)
         self.norm1,self.norm2,self.norm3 = nn.LayerNorm(e),nn.LayerNorm(e),nn.LayerNorm(e)
+        self.norm1.requires_grad_(False) # in published files, but never used
         self.p = dropout
 
     def image(self, mem, pos): # keys and values of the image `(b,heads,t,d)`
