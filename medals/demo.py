@@ -126,7 +126,7 @@ class HeadCfg:
     window:tuple=(64,96,64)   # Voxels
     wide:float=.1             # Share of views in a larger window, with the head off its middle
     view:ViewCfg=ViewCfg()    # noqa: RUF009
-    prompt:PromptCfg=PromptCfg()
+    prompt:PromptCfg=PromptCfg(none=.4, absent=.35, marks=.4, fixed=0., block=(4,8,16), drop=(0.,.5), subset=0.)
 
 class HeadViews:
     "step -> batch, from one prepared head"
@@ -152,9 +152,9 @@ class HeadViews:
         x,m = self.view('train', step)
         gen = make_gen(self.seed, 'words', step)
         q = torch.stack([self.queries[k][gen.integers(len(self.queries[k]))] for k in (*CLASSES, None)])
-        p = simulate(m, torch_gen(self.seed, 'prompts', step), self.cfg.prompt)
-        m,p = [torch.cat([o, torch.zeros_like(o[:1])])[None] for o in (m,p)]
-        return dict(x=x[None], q=q[None], m=m, p=p if p.any() else None)
+        p,_ = simulate(m, torch_gen(self.seed, 'prompts', step), self.cfg.prompt)
+        m,p = [None if o is None else torch.cat([o, torch.zeros_like(o[:1])])[None] for o in (m,p)]
+        return dict(x=x[None], q=q[None], m=m, p=p)
 
 # %% ../nbs/60_demo.ipynb #a7974272
 def validator(
