@@ -9,7 +9,7 @@ __all__ = ['EPS', 'dice_bce', 'average', 'shrink', 'targets', 'seg_loss']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/30_losses.ipynb #89904c00
+# %% ../nbs/30_losses.ipynb #eb9ee548
 class _Sums(torch.autograd.Function):
     "Sums over the voxels of each query, `(b,n,3)`: of p*t, of p*p, of the cross-entropy"
     @staticmethod
@@ -62,7 +62,7 @@ def average(
     "Mean of those that count, zero if none does"
     return (each*keep).sum()/keep.sum().clamp(min=1)
 
-# %% ../nbs/30_losses.ipynb #0566e93f
+# %% ../nbs/30_losses.ipynb #1f360a38
 def shrink(
     m:torch.Tensor,  # Masks `(b,c,x,y,z)`, bool
     step:tuple,      # Voxels of a coarse voxel, per axis
@@ -95,7 +95,7 @@ def seg_loss(
     valid:torch.Tensor=None,  # Which queries count `(b,n)`; None: all
     compat:bool=False,        # Dice also for absent classes, coarse truth by every 2nd, 4th, 8th voxel?
     chunk:int=4,              # Queries at a time
-)->tuple:                     # Loss, and `{dice, bce}` at full resolution, averaged and `{dice_each, bce_each}` `(b,n)`, NaN where they do not count
+)->tuple:                     # Loss, and at full resolution `dice`, `bce`, and `dice_each`, `bce_each` `(b,n)`, NaN where they do not count
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
     total,whole = sum(2.**-i for i in range(len(scales))),0.
