@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PARTS', 'LowRank', 'add_adapters', 'skip_idle', 'trainable', 'plain_state', 'merged', 'freeze']
 
-# %% ../nbs/28_adapt.ipynb #a34ade39
+# %% ../nbs/28_adapt.ipynb #b1cc5785
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from .core import UserError
 
-# %% ../nbs/28_adapt.ipynb #cbe620f6
+# %% ../nbs/28_adapt.ipynb #4646aff5
 class LowRank(nn.Module):
     "A weight and a low-rank change to it"
     def __init__(
@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
     def forward(self, weight): return weight+(self.scale*(self.b@self.a)).view_as(weight)
 
-# %% ../nbs/28_adapt.ipynb #7c8e7899
+# %% ../nbs/28_adapt.ipynb #ba60195f
 def _targets(net):
     "Modules with the name of the weight to adapt"
     for m in net.modules():
@@ -66,7 +66,7 @@ def trainable(
     ps = list(net.parameters())
     return sum(p.numel() for p in ps if p.requires_grad),sum(p.numel() for p in ps)
 
-# %% ../nbs/28_adapt.ipynb #d8976fcb
+# %% ../nbs/28_adapt.ipynb #a29cf0c7
 def plain_state(
     net:nn.Module,
 )->dict:
@@ -78,13 +78,14 @@ def plain_state(
 
 def merged(
     net:nn.Module,  # `MedalS`
-)->nn.Module:       # A new one without adapters
+)->nn.Module:       # One without adapters; a new one if there were any
     "The network with its adapters added in"
+    if not any(map(parametrize.is_parametrized, net.modules())): return net
     plain = type(net)(net.cfg).to(next(net.parameters()).device)
     plain.load_state_dict(plain_state(net))
     return plain.train(net.training)
 
-# %% ../nbs/28_adapt.ipynb #974b6a9c
+# %% ../nbs/28_adapt.ipynb #56d29cb9
 PARTS = {'encoder': ('backbone.encoder.',), 'backbone': ('backbone.',), 'queries': ('transformer_decoder.','projection_layer.')}
 
 def freeze(

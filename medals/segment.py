@@ -31,6 +31,8 @@ class Frame:
     "What a set of weights expects to see"
     spacing:tuple=(1.5,1.5,3.)    # Voxel size along R, A, S, mm
     window:tuple=(224,224,128)    # Smallest input, and the window on larger ones, voxels
+    axes:str='RAS'                # Where the axes of the training data point
+    fill:bool=False               # Were small scans refined until they touch the window?
     modality:str=None             # Assumed when none is given
     phases:int=1                  # Passes per axis, each shifted by a part of a voxel, see `Segmenter.fine`
 

@@ -38,7 +38,7 @@ def optimiser(
     groups = [dict(params=g, weight_decay=w) for g,w in zip((kernels, vectors), decay) if g]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=tuple(cfg.betas), fused=True)
 
-# %% ../nbs/33_train.ipynb #71ddc757
+# %% ../nbs/33_train.ipynb #ae2a4404
 class Average:
     "Running average of a network's weights"
     def __init__(self, net, decay):
@@ -102,7 +102,7 @@ def precision(
     if device.type!='cuda': return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
-# %% ../nbs/33_train.ipynb #045c9d89
+# %% ../nbs/33_train.ipynb #46516035
 def _find(run, resume, change):
     "Where to go on from; None: a new run"
     path = newest(run.out)
@@ -137,7 +137,7 @@ def start(
     on_first(write_json, run.out/'run.json', run.settings)
     return run
 
-# %% ../nbs/33_train.ipynb #379761a4
+# %% ../nbs/33_train.ipynb #3a40ef00
 def sample_losses(
     logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
     batch,        # `medals.data.Batch`
@@ -216,10 +216,10 @@ def _paced(run, feed, stop, waited):
         waited.append(now-t)
         asked,failed,run.seconds = agree(stop.signal, trouble is not None, run.seconds+now-tick)
         tick = now
-        if failed: raise trouble or Elsewhere('another process has no next batch')
-        if asked:
+        if asked: # first: whoever asks us to stop may have ended the loader processes as well
             run.stopped = int(asked)
             return
+        if failed: raise trouble or Elsewhere('another process has no next batch')
         yield batches
 
 def _validated(run, validate, keep, log):
