@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .core import UserError, ints
-from .unet import ConvBlock, UNet, again, conv_parts
+from .unet import ConvBlock, UNet, again, conv3d, conv_parts
 
 # %% ../nbs/22_model.ipynb #e25dc64f
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def fuse(
         for i in range(len(d)):
             if n<=(d.shape[1] if few is None else few): kernel,given = torch.einsum('ocxyz,nc->onxyz', w, vec[i]),m[i:i+1].to(d.dtype)
             else: kernel,given = w,torch.einsum('nxyz,nc->cxyz', m[i].to(d.dtype), vec[i])[None]
-            y[i:i+1] += F.conv3d(given, kernel.to(given.dtype), padding=1)
+            y[i:i+1] += conv3d(given, kernel.to(given.dtype))
     return block.act(y)
 
 # %% ../nbs/22_model.ipynb #1a5f5e13

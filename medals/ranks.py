@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rank', 'world', 'mine', 'my_device', 'group', 'agree', 'gather', 'Elsewhere', 'fail', 'on_first']
 
-# %% ../nbs/26_ranks.ipynb #6afdd127
+# %% ../nbs/26_ranks.ipynb #4f368052
 import gc
 import os
 import traceback
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from .core import UserError, pick_device
 
-# %% ../nbs/26_ranks.ipynb #8142b16f
+# %% ../nbs/26_ranks.ipynb #43715337
 def rank()->int:
     "Number of this process, 0 if it is alone"
     return dist.get_rank() if dist.is_initialized() else 0
@@ -32,7 +32,7 @@ def mine(
     "Every n-th item, so that all processes together have each once"
     return items[rank()::world()]
 
-# %% ../nbs/26_ranks.ipynb #c625b738
+# %% ../nbs/26_ranks.ipynb #147bb671
 def my_device(
     name:str='auto',  # auto, cpu, cuda, mps
 )->torch.device:
@@ -62,7 +62,7 @@ def group(
         raise
     finally: dist.destroy_process_group()
 
-# %% ../nbs/26_ranks.ipynb #ff2839df
+# %% ../nbs/26_ranks.ipynb #8b27eac5
 def agree(
     *values,  # Numbers
 )->list:
@@ -81,9 +81,10 @@ def gather(
     dist.all_gather_object(out, obj)
     return out
 
-# %% ../nbs/26_ranks.ipynb #e8e39f15
+# %% ../nbs/26_ranks.ipynb #7dd70a9f
 class Elsewhere(UserError):
     "Another process has said what is wrong"
+    quiet = True
 
 def fail(
     message:str,
