@@ -6,7 +6,7 @@
 __all__ = ['NONE', 'AUGS', 'AugCfg', 'Aug', 'draw_aug', 'patch_map', 'box_of', 'place', 'wide', 'place_published', 'nearest',
            'window_of', 'cut', 'interpolate', 'tone']
 
-# %% ../nbs/16_augment.ipynb #9607e958
+# %% ../nbs/16_augment.ipynb #3300784c
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from .core import floats, spacing_of, torch_gen
 from .geometry import Grid, rigid, sample
 
-# %% ../nbs/16_augment.ipynb #84491301
+# %% ../nbs/16_augment.ipynb #807fe6ee
 @dataclass(frozen=True, kw_only=True)
 class AugCfg:
     "How often and how strongly patches are changed; of two numbers, what is drawn lies between them"
@@ -45,7 +45,7 @@ class AugCfg:
 NONE = dict.fromkeys(('turn','scale','mirror','noise','blur','bright','contrast','coarse','inverse','gamma'), 0.)
 AUGS = dict(default=AugCfg(), published=AugCfg(cubes=True, relative=False, clip=False), none=AugCfg(**NONE))
 
-# %% ../nbs/16_augment.ipynb #1574a533
+# %% ../nbs/16_augment.ipynb #83d3d512
 @dataclass(frozen=True)
 class Aug:
     "The drawn parameters of one patch; those given here change nothing"
@@ -87,7 +87,7 @@ def draw_aug(
         coarse=either(cfg.coarse, even(cfg.coarses), 1.), inverse=either(cfg.inverse, around(cfg.gammas), 1.),
         gamma=either(cfg.gamma, around(cfg.gammas), 1.), clip=cfg.clip, seed=int(gen.integers(2**62)))
 
-# %% ../nbs/16_augment.ipynb #d832400e
+# %% ../nbs/16_augment.ipynb #4570a5d5
 def patch_map(
     aug:Aug,
     centre:tuple,          # Where the middle of the patch lies, voxels of the case; halves for patches of even size
@@ -114,7 +114,7 @@ def box_of(
     b = np.clip(np.ceil(mid+reach-1e-6).astype(int)+1, a+1, hi)
     return tuple(a.tolist()),tuple(b.tolist())
 
-# %% ../nbs/16_augment.ipynb #bcd8928c
+# %% ../nbs/16_augment.ipynb #ab0a71cc
 def place(
     shape:tuple,  # Voxels of the case
     patch:tuple,  # Voxels of the window
@@ -148,7 +148,7 @@ def place_published(
     if at is not None: return np.maximum(lo, np.asarray(at)-size//2)
     return gen.integers(lo, shape+need//2+need%2-size+1)
 
-# %% ../nbs/16_augment.ipynb #50cddc76
+# %% ../nbs/16_augment.ipynb #9475209a
 def nearest(
     x:np.ndarray,    # Label ids of the box `(x,y,z)`
     mat:np.ndarray,  # `(4,4)`, voxel of the patch -> voxel of the box
@@ -164,7 +164,7 @@ def nearest(
         out[i] = flat.take((a*x.shape[1]+b)*x.shape[2]+c)
     return out
 
-# %% ../nbs/16_augment.ipynb #22ff9da7
+# %% ../nbs/16_augment.ipynb #b9684f34
 def window_of(
     case,            # From `store.open_case`
     aug:Aug,
@@ -182,7 +182,7 @@ def window_of(
     mid = place(case.shape, patch, gen, at)+(np.array(patch)-1)/2
     mat = patch_map(aug, mid, patch, spacing_of(case.affine))
     if at is not None: # in a turned window too the voxel stays inside
-        off,half = np.linalg.solve(mat[:3,:3], at-mid),np.array(patch)/2-1
+        off,half = np.linalg.solve(mat[:3,:3], at-mid),(np.array(patch)-1)/2
         mat = patch_map(aug, at-mat[:3,:3]@np.clip(off, -half, half), patch, spacing_of(case.affine)) if (abs(off)>half).any() else mat
     return mat,(0,0,0),case.shape
 
@@ -205,7 +205,7 @@ def cut(
     flip = tuple(slice(None, None, -1 if o else 1) for o in aug.mirror)
     return *(np.ascontiguousarray(x[flip]) for x in case[tuple(slice(a, a+n) for a,n in zip(lo, patch))]),None
 
-# %% ../nbs/16_augment.ipynb #8c1b9209
+# %% ../nbs/16_augment.ipynb #a2241f93
 def interpolate(
     x:torch.Tensor,  # Grey values of the box `(1,x,y,z)`
     mat:np.ndarray,  # `(4,4)`, voxel of the patch -> voxel of the box
@@ -214,7 +214,7 @@ def interpolate(
     "Grey values of a patch, interpolated; zero outside of the box"
     return sample(x, Grid(tuple(x.shape[1:]), np.eye(4)), Grid(tuple(patch), mat))
 
-# %% ../nbs/16_augment.ipynb #c9532c8c
+# %% ../nbs/16_augment.ipynb #341e611b
 def _coarse(x, share):
     small = F.interpolate(x[None], size=[max(1, round(n*share)) for n in x.shape[1:]], mode='nearest-exact')
     return F.interpolate(small, size=x.shape[1:], mode='trilinear')[0]

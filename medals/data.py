@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'SIDES', 'KEEP', 'TRIES', 'DataCfg', 'sampling', 'held_out
            'questions', 'pick_classes', 'pick_sentences', 'Sample', 'CaseError', 'Sampler', 'draw_sample', 'Batch',
            'masks', 'to_batch', 'batches']
 
-# %% ../nbs/17_data.ipynb #22e93f36
+# %% ../nbs/17_data.ipynb #92e8a4b5
 import multiprocessing as mp
 import re
 import tomllib
@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .augment import AUGS, Aug, cut, draw_aug, interpolate, tone, window_of
-from .core import UserError, ints, make_gen, read_json, read_table, seed_of, torch_gen
-from .spatial import PROMPTS, simulate
+from .augment import AUGS, Aug, AugCfg, cut, draw_aug, interpolate, tone, window_of
+from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, torch_gen
+from .spatial import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import resolve, structures, wordings
 from .work import calm, read_lines
 
-# %% ../nbs/17_data.ipynb #b4e0e024
+# %% ../nbs/17_data.ipynb #cacb22e4
 @dataclass(frozen=True, kw_only=True)
 class DataCfg:
     "What training sees, and how often; plain values, so they can be flags and JSON"
@@ -49,7 +49,7 @@ class DataCfg:
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
     prompt:str='default'    # Simulated prompts, of `spatial.PROMPTS`: default, published, none; or a `PromptCfg`
     datasets:str=''         # TOML with weights and frames of data sets, laid over `sampling.toml`
-    holdout:float=0.        # Share of the cases that is kept from training, by a hash of their names
+    holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
     exclude:str=''          # Text file with cases to keep from training, one name a line
     patience:int=0          # Failures after which a broken case is set aside; 0: stop at the first
 
@@ -63,7 +63,7 @@ class DataCfg:
 PRESETS = dict(default=DataCfg(), published=DataCfg(sentences=0, forced=.2, insist=False, least=0, blank=0, strangers=0., published=True,
                                                     aug='published', prompt='published'))
 
-# %% ../nbs/17_data.ipynb #bd0e62a6
+# %% ../nbs/17_data.ipynb #e5d152f1
 @cache
 def sampling(
     path:str='',  # TOML laid over the table that ships
@@ -75,18 +75,21 @@ def sampling(
     except (OSError, tomllib.TOMLDecodeError) as e: raise UserError(f"{path} is not a readable table of data sets: {e}") from e
     if odd:=sorted(set(own)-{'weights','frames'}): raise UserError(f"{path} has sections {', '.join(odd)}; there is [weights] and [frames]")
     bad = [k for k,v in own.get('weights', {}).items() if not isinstance(v, (int,float)) or v<0]
-    bad += [k for k,v in own.get('frames', {}).items() if not re.fullmatch('[LRAPSI]{3}', str(v))]
+    bad += [k for k,v in own.get('frames', {}).items() if sorted('LRAPSI'.find(o)//2 for o in str(v))!=[0,1,2]]
     if bad: raise UserError(f"{path}: {bad[0]} should be a weight of 0 or more, or a frame such as PLS")
     return {**table, **{k: {**table[k], **own.get(k, {})} for k in ('weights','frames')}}
 
 def held_out(
-    name:str,     # `DATASET/NAME` of a case
-    share:float,  # 0..1
-)->bool:
-    "Does a case belong to the share that is kept from training? Its name alone decides"
-    return seed_of('held out', name)<share*2**63
+    names,        # `DATASET/NAME` of all cases
+    share:float,  # Of each data set, 0..1
+)->set:           # Names
+    "The share of each data set that is kept from training: the cases whose names have the smallest hashes"
+    groups = {}
+    for o in names: groups.setdefault(o.split('/')[0], []).append(o)
+    def some(n): return min(n-1, max(1, round(share*n))) if 0<share<1 else round(share*n) # one at least, not all
+    return {o for v in groups.values() for o in sorted(v, key=lambda o: seed_of('held out', o))[:some(len(v))]}
 
-# %% ../nbs/17_data.ipynb #ad13909b
+# %% ../nbs/17_data.ipynb #79e23fed
 SIDES = re.compile(r'(?<![A-Za-z])(left|right)(?![A-Za-z])|(?<=[ _-])([lr])$', re.I)
 
 def swap_sides(
@@ -109,7 +112,7 @@ def side_of(
     row = structures().get(resolve(name).structure)
     return 'fixed' if row and (not row.paired or row.region in sampling()['sides']['differ']) else 'swap'
 
-# %% ../nbs/17_data.ipynb #b0642a6a
+# %% ../nbs/17_data.ipynb #6b066b5a
 @dataclass(frozen=True)
 class Questions:
     "What can be asked about the cases of a data set"
@@ -122,6 +125,11 @@ class Questions:
     sides:tuple     # none, swap or fixed, of each class
     strangers:tuple # Groups of sentences for what is never there
 
+    def among(self, ids): # indices of classes
+        "Which classes have some of these label values"
+        ids = set(ids)
+        return tuple(i for i,v in enumerate(self.values) if ids and (v is None or ids&set(v)))
+
     def table(self, size): # bool `(size,n)`
         "Does a label value belong to a class?"
         res = np.zeros((size, len(self.names)), bool)
@@ -133,7 +141,8 @@ def _strangers(names, modality):
     regions = {getattr(structures().get(resolve(o).structure), 'region', None) for o in names}
     never = {r for row in sampling()['strangers'] if regions<=set(row['of']) for r in row['never']}
     far = [s for s in structures().values() if s.region in never and modality in s.mod]
-    return [wordings(s.name, side, modality, 3) for s in far for side in (('left','right') if s.paired else (None,))]
+    some = make_gen('strangers', modality).permutation(len(far))[:40]
+    return [wordings(far[i].name, side, modality, 3) for i in sorted(some) for side in (('left','right') if far[i].paired else (None,))]
 
 def questions(
     d:dict,    # A data set of `classes.json`
@@ -151,7 +160,7 @@ def questions(
     return Questions(d['modality'], names, values, tuple(map(numbers, said)), tuple(map(numbers, other)), called, sides,
                      tuple(map(numbers, _strangers(names, d['modality']))))
 
-# %% ../nbs/17_data.ipynb #08493afc
+# %% ../nbs/17_data.ipynb #7a3de936
 def pick_classes(
     present:np.ndarray,  # bool `(n)`, which classes are in the window
     cfg:DataCfg,
@@ -180,7 +189,7 @@ def pick_sentences(
     if cfg.sentences: turns.sort(key=lambda o: o[1])
     return tuple(np.array([o[k] for o in turns], np.int64) for k in (0,1))
 
-# %% ../nbs/17_data.ipynb #e8e62d2d
+# %% ../nbs/17_data.ipynb #42a22861
 @dataclass(frozen=True)
 class Sample:
     "One window of one case on the CPU; what there is per class is made from it on the device"
@@ -211,7 +220,7 @@ def _small(labels, table):
     rows,kind = np.unique(table, axis=0, return_inverse=True)
     return kind.reshape(-1).astype(np.uint8)[labels],np.concatenate([rows, np.zeros((256-len(rows), table.shape[1]), bool)])
 
-# %% ../nbs/17_data.ipynb #4f31edc2
+# %% ../nbs/17_data.ipynb #a024e9f1
 class CaseError(UserError):
     "A case that cannot be read"
 
@@ -223,7 +232,7 @@ def _reading(row):
         raise CaseError(f"case {row['name']} cannot be read: {why} ({row['folder']}); prepare it again, or pass over broken cases with "
                         "patience=3") from e
 
-KEEP = ('name','dataset','shape','orientation','counts') # Of a line of the manifest
+KEEP = ('name','dataset','orientation','counts') # Of a line of the manifest
 
 def _read_stores(stores):
     "Cases, data sets and recipes of some stores"
@@ -231,7 +240,7 @@ def _read_stores(stores):
     for store in stores:
         lines = read_lines(Path(store)/'manifest.jsonl')
         if not lines: raise UserError(f"{store} is not a store: no manifest.jsonl with cases is in it; make one with `medals prepare`")
-        for r in lines: rows.append({k: r.get(k) for k in KEEP}|dict(folder=str(Path(store)/'cases'/r['name'])))
+        for r in lines: rows.append({**{k: r.get(k) for k in KEEP}, 'folder': str(Path(store)/'cases'/r['name'])})
         recipes.append(read_json(Path(store)/'store.json').get('recipe') or {})
         for k,d in read_json(Path(store)/'classes.json').items():
             if sets.setdefault(k, d)!=d: raise UserError(f"two stores have a data set {k} with different classes; rename one of them")
@@ -240,11 +249,15 @@ def _read_stores(stores):
         if len(seen:={str(r[k]) for r in recipes if k in r})>1: raise UserError(f"the stores differ in {k}: {' and '.join(sorted(seen))}")
     return rows,sets,next((r for r in recipes if 'patch' in r), {})
 
-def _kept_out(cfg):
-    "A test for cases that training must not see"
+def _kept_out(rows, cfg):
+    "The names of the cases that training must not see"
     if cfg.exclude and not Path(cfg.exclude).is_file(): raise UserError(f"{cfg.exclude}, the list of cases to leave out, is not there")
-    names = set(Path(cfg.exclude).read_text(encoding='utf-8').split()) if cfg.exclude else set()
-    return lambda r: held_out(r['name'], cfg.holdout) or r['name'] in names or r['name'].split('/')[-1] in names
+    listed = {o.strip() for o in Path(cfg.exclude).read_text(encoding='utf-8').splitlines()} if cfg.exclude else set()
+    names = [r['name'] for r in rows]
+    return held_out(names, cfg.holdout)|{o for o in names if o in listed or o.split('/')[-1] in listed}
+
+def _config(o, table, cls): # by name, from JSON, or as it is
+    return table[o] if isinstance(o, str) else dict_cfg(cls, o) if isinstance(o, dict) else o
 
 class Sampler:
     "Samples from one or several stores"
@@ -258,16 +271,17 @@ class Sampler:
         rows,sets,recipe = _read_stores([stores] if isinstance(stores, (str, Path)) else stores)
         self.patch = tuple(cfg.patch or recipe.get('patch') or ())
         if not self.patch: raise UserError("the stores do not say which patch they are for; give one, such as patch=(192,192,192)")
-        out = _kept_out(cfg)
-        self.cases,self.heldout = [r for r in rows if not out(r)],[r for r in rows if out(r)]
+        out = _kept_out(rows, cfg)
+        self.cases,self.heldout = [r for r in rows if r['name'] not in out],[r for r in rows if r['name'] in out]
         if not self.cases: raise UserError(f"all {len(rows)} cases are held out; nothing is left to train on")
         seen,groups = {},{}
         self.sets = {k: questions(sets[k], lambda *s: seen.setdefault(s, len(seen))) for k in sorted({r['dataset'] for r in rows})}
         self.sentences = list(seen)
+        for r in rows: r['here'] = self.sets[r['dataset']].among(int(k) for k,n in r.pop('counts').items() if n)
         for r in self.cases: groups.setdefault(r['dataset'], []).append(r)
         self.groups = dict(sorted(groups.items()))
         self.facts = sampling(cfg.datasets)
-        self.aug,self.prompt = (o if not isinstance(o, str) else t[o] for o,t in ((cfg.aug, AUGS), (cfg.prompt, PROMPTS)))
+        self.aug,self.prompt = _config(cfg.aug, AUGS, AugCfg),_config(cfg.prompt, PROMPTS, PromptCfg)
         if not sum(self.chances.values())>0: raise UserError("every data set has weight 0; nothing is left to train on")
 
     @property
@@ -281,7 +295,7 @@ class Sampler:
         much = f"{len(self.groups)} data sets, {len(self.cases)} cases and {len(self.heldout)} held out, {len(self.sentences)} sentences"
         return f"Sampler({much}, windows of {'x'.join(map(str, self.patch))})"
 
-# %% ../nbs/17_data.ipynb #715c60bf
+# %% ../nbs/17_data.ipynb #c11bc79c
 def _axes(row, qs, sampler):
     "Which axes may be mirrored, and which of them runs from left to right; None: not known, or it does not matter"
     frame = row['orientation'] or sampler.facts['frames'].get(row['dataset'])
@@ -297,7 +311,7 @@ def _zoomed(aug, points, values, size, gen):
     share = ((np.ptp(own, 0)+1.)/size).max()
     return replace(aug, scale=float(np.clip(share/gen.uniform(.25, .75), .5, 2)))
 
-# %% ../nbs/17_data.ipynb #9e788ee9
+# %% ../nbs/17_data.ipynb #a2a02edf
 def _ask(sampler, qs, labels, forced, swapped, gen):
     "Labels in bytes, their table, and what is asked: `dict` for a `Sample`"
     cfg,top = sampler.cfg,256 if labels.dtype==np.uint8 else 65536
@@ -327,18 +341,17 @@ def draw_sample(
     aug,forced,at = draw_aug(gen, sampler.aug, axes),None,None
     with _reading(row):
         case = open_case(row['folder'])
-        here = [i for i,v in enumerate(qs.values) if any(n and (v is None or int(k) in v) for k,n in row['counts'].items())]
-        if here and gen.random()<cfg.forced:
-            forced = here[gen.integers(len(here))]
+        if row['here'] and gen.random()<cfg.forced:
+            forced = row['here'][gen.integers(len(row['here']))]
             at = case.draw(qs.values[forced], gen)
             if gen.random()<cfg.fit: aug = _zoomed(aug, case.points, qs.values[forced], size, gen)
-        mat,lo,hi = window_of(case, aug, size, gen, at, cfg.published)
-        image,labels,warp = cut(case, aug, size, mat, lo, hi)
+    mat,lo,hi = window_of(case, aug, size, gen, at, cfg.published)
+    with _reading(row): image,labels,warp = cut(case, aug, size, mat, lo, hi)
     asked = _ask(sampler, qs, labels, forced, side is not None and aug.mirror[side], gen)
     return Sample(name=row['name'], dataset=row['dataset'], modality=qs.modality, image=image, affine=case.affine@mat, warp=warp, aug=aug,
                   prompt=sampler.prompt, seed=int(gen.integers(2**62)), **asked)
 
-# %% ../nbs/17_data.ipynb #0bbaa5b0
+# %% ../nbs/17_data.ipynb #6f67323a
 TRIES = 20 # Cases that are tried for one sample
 
 @patch
@@ -357,7 +370,7 @@ def sample(self:Sampler, *key): # e.g. `(step, number)`
             trouble.append((row['name'], str(e)))
     raise UserError(f"{TRIES} cases in a row could not be read, so something is wrong with all of them; {trouble[0][1] if trouble else ''}")
 
-# %% ../nbs/17_data.ipynb #83b10286
+# %% ../nbs/17_data.ipynb #cbc1dcca
 @dataclass
 class Batch:
     "Samples on the device"
@@ -420,7 +433,7 @@ def to_batch(
     valid = send(_padded([np.ones(len(s.query), int) for s in samples])).bool()
     return Batch(x, query, cls, valid, m, p, fg, [s.dataset for s in samples], [s.name for s in samples])
 
-# %% ../nbs/17_data.ipynb #c875ff47
+# %% ../nbs/17_data.ipynb #f0acbe4d
 _own = {}
 
 def _begin(sampler):

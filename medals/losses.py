@@ -9,7 +9,7 @@ __all__ = ['EPS', 'dice_bce', 'average', 'shrink', 'targets', 'seg_loss']
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/30_losses.ipynb #eb9ee548
+# %% ../nbs/30_losses.ipynb #1b86599e
 class _Sums(torch.autograd.Function):
     "Sums over the voxels of each query, `(b,n,3)`: of p*t, of p*p, of the cross-entropy"
     @staticmethod
@@ -62,7 +62,7 @@ def average(
     "Mean of those that count, zero if none does"
     return (each*keep).sum()/keep.sum().clamp(min=1)
 
-# %% ../nbs/30_losses.ipynb #1f360a38
+# %% ../nbs/30_losses.ipynb #734c051c
 def shrink(
     m:torch.Tensor,  # Masks `(b,c,x,y,z)`, bool
     step:tuple,      # Voxels of a coarse voxel, per axis
@@ -95,17 +95,14 @@ def seg_loss(
     valid:torch.Tensor=None,  # Which queries count `(b,n)`; None: all
     compat:bool=False,        # Dice also for absent classes, coarse truth by every 2nd, 4th, 8th voxel?
     chunk:int=4,              # Queries at a time
-)->tuple:                     # Loss, and at full resolution `dice`, `bce`, and `dice_each`, `bce_each` `(b,n)`, NaN where they do not count
+)->tuple:                     # Loss, and `{dice, bce}` at full resolution
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
     total,whole = sum(2.**-i for i in range(len(scales))),0.
     if valid is None: valid = torch.ones(scales[0].shape[:2], dtype=torch.bool, device=m.device)
     for i,(o,t) in enumerate(zip(scales, targets(m, [tuple(o.shape[2:]) for o in scales], compat, chunk))):
         dice,bce,there = dice_bce(o, t, cls, chunk)
-        count = valid if compat else valid&there
-        loss = average(dice, count),average(bce, valid)
-        if i==0:
-            each = [o.detach().masked_fill(~k, float('nan')) for o,k in ((dice, count), (bce, valid))]
-            parts = dict(dice=loss[0].detach(), bce=loss[1].detach(), dice_each=each[0], bce_each=each[1])
+        loss = average(dice, valid if compat else valid&there),average(bce, valid)
+        if i==0: parts = dict(dice=loss[0].detach(), bce=loss[1].detach())
         whole = whole+2.**-i/total*sum(loss)
     return whole,parts
