@@ -39,7 +39,7 @@ def store(tmp_path_factory):
         vol,lbl,names = phantom(seed=i)
         write_volume(tmp/'images'/f'head{i}.nii.gz', vol)
         write_labels(tmp/'labels'/f'head{i}.nii.gz', lbl, vol, names)
-    (tmp/'p.toml').write_text('name = "heads"\nmodality = "mri"\n[classes]\n'+'\n'.join(f'"{v}" = {k}' for k,v in names.items()))
+    (tmp/'p.toml').write_text('name = "heads"\nmodality = "mri"\n[classes]\n'+'\n'.join(f'"{v}" = {k}' for k,v in {**names, '[1,2,3,4]': 'brain'}.items()))
     index(tmp, tmp/'l.jsonl', tmp/'p.toml', workers=1)
     prepare(tmp/'l.jsonl', tmp/'store', recipe_for('nano', spacing=(6.,6.,6.), patch=(64,32,32)), workers=1)
     return tmp/'store'
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_pat
 
 def test_two_processes_take_the_steps_of_one(store, tmp_path):
     "The same global batch, in micro-batches, stopped by a signal on the way"
-    cfg = RunCfg(out=str(tmp_path/'one'), steps=5, batch=4, log_every=1, val_every=99, lr=1e-4, holdout=.3, val_last=1, marks=False)
+    cfg = RunCfg(out=str(tmp_path/'one'), steps=4, batch=4, patch=(64,64,32), log_every=1, val_every=99, lr=1e-4, holdout=.3, val_last=1, marks=False)
     one = train([store], cfg)
     cfg = replace(cfg, out=str(tmp_path/'two'), micro=1)
     p = launch(TWO, cfg, store, until=1)
@@ -121,15 +121,15 @@ def test_two_processes_take_the_steps_of_one(store, tmp_path):
     ended(p)
     at = state(cfg.out)['step']
     code,said = ended(launch(TWO, replace(cfg, resume=True), store))
-    assert code==0 and 1<=at<=5, said
+    assert code==0 and 1<=at<=4, said
     a,b = state(tmp_path/'one'),state(tmp_path/'two')
-    assert b['step']==5 and b['made']['world']==2
+    assert b['step']==4 and b['made']['world']==2
     losses = [[float(r['loss']) for r in csv.DictReader(open(tmp_path/o/'log.csv'))] for o in ('one','two')]
     assert np.allclose(*losses, rtol=2e-4)
     begun = begin(seed=cfg.seed).net.state_dict()
     def way(k): return (a['net'][k]-begun[k]).abs().mean(),(a['net'][k]-b['net'][k]).abs().mean()
     moved,apart = torch.tensor([way(k) for k,v in begun.items() if v.ndim>1 and not a['net'][k].equal(v)]).T
-    assert len(moved)>50 and (apart/moved).median()<.01 and (apart/moved).max()<.1
+    assert len(moved)>=50 and (apart/moved).median()<.01 and (apart/moved).max()<.1
     assert abs(b['best']-one['best'])<.02
 
 
@@ -191,11 +191,12 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(store, tmp_path):
 
 
 def test_half_precision_keeps_its_scale(store, tmp_path):
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=2, precision='fp16')
-    train([store], cfg)
-    s = state(cfg.out)
-    assert s['scaler']['scale']>1 and s['made']['settings']['train']['precision']=='fp16'
-    assert train([store], replace(cfg, resume=True, steps=3, change=True))['step']==3
+    cfg = RunCfg(out=str(tmp_path/'a'), precision='fp16')
+    run,*_ = run_parts(store, cfg)
+    run.scaler.scale(torch.ones(1))
+    run.scaler.update(123.)
+    run.save()
+    assert run_parts(store, replace(cfg, resume=True))[0].scaler.get_scale()==123
 
 
 def test_recomputing_gives_the_same_step(store, tmp_path):
@@ -221,14 +222,14 @@ def test_a_wrong_flag_is_one_line_under_bash(args, says, tmp_path):
 
 
 def overfit(store, out, steps, **kw):
-    "DSC of one case after training on it alone"
+    "DSC of each class in the cases that were trained on"
     cfg = RunCfg(out=str(out), steps=steps, lr=4e-3, ema=.9, aug='none', forced=1., val_store=str(store), val_every=10**6, marks=False, log_every=20, **kw)
-    return train([store], cfg)['best']
+    return {r['class']: r['dsc'] for r in train([store], cfg)['rows']}
 
 
 def test_nano_learns_a_phantom(store, tmp_path):
     torch.set_num_threads(2)
-    assert overfit(store, tmp_path/'a', 40)>.6
+    assert overfit(store, tmp_path/'a', 40)['brain']>.85
 
 
 @slow
@@ -241,4 +242,4 @@ def test_nano_overfits_a_real_case(tmp_path):
     (raw/case.name).write_bytes(case.read_bytes())
     index(tmp_path, tmp_path/'l.jsonl', shared/'data'/'mini'/'prompts.json', workers=1)
     prepare(tmp_path/'l.jsonl', tmp_path/'store', recipe_for('nano', patch=(64,64,64), fill=True), workers=1)
-    assert overfit(tmp_path/'store', tmp_path/'a', 400, prompt='none')>.95
+    assert min(overfit(tmp_path/'store', tmp_path/'a', 400, prompt='none').values())>.95
