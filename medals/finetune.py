@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FinetuneCfg', 'recipe_of', 'own_store', 'old_validator', 'scored', 'forgotten', 'finetune']
 
-# %% ../nbs/48_finetune.ipynb #24dce1f5
+# %% ../nbs/48_finetune.ipynb #78866da3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .train import fit
 from .validate import Validator, held
 from .weights import find_model
 
-# %% ../nbs/48_finetune.ipynb #fbb39921
+# %% ../nbs/48_finetune.ipynb #609ee804
 @dataclass(frozen=True, kw_only=True)
 class FinetuneCfg(RunCfg):
     "Settings of `medals finetune`"
@@ -36,10 +36,11 @@ class FinetuneCfg(RunCfg):
     freeze:str=''          # Parts that are not trained: encoder, backbone, queries, with commas
     adapters:int=0         # Rank of low-rank adapters; everything else is frozen then. 0: none
     alpha:float=16.        # Strength of the adapters
+    replay:str=''          # Store of earlier training cases that are mixed in, so that less is forgotten
     old:str=''             # Store with classes that should not be forgotten; scored before and after
     old_cases:int=20       # Cases per data set of it; 0: all
 
-# %% ../nbs/48_finetune.ipynb #8e3eea1b
+# %% ../nbs/48_finetune.ipynb #882a44ac
 def recipe_of(
     weights:str,    # As for `begin`
     preset:str='',  # coarse, fine or nano; empty: as the weights say
@@ -65,16 +66,17 @@ def own_store(
     fails.stop(len(fails.rows))
     return str(store)
 
-# %% ../nbs/48_finetune.ipynb #e1b0a1b9
+# %% ../nbs/48_finetune.ipynb #51813547
 def old_validator(
     cfg:FinetuneCfg,
     enc,            # Text encoder
     device='cpu',
 )->Validator:       # None without old data
-    "Scores what the weights knew"
+    "Scores what the weights knew, on cases that are not replayed"
     if not cfg.old: return None
-    sampler = Sampler(cfg.old, DataCfg())
-    return Validator(held(sampler, sampler.cases), embed(enc, sampler.sentences, device), sampler.patch, cfg.old_cases, cfg.old_cases, prompted=False)
+    sampler = Sampler(cfg.old, DataCfg(holdout=cfg.holdout, exclude=cfg.exclude))
+    rows = sampler.heldout+([] if cfg.old==cfg.replay else sampler.cases)
+    return Validator(held(sampler, rows), embed(enc, sampler.sentences, device), sampler.patch, cfg.old_cases, cfg.old_cases, prompted=False)
 
 def scored(
     validate:Validator,
@@ -96,7 +98,7 @@ def forgotten(
     return [dict(dataset=r['dataset'], **{'class': r['class']}, cases=r['cases'], before=r['dsc'], after=(a := new[r['dataset'], r['class']])['dsc'],
                  change=None if r['dsc'] is None else a['dsc']-r['dsc']) for r in before]
 
-# %% ../nbs/48_finetune.ipynb #aa283999
+# %% ../nbs/48_finetune.ipynb #08e79c2b
 def finetune(
     source:str,        # Store, or folder of a data set
     cfg:FinetuneCfg,
@@ -110,7 +112,7 @@ def finetune(
         before = scored(old, origin.net, out/'old_before.json') if old else []
         if cfg.adapters: add_adapters(origin.net, cfg.adapters, cfg.alpha)
         freeze(origin.net, cfg.freeze)
-        run,feed,validate,keep = build([store], cfg, origin, device, freeze=cfg.freeze, adapters=cfg.adapters, alpha=cfg.alpha)
+        run,feed,validate,keep = build([store, *filter(None, [cfg.replay])], cfg, origin, device, freeze=cfg.freeze, adapters=cfg.adapters, alpha=cfg.alpha)
         fit(run, feed, validate, keep)
         if not validate and not run.stopped and rank()==0: keep(run.ema.net.eval(), run, False)
         rows = []
