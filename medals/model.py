@@ -32,10 +32,12 @@ class ModelCfg:
     aux_heads:ints=(256,384,512)                # Hidden widths of the heads at 1/2, 1/4, 1/8
     aux:bool=True                               # Auxiliary heads, needed for training only?
     dropout:float=.1                            # In the query decoder, in training
+    grey:float=1.                               # Grey values 0..255 are multiplied by this first
 
 PRESETS = {
     'medals-s': ModelCfg(),
-    'nano': ModelCfg(features=(16,16,32,48,64,96), query=96, layers=3, heads=4, ffn=192, head=48, aux_heads=(48,48,48), dropout=0.)}
+    'nano': ModelCfg(features=(16,16,32,48,64,96), query=96, layers=3, heads=4, ffn=192, head=48, aux_heads=(48,48,48), dropout=0.,
+                     grey=1/64)}
 
 # %% ../nbs/22_model.ipynb #379d1025
 @lru_cache(maxsize=16)
@@ -168,6 +170,7 @@ class MedalS(nn.Module):
     )->Features:
         "What depends on the image alone"
         check_size(x.shape[2:])
+        x = x if self.cfg.grey==1 else x*self.cfg.grey
         skips,maps = self.backbone(x if fg is None else torch.cat([x, fg.to(x.dtype)], 1))
         n = len(skips)-1
         pooled = torch.cat([*(F.avg_pool3d(o, 2**(n-i)) for i,o in enumerate(skips[:-1])), skips[-1]], 1)
