@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'Match', 'partial_load', 'fold_colours', 'Begin', 'find_text', 'begin']
 
-# %% ../nbs/24_begin.ipynb #50948044
+# %% ../nbs/24_begin.ipynb #59e1ddd9
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .model import PRESETS, MedalS
 from .text import TextEncoder, load_file
 from .weights import NAMED, canonical, fetch, find_model, load_published, read_folder
 
-# %% ../nbs/24_begin.ipynb #5ec32fef
+# %% ../nbs/24_begin.ipynb #823415a6
 @dataclass(frozen=True)
 class Match:
     "Tensors of a network and of a file"
@@ -43,7 +43,7 @@ def partial_load(
     shapes = [f"{k} {tuple(sd[k].shape)} -> {tuple(want[k].shape)}" for k in want if k in sd and k not in same]
     return Match(tuple(same), tuple(k for k in want if k not in sd), tuple(k for k in sd if k not in want), tuple(shapes))
 
-# %% ../nbs/24_begin.ipynb #55cdc815
+# %% ../nbs/24_begin.ipynb #386c0138
 FIRST = 'backbone.encoder.stages.0.0.convs.0.conv.weight'
 
 def fold_colours(
@@ -54,7 +54,7 @@ def fold_colours(
     if w is None or w.shape[1]!=3: return sd,()
     return {**sd, FIRST: torch.cat([w.sum(1, keepdim=True), torch.zeros_like(w[:,:1])], 1)},(FIRST,)
 
-# %% ../nbs/24_begin.ipynb #550b0f37
+# %% ../nbs/24_begin.ipynb #8c609739
 @dataclass
 class Begin:
     "What a run starts from"
@@ -85,7 +85,9 @@ def _network(source, preset, partial):
     if path.is_dir() and not partial: net,folder = read_folder(path),path
     elif not partial: net,folder = load_published(path),None
     else:
-        net,folder = MedalS(preset),path if path.is_dir() else None
+        folder = path if path.is_dir() else None
+        grey = read_json(path/'cfg.json')['model'].get('grey', 1.) if folder else 1. # what the file's first kernels are made for
+        net = MedalS(replace(PRESETS[preset], grey=grey))
         sd,folded = fold_colours(canonical(load_file(path/'model.safetensors' if folder else path)))
         return net,folder,replace(partial_load(net, sd), folded=folded)
     if net.cfg.aux: return net,folder,None

@@ -38,7 +38,7 @@ def optimiser(
     groups = [dict(params=g, weight_decay=w) for g,w in zip((kernels, vectors), decay) if g]
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=tuple(cfg.betas), fused=True)
 
-# %% ../nbs/33_train.ipynb #ae2a4404
+# %% ../nbs/33_train.ipynb #91091fa9
 class Average:
     "Running average of a network's weights"
     def __init__(self, net, decay):
@@ -102,7 +102,7 @@ def precision(
     if device.type!='cuda': return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
-# %% ../nbs/33_train.ipynb #46516035
+# %% ../nbs/33_train.ipynb #c8c82b1f
 def _find(run, resume, change):
     "Where to go on from; None: a new run"
     path = newest(run.out)
@@ -137,7 +137,7 @@ def start(
     on_first(write_json, run.out/'run.json', run.settings)
     return run
 
-# %% ../nbs/33_train.ipynb #3a40ef00
+# %% ../nbs/33_train.ipynb #0ffeb6e3
 def sample_losses(
     logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
     batch,        # `medals.data.Batch`
