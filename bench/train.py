@@ -1,11 +1,12 @@
 """Training steps of the network, ours beside the plain way of the published code, each way in a process of its own.
 
     python bench/train.py                                # both published configurations, on a GPU
-    python bench/train.py --small                        # nano on a small window, also without a GPU: shows that it runs, not how fast a GPU is
+    python bench/train.py --small                        # nano on a small window, also without a GPU: shows that it runs, no more
 
-Plain: fp16 autocast with a loss scaler, contiguous memory, eager, one float mask and one float prompt per sentence, maps concatenated, the loss over whole
-tensors. Ours: bf16, masks and prompts as one bool channel per class, the loss a few sentences at a time; then channels last, recomputing the finest
-scales, compiling. Samples are random and already on the device, so this is the network's share alone; bench/sample.py measures the loader's.
+Plain: fp16 autocast with a loss scaler, contiguous memory, eager, one float mask and one float prompt per sentence, maps concatenated,
+the loss over whole tensors. Ours: bf16, masks and prompts as one bool channel per class, the loss a few sentences at a time; then channels
+last, recomputing the finest scales, compiling. Samples are random and already on the device, so this is the network's share alone;
+bench/sample.py measures the loader's.
 """
 import argparse
 import json
@@ -25,8 +26,9 @@ from medals.train import Forward, Run, one_step
 
 FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
 SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)
-WAYS = {'plain': None, 'ours': {}, 'ours, channels last': dict(channels_last=True), 'ours, recompute 1': dict(channels_last=True, recompute=1),
-        'ours, recompute 2': dict(channels_last=True, recompute=2), 'ours, compiled': dict(channels_last=True, compile=True)}
+WAYS = {'plain': None, 'ours': {}, 'ours, channels last': dict(channels_last=True),
+        'ours, recompute 1': dict(channels_last=True, recompute=1), 'ours, recompute 2': dict(channels_last=True, recompute=2),
+        'ours, compiled': dict(channels_last=True, compile=True)}
 
 
 def made_up(size, device, queries, classes, batch, **_):
@@ -44,7 +46,7 @@ def made_up(size, device, queries, classes, batch, **_):
 def plain_logits(net, x, fg, q, mc):
     "The published forward pass: concatenated maps, float prompts, attention that returns its weights"
     h,skips,maps = torch.cat([x, fg], 1),[],[]
-    def block(c, h): return c.act(F.conv3d(h, c.conv.weight, c.conv.bias, c.conv.stride, c.conv.padding))
+    def block(c, h): return c.act(c.conv(h))
     for s in net.backbone.encoder.stages:
         for c in s[0].convs: h = block(c, h)
         skips.append(h)
@@ -153,8 +155,9 @@ def main():
     cuda = torch.cuda.is_available()
     if not cuda and not a.small: sys.exit('there is no GPU here: the published configurations are measured on one; --small runs on a CPU')
     shape = SMALL if a.small else FULL
-    print(f"{shape['preset']}, batch {shape['batch']}, {shape['queries']} sentences of {shape['classes']} classes, torch {torch.__version__}, "
-          +(torch.cuda.get_device_name() if cuda else f'NO GPU: CPU with {torch.get_num_threads()} threads, bf16 in both ways'))
+    asked = f"{shape['queries']} sentences of {shape['classes']} classes"
+    print(f"{shape['preset']}, batch {shape['batch']}, {asked}, torch {torch.__version__}, "
+          +(torch.cuda.get_device_name() if cuda else f'NO GPU: a CPU with {torch.get_num_threads()} threads'))
     print('| window | way | samples/s | against plain | peak GB | first loss |\n|---|---|---|---|---|---|')
     for size in shape['sizes']:
         base = None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .core import UserError, atomic
+from .core import atomic
 
 # %% ../nbs/27_checkpoint.ipynb #69e86a64
 def _step(path): return int(path.stem.split('_')[1])

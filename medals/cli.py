@@ -177,7 +177,8 @@ def _trained(res, cfg):
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
         return 130 if res['stopped']==2 else 0 # Ctrl-C, or a polite end
-    _say(f"{res['step']} steps; weights for `medals segment --weights` are in {cfg.out}/best and {cfg.out}/last, the log is {cfg.out}/log.csv")
+    name = 'best' if res['rows'] else 'last'
+    _say(f"{res['step']} steps; the weights for `medals segment --weights` are in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
 
 def train(
     stores:list=('store',),  # Folders made by `medals prepare`

@@ -6,7 +6,7 @@
 __all__ = ['FinetuneCfg', 'recipe_of', 'own_store', 'old_validator', 'scored', 'forgotten', 'finetune']
 
 # %% ../nbs/57_finetune.ipynb #78866da3
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .adapt import add_adapters, freeze
@@ -50,7 +50,8 @@ def recipe_of(
     frame = read_json(folder/'cfg.json').get('frame') if folder.is_dir() else None
     name = preset or next((k for k in ('coarse','fine') if k in Path(weights).name), '')
     if preset or not frame:
-        if name not in PRESETS: raise UserError(f"{weights} does not say how scans are prepared for it; give --preset, one of {', '.join(PRESETS)}")
+        if name not in PRESETS:
+            raise UserError(f"{weights} does not say how scans are prepared for it; give --preset, one of {', '.join(PRESETS)}")
         return PRESETS[name]
     return Recipe(tuple(frame['spacing']), tuple(frame['window']), frame.get('axes') or 'RAS', fill=bool(frame.get('fill')))
 
@@ -76,7 +77,8 @@ def old_validator(
     if not cfg.old: return None
     sampler = Sampler(cfg.old, DataCfg(holdout=cfg.holdout, exclude=cfg.exclude))
     rows = sampler.heldout+([] if cfg.old==cfg.replay else sampler.cases)
-    return Validator(held(sampler, rows), embed(enc, sampler.sentences, device), sampler.patch, cfg.old_cases, cfg.old_cases, prompted=False)
+    table,n = embed(enc, sampler.sentences, device),cfg.old_cases
+    return Validator(held(sampler, rows), table, sampler.patch, n, n, prompted=False)
 
 def scored(
     validate:Validator,
@@ -95,8 +97,10 @@ def forgotten(
 )->list:
     "Scores before and after, class by class"
     new = {(r['dataset'], r['class']): r for r in after}
-    return [dict(dataset=r['dataset'], **{'class': r['class']}, cases=r['cases'], before=r['dsc'], after=(a := new[r['dataset'], r['class']])['dsc'],
-                 change=None if r['dsc'] is None else a['dsc']-r['dsc']) for r in before]
+    def one(r):
+        a,b = r['dsc'],new[r['dataset'], r['class']]['dsc']
+        return {**{k: r[k] for k in ('dataset','class','cases')}, 'before': a, 'after': b, 'change': None if a is None else b-a}
+    return [one(r) for r in before]
 
 # %% ../nbs/57_finetune.ipynb #08e79c2b
 def finetune(
@@ -112,7 +116,8 @@ def finetune(
         before = scored(old, origin.net, out/'old_before.json') if old else []
         if cfg.adapters: add_adapters(origin.net, cfg.adapters, cfg.alpha)
         freeze(origin.net, cfg.freeze)
-        run,feed,validate,keep = build([store, *filter(None, [cfg.replay])], cfg, origin, device, freeze=cfg.freeze, adapters=cfg.adapters, alpha=cfg.alpha)
+        how = {k: getattr(cfg, k) for k in ('freeze','adapters','alpha')}
+        run,feed,validate,keep = build([store, *filter(None, [cfg.replay])], cfg, origin, device, **how)
         fit(run, feed, validate, keep)
         if not validate and not run.stopped and rank()==0: keep(run.ema.net.eval(), run, False)
         rows = []

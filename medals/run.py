@@ -21,7 +21,7 @@ from .core import UserError, read_json, seed_of, write_json
 from .data import PRESETS, DataCfg, Sampler, batches, to_batch
 from .ranks import group, on_first, rank, world
 from .schedule import TrainCfg
-from .train import Run, fit, start
+from .train import fit, start
 from .validate import Validator, held
 from .weights import save_model
 
@@ -159,7 +159,8 @@ def build(
     table = embed(origin.enc, sampler.sentences, device)
     cases = dict(Counter(r['dataset'] for r in sampler.cases))
     same = dict(data=asdict(sampler.cfg), cases=cases, names=f"{seed_of(*(r['name'] for r in sampler.cases)):x}", text=origin.enc.key)
-    run = start(origin.net, part_of(cfg, TrainCfg), cfg.out, table, cfg.resume, cfg.change, model=asdict(origin.net.cfg), begin=origin.source, **same, **facts)
+    same.update(model=asdict(origin.net.cfg), begin=origin.source, **facts)
+    run = start(origin.net, part_of(cfg, TrainCfg), cfg.out, table, cfg.resume, cfg.change, **same)
     if origin.match: on_first(write_json, Path(cfg.out)/'begin.json', asdict(origin.match))
     frame = frame_of(stores, sampler.patch, {q.modality for q in sampler.sets.values()})
     return run,feed(sampler, cfg, device),validator(sampler, table, origin.enc, cfg),keeper(cfg, origin.enc, frame)

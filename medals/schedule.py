@@ -52,9 +52,12 @@ class TrainCfg:
         if not self.stages and self.steps<=0 and self.minutes<=0:
             raise UserError(f"steps {self.steps} and minutes {self.minutes}: one of them must be above 0")
         if not len(self.stages)==len(self.warmups)==len(self.peaks):
-            raise UserError(f"{len(self.stages)} stages, {len(self.warmups)} warmups and {len(self.peaks)} peaks; give one of each per stage")
-        if bad:=[f'{a} of {b}' for a,b in zip(self.warmups, self.stages) if not 0<=a<b]: raise UserError(f"a warm-up of {bad[0]} steps leaves no stage")
-        if self.precision not in ('auto','float32','bf16','fp16'): raise UserError(f"precision {self.precision!r} is not auto, float32, bf16 or fp16")
+            n = f"{len(self.stages)} stages, {len(self.warmups)} warmups and {len(self.peaks)} peaks"
+            raise UserError(f"{n}; give one of each per stage")
+        bad = [f'{a} of {b}' for a,b in zip(self.warmups, self.stages) if not 0<=a<b]
+        if bad: raise UserError(f"a warm-up of {bad[0]} steps leaves no stage")
+        if self.precision not in ('auto','float32','bf16','fp16'):
+            raise UserError(f"precision {self.precision!r} is not auto, float32, bf16 or fp16")
         for k in ('batch','val_every','save_every','log_every'):
             if getattr(self, k)<1: raise UserError(f"{k} {getattr(self, k)}: it must be at least 1")
 

@@ -8,7 +8,7 @@ __all__ = ['optimiser', 'Average', 'Run', 'precision', 'start', 'sample_losses',
 # %% ../nbs/33_train.ipynb #49e6b7b9
 import json
 import time
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +48,8 @@ class Average:
     def update(self, net):
         self.n += 1
         if self.decay:
-            get_ema_multi_avg_fn(min(self.decay, (1+self.n)/(10+self.n)))(list(self.net.parameters()), [p.detach() for p in net.parameters()], None)
+            mix = get_ema_multi_avg_fn(min(self.decay, (1+self.n)/(10+self.n)))
+            mix(list(self.net.parameters()), [p.detach() for p in net.parameters()], None)
 
 # %% ../nbs/33_train.ipynb #4d7c46ff
 @dataclass
@@ -114,7 +115,7 @@ def _find(run, resume, change):
         raise UserError(f"{run.out} holds a run at step {at or 0}; --resume goes on with it, -o names another folder")
     odd = differences(read_json(run.out/'run.json'), run.settings, FREE)
     if odd and not change:
-        raise UserError(f"{run.out} holds a run with other settings ({'; '.join(odd)}); take the old ones, another folder, or --change to go on with the new")
+        raise UserError(f"{run.out} holds a run with other settings ({'; '.join(odd)}); take the old ones, another folder, or --change")
     return str(path)
 
 def start(
@@ -132,7 +133,7 @@ def start(
     net.backbone.redo = cfg.recompute
     run = Run(net, cfg, Path(out), table, facts)
     if path:=on_first(_find, run, resume, change):
-        if not Path(path).exists(): raise UserError(f"{path} is not on the disk of this machine; a run on several machines needs a shared folder")
+        if not Path(path).exists(): raise UserError(f"{path} is not on the disk of this machine; several machines need a shared folder")
         run.load(path)
     on_first(write_json, run.out/'run.json', run.settings)
     return run
@@ -241,7 +242,8 @@ def _session(run):
     if devices: torch.backends.cudnn.benchmark = True
     if world()>1: forward = DistributedDataParallel(forward, device_ids=devices or None, gradient_as_bucket_view=True)
     form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
-    with torch.random.fork_rng(devices), Stop() as stop, progress(total=1000, desc='training', bar_format=form, show=False if rank() else None) as bar:
+    bar = progress(total=1000, desc='training', bar_format=form, show=False if rank() else None)
+    with torch.random.fork_rng(devices), Stop() as stop, bar:
         log = Log(run.out, run.step)
         try: yield forward,log,stop,bar
         except UserError:

@@ -17,7 +17,7 @@ import torch
 from .core import torch_gen
 from .geometry import spacing_of
 from .metrics import dice, surface_dice
-from .ranks import gather, mine, rank
+from .ranks import gather, mine
 from .show import compare_fig
 from .spatial import PromptCfg, simulate
 from .store import open_case
@@ -127,8 +127,11 @@ def by_class(
     def mean(rs, k):
         v = [r[k] for r in rs if r[k] is not None]
         return float(np.mean(v)) if v else None
-    return [dict(zip(('dataset','class','prompts'), k), cases=sum(r['present'] for r in rs), **{o: mean(rs, o) for o in ('dsc','nsd','swapped')},
-                 false_alarms=sum(r['voxels']>0 and not r['present'] for r in rs)) for k,rs in sorted(groups.items())]
+    def one(key, rs):
+        means = {o: mean(rs, o) for o in ('dsc','nsd','swapped')}
+        false = sum(r['voxels']>0 and not r['present'] for r in rs)
+        return dict(zip(('dataset','class','prompts'), key), cases=sum(r['present'] for r in rs), **means, false_alarms=false)
+    return [one(*o) for o in sorted(groups.items())]
 
 def mean_dsc(
     rows:list,          # From `by_class`
@@ -176,11 +179,12 @@ class Validator:
 
     def __call__(self, net, run=None, log=None):
         rows,cases = [],self.chosen(run is None or run.used>=1)
-        shown = {c.dataset: c.name for c in reversed(cases)}
+        shown = {c.dataset: c.name for c in reversed(mine(cases))}
         for held in mine(cases):
             vol,truth,found = self.segment(net, held)
             for k,m in found.items(): rows += case_rows(held, truth, m, spacing_of(vol.affine), k, self.nsd)
-            if log and rank()==0 and shown[held.dataset]==held.name: log.picture(run.step, f'case/{held.dataset}', picture(held, vol, truth, found))
+            if log and log.board and shown[held.dataset]==held.name:
+                log.picture(run.step, f'case/{held.dataset}', picture(held, vol, truth, found))
         rows = sorted(sum(gather(rows), []), key=lambda r: (r['case'], r['class'], r['prompts']))
         self.rows = by_class(rows)
         if log: self._log(run, log, rows)

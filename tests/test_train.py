@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -19,10 +18,9 @@ from helpers import shared
 from medals.begin import begin
 from medals.checkpoint import checkpoints, newest, read_state
 from medals.core import UserError
-from medals.data import DataCfg, Sampler
 from medals.index import index
 from medals.prepare import prepare, recipe_for
-from medals.run import RunCfg, build, feed, train
+from medals.run import RunCfg, build, train
 from medals.schedule import TrainCfg, lr_at
 from medals.volume import phantom, write_labels, write_volume
 
@@ -39,7 +37,8 @@ def store(tmp_path_factory):
         vol,lbl,names = phantom(seed=i)
         write_volume(tmp/'images'/f'head{i}.nii.gz', vol)
         write_labels(tmp/'labels'/f'head{i}.nii.gz', lbl, vol, names)
-    (tmp/'p.toml').write_text('name = "heads"\nmodality = "mri"\n[classes]\n'+'\n'.join(f'"{v}" = {k}' for k,v in {**names, '[1,2,3,4]': 'brain'}.items()))
+    rows = [f'"{v}" = {k}' for k,v in {**names, '[1,2,3,4]': 'brain'}.items()]
+    (tmp/'p.toml').write_text('\n'.join(['name = "heads"', 'modality = "mri"', '[classes]', *rows]))
     index(tmp, tmp/'l.jsonl', tmp/'p.toml', workers=1)
     prepare(tmp/'l.jsonl', tmp/'store', recipe_for('nano', spacing=(6.,6.,6.), patch=(64,32,32)), workers=1)
     return tmp/'store'
@@ -60,7 +59,8 @@ def flags(cfg):
     for k,v in vars(cfg).items():
         if v==getattr(plain, k): continue
         name = k.replace('_', '-')
-        out += [f"--{'' if v else 'no-'}{name}"] if isinstance(v, bool) else [f'--{name}', ','.join(map(str, v)) if isinstance(v, tuple) else str(v)]
+        if isinstance(v, bool): out.append(f"--{'' if v else 'no-'}{name}")
+        else: out += [f'--{name}', ','.join(map(str, v)) if isinstance(v, tuple) else str(v)]
     return out
 
 
@@ -113,7 +113,7 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_pat
 
 def test_two_processes_take_the_steps_of_one(store, tmp_path):
     "The same global batch, in micro-batches, stopped by a signal on the way"
-    cfg = RunCfg(out=str(tmp_path/'one'), steps=4, batch=4, patch=(64,64,32), log_every=1, val_every=99, lr=1e-4, holdout=.3, val_last=1, marks=False)
+    cfg = RunCfg(out=str(tmp_path/'one'), steps=4, batch=4, patch=(64,64,32), log_every=1, lr=1e-4, holdout=.3, val_last=1, marks=False)
     one = train([store], cfg)
     cfg = replace(cfg, out=str(tmp_path/'two'), micro=1)
     p = launch(TWO, cfg, store, until=1)
@@ -214,7 +214,7 @@ def test_published_schedule_to_the_step():
     assert all(abs(lr_at(0, cfg, t-1)/v-1)<.01 for t,v in known.items())
 
 
-@pytest.mark.parametrize('args, says', [(['--wrong'], '--wrong'), (['none', '--stages', '10,x'], '--stages'), (['none', '--steps', 'many'], 'many')])
+@pytest.mark.parametrize('args, says', [(['--wrong'], '--wrong'), (['none', '--stages', '10,x'], '--stages')])
 def test_a_wrong_flag_is_one_line_under_bash(args, says, tmp_path):
     p = subprocess.run(['bash', str(root/'sh'/'train.sh'), *args], capture_output=True, text=True, cwd=tmp_path, env=ONE)
     assert p.returncode==2 and says in p.stderr and p.stderr.count('\n')==1 and not p.stdout
@@ -223,7 +223,7 @@ def test_a_wrong_flag_is_one_line_under_bash(args, says, tmp_path):
 
 def overfit(store, out, steps, **kw):
     "DSC of each class in the cases that were trained on"
-    cfg = RunCfg(out=str(out), steps=steps, lr=4e-3, ema=.9, aug='none', forced=1., val_store=str(store), val_every=10**6, marks=False, log_every=20, **kw)
+    cfg = RunCfg(out=str(out), steps=steps, lr=4e-3, ema=.9, aug='none', forced=1., val_store=str(store), val_every=9999, marks=False, **kw)
     return {r['class']: r['dsc'] for r in train([store], cfg)['rows']}
 
 
