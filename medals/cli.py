@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'SegmentCfg', 'DemoCfg', 'IndexCfg', 'PrepareCfg', 'EvaluateCfg', 'DownloadCfg', 'segment', 'demo', 'index',
-           'prepare', 'evaluate', 'info', 'download', 'add_verb', 'parser', 'main']
+           'prepare', 'evaluate', 'train', 'finetune', 'info', 'download', 'settings', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
 import inspect
+import os
 import re
 import sys
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 from fastcore.docments import docments
@@ -67,6 +69,7 @@ class PrepareCfg:
     spacing:floats=()     # Voxel size, mm, such as 1.5,1.5,3; empty: of the preset
     patch:ints=()         # Patch, voxels, such as 192,192,192; empty: of the preset
     dtype:str='uint8'     # Of the image: uint8, float16 or float32
+    fill:str=''           # Refine small scans until they touch the patch, yes or no; empty: of the preset
     compat:bool=False     # The published rules for spacing, cropping and points?
     device:str='cpu'      # Where to resample: cpu, cuda, cuda:1; the result is the same
     workers:int=0         # Processes; 0: one per core, 1: this process
@@ -95,7 +98,10 @@ class DownloadCfg:
     out:str=''            # Folder to copy the files to; empty: only into the cache
 
 # %% ../nbs/90_cli.ipynb #7f9558e1
-def _say(*lines): sys.stdout.write('\n'.join(map(str, lines))+'\n')
+def _first(): return os.environ.get('RANK', '0')=='0' # of the processes that torchrun started
+
+def _say(*lines):
+    if _first(): sys.stdout.write('\n'.join(map(str, lines))+'\n')
 
 def _rows(rows):
     "Rows as aligned columns"
@@ -180,7 +186,9 @@ def prepare(
         fails,store = p.import_store(source, cfg.out, read_catalogue(cfg.prompts), cfg.workers),cfg.out
     else:
         if not Path(source).exists(): raise UserError(f"no list {source}; make it with `medals index`")
-        recipe = p.recipe_for(cfg.preset, spacing=cfg.spacing, patch=cfg.patch, dtype=cfg.dtype, compat=cfg.compat)
+        if cfg.fill not in ('', 'yes', 'no'): raise UserError(f"fill should be yes or no, got {cfg.fill!r}")
+        fill = {'yes': True, 'no': False}.get(cfg.fill)
+        recipe = p.recipe_for(cfg.preset, spacing=cfg.spacing, patch=cfg.patch, dtype=cfg.dtype, compat=cfg.compat, fill=fill)
         fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device),cfg.out
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
@@ -199,6 +207,34 @@ def evaluate(
     head = Path(cfg.out, 'summary.md').read_text(encoding='utf-8').split('## Classes')[0].splitlines()[2:]
     _say(*head, *notes, *([f"table.csv, summary.md, scores.png and overlays are in {cfg.out}"] if rows else []))
     fails.stop(len({r['case'] for r in rows})+len(fails.rows))
+
+def _trained(res, cfg):
+    "What came of a training run; gives the exit code"
+    keys = ('dataset','class','prompts','cases','dsc','nsd')
+    if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
+    if res['stopped']:
+        _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
+        return 130 if res['stopped']==2 else 0 # Ctrl-C, or a polite end
+    name = 'best' if res['rows'] else 'last'
+    _say(f"{res['step']} steps; the weights for `medals segment --weights` are in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
+
+def train(
+    stores:list=('store',),  # Folders made by `medals prepare`
+    cfg:'medals.run.RunCfg'=None
+):
+    "Train a network from stores; with torchrun on many GPUs, see sh/train.sh"
+    from medals.run import train as run
+    return _trained(run(stores, cfg), cfg)
+
+def finetune(
+    source:str,      # Store, or folder of a data set as for `medals index`: own NIfTI pairs are indexed and prepared first
+    cfg:'medals.finetune.FinetuneCfg'
+):
+    "Train given weights on own scans, and see what they forget"
+    from medals.finetune import finetune as run
+    res = run(source, cfg)
+    if res['old']: _say(*_rows(res['old']), f"what was known before is in {cfg.out}/old.csv")
+    return _trained(res, cfg)
 
 def info():
     "Versions, devices, folders and the weights that can be named"
@@ -219,35 +255,50 @@ def download(
     if cfg.out: path = shutil.copy2(path, Path(cfg.out).resolve()) if Path(path).is_file() else shutil.copytree(path, Path(cfg.out)/name)
     _say(path)
 
-VERBS = (demo, segment, evaluate, index, prepare, info, download)
+VERBS = (demo, segment, evaluate, index, prepare, train, finetune, info, download)
 
 # %% ../nbs/90_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (try {self.prog} -h)\n")
+        self.exit(2, f"{self.prog}: {message} (try {self.prog} -h)\n" if _first() else None)
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         return action.help if action.default in ('', (), None) else super()._get_help_string(action)
 
+def settings(
+    cls,     # Dataclass, or where it is, such as 'medals.run.RunCfg'
+):           # Dataclass
+    "The settings of a verb; those of training live beside torch, and are imported when they are asked for"
+    if not isinstance(cls, str): return cls
+    module,name = cls.rsplit('.', 1)
+    return getattr(import_module(module), name)
+
 def add_verb(
-    subs,  # What `add_subparsers` returned
-    fn,    # The verb; an argument called `cfg` is a dataclass and becomes flags
+    subs,            # What `add_subparsers` returned
+    fn,              # The verb; an argument called `cfg` is a dataclass and becomes flags
+    full:bool=True,  # Its arguments as well?
 ):
     "One verb with its arguments, flags and help"
     p = subs.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=_Help)
+    p.set_defaults(verb=fn)
+    if not full: return
     docs = docments(fn)
     for name,par in inspect.signature(fn).parameters.items():
-        if name=='cfg': add_flags(p, par.annotation)
-        else: p.add_argument(name, nargs='+' if par.annotation is list else None, help=docs[name])
-    p.set_defaults(verb=fn)
+        if name=='cfg': add_flags(p, settings(par.annotation))
+        else:
+            given = par.default is inspect.Parameter.empty
+            many = ('+' if given else '*') if par.annotation is list else None
+            p.add_argument(name, nargs=many, help=docs[name], **({} if given else dict(default=list(par.default))))
 
-def parser()->argparse.ArgumentParser:
+def parser(
+    verb:str=None, # Its arguments are added; None: those of all verbs
+)->argparse.ArgumentParser:
     "All verbs"
     p = _Parser(prog='medals', description='Text- and spatially-prompted segmentation of 3D medical images')
     p.add_argument('--version', action='version', version=medals.__version__)
     subs = p.add_subparsers(metavar='VERB', required=True, parser_class=_Parser)
-    for fn in VERBS: add_verb(subs, fn)
+    for fn in VERBS: add_verb(subs, fn, verb in (None, fn.__name__))
     return p
 
 # %% ../nbs/90_cli.ipynb #1c00d353
@@ -255,17 +306,17 @@ def main(
     argv=None,  # Words after `medals`; None: those of the process
 )->int:         # Exit code
     "The `medals` command"
-    args = vars(parser().parse_args(argv))
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = vars(parser(next((o for o in argv if o[:1]!='-'), '')).parse_args(argv))
     fn = args.pop('verb')
     pars = inspect.signature(fn).parameters
-    try: fn(*[flags_cfg(argparse.Namespace(**args), p.annotation) if k=='cfg' else args[k] for k,p in pars.items()])
+    try: return fn(*[flags_cfg(argparse.Namespace(**args), settings(p.annotation)) if k=='cfg' else args[k] for k,p in pars.items()]) or 0
     except (UserError, FileNotFoundError, PermissionError) as e:
-        sys.stderr.write(f"medals {fn.__name__}: {' '.join(str(e).split())}\n")
+        if not getattr(e, 'quiet', False): sys.stderr.write(f"medals {fn.__name__}: {' '.join(str(e).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write(f"medals {fn.__name__}: stopped\n")
         return 130
-    return 0
 
 # %% ../nbs/90_cli.ipynb #a1896e57
 #| eval: false

@@ -19,7 +19,7 @@ import tempfile
 import tomllib
 import zipfile
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -279,7 +279,7 @@ def add_flags(
 ):
     "Every field of `cls` as a flag"
     from argparse import BooleanOptionalAction
-    docs = docments(cls)
+    docs = {k: v for c in reversed(cls.__mro__) if is_dataclass(c) for k,v in docments(c).items() if v} # of inherited fields as well
     for f in fields(cls):
         default = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
         kw = dict(help=(docs.get(f.name) or '').replace('%', '%%'), default=default, dest=f.name)
