@@ -49,7 +49,7 @@ def conv_parts(
         w = conv.weight[:,at:at+p.shape[1]]
         at += p.shape[1]
         o = F.conv3d(p, w, conv.bias if y is None else None, conv.stride, conv.padding)
-        y = o if y is None else y.add_(o)
+        y = o if y is None else y+o
     return y
 
 # %% ../nbs/21_unet.ipynb #4cc2ebad
