@@ -446,7 +446,8 @@ def test_no_mark_is_too_small_to_be_seen(at, spacing, codes):
 
 @pytest.mark.parametrize('args, says', [(dict(prompts=[]), 'one or more sentences'), (dict(prompts=['x'], modality='xray'), 'xray'),
     (dict(prompts=['x'], spatial={'y': []}), 'marks for'), (dict(prompts={0: 'x'}), 'from 1 on'),
-    (dict(prompts=['x'], stages='fine'), 'one stage'), (dict(prompts=['x'], threshold=1.5), 'from 0 to 1'), (dict(prompts=['x'], max_memory=.01), 'raise max_memory')])
+    (dict(prompts=['x'], stages='fine'), 'one stage'), (dict(prompts=['x'], threshold=1.5), 'from 0 to 1'),
+    (dict(prompts=['x'], max_memory=.01), 'raise max_memory')])
 def test_bad_questions_are_one_clear_error(head, args, says):
     with pytest.raises(UserError, match=says): fake()(head, **args)
 
