@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'STOP', 'NEAR_BRAIN', 'ALIASES', 'PREFIX', 'Structure', 'str
 # %% ../nbs/12_vocab.ipynb #1f202f2f
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -146,37 +146,36 @@ class Sentence:
         self,
         text:str,
     ):
-        t,self.tokens = word_table(),tokens(text[:LONGEST])
+        t,self.typed = word_table(),tokens(text[:LONGEST])
+        self.tokens = tuple(replace(o, low=correct(o.low)) for o in self.typed)
         self.modality,mods = modality_of(self.tokens)
-        low = [o.low for o in self.tokens]
-        kinds = ['mod' if i in mods else 'filler' if idle(low, i) else t['kinds'].get(o, '') for i,o in enumerate(low)]
-        self.low = [o if k else correct(o) for o,k in zip(low, kinds)]  # with typing errors corrected
-        self.kinds = ['side' if o in t['sides'] and not k else k for o,k in zip(self.low, kinds)]
+        self.low = low = [o.low for o in self.tokens]
+        self.kinds = ['mod' if i in mods else 'filler' if idle(low, i) else t['kinds'].get(o, '') for i,o in enumerate(low)]
         self.sides = {i: t['sides'][o] for i,o in enumerate(self.low) if self.kinds[i]=='side'}
         self.words = [self.sides.get(i) or normal(o) for i,o in enumerate(self.low)]
         self.scan = [i for i,k in enumerate(self.kinds) if k in ('mod','scan')]
         self._cut()
-        self._find(low)
+        self._find()
 
     def _cut(self):
         "Phrase and part of each word, and how each phrase begins"
         self.where,self.intro,part = [],[''],0
         for t,k in zip(self.tokens, self.kinds):
-            if t.new or k in ('place','shows'):
+            if t.new or k in ('place','shows','but'):
                 if self.where: self.intro.append('')
-                self.intro[-1],part = k if k in ('place','shows') else '',0
+                self.intro[-1],part = k if k in ('place','shows','but') else '',0
             elif k=='of': part += 1
             self.where.append((len(self.intro)-1, part))
 
-    def _free(self, low):
+    def _free(self):
         "Words that a name may use"
-        for i,(o,k,t) in enumerate(zip(low, self.kinds, self.tokens)):
-            short = len(low)>3 and not t.raw.isupper() and t.raw not in _short().get(o, (t.raw,))
-            if not (o in STOP or idle(low, i) or short or k=='mod' and len(o)<3): yield i
+        for i,(o,k,t) in enumerate(zip(self.low, self.kinds, self.tokens)):
+            short = len(self.low)>3 and not (t.raw.isupper() or t.raw.isdigit()) and t.raw not in _short().get(o, (t.raw,))
+            if not (o in STOP or idle(self.low, i) or short or k=='mod' and len(o)<3): yield i
 
-    def _find(self, low):
+    def _find(self):
         "Names, the longest first"
-        self.matches,free,flat = [],set(self._free(low)),[i for i,o in enumerate(low) if o not in ('a','an','the')]
+        self.matches,free,flat = [],set(self._free()),[i for i,o in enumerate(self.low) if o not in ('a','an','the')]
         def take(at, term):
             free.difference_update(at)
             self.matches.append(Match(at, term, *self.where[at[0]]))
@@ -189,7 +188,7 @@ class Sentence:
             mine = [i for i in sorted(free) if self.where[i][0]==phrase]
             have = {self.words[i] for i in mine}
             terms = [t for w in have for t in _terms().get(w, ()) if t.words<=have]
-            for t in sorted(terms, key=lambda t: (-len(t.words-{'left','right'}), -len(t.words), min(map(self.words.index, t.words)))):
+            for t in sorted(terms, key=lambda t: (-len(t.words-{'left','right'}), -len(t.words), t.meanings[0].rank, min(map(self.words.index, t.words)))):
                 while at:=self._place(t, [i for i in mine if i in free]): take(at, t)
 
     def _place(self, term, mine):
@@ -229,54 +228,64 @@ def _generic(m): return m.row.kind=='lesion' and m.row.finding and not m.row.of
 
 def _bare(sent, m):
     "Is it a noun such as 'artery' alone?"
-    return len(m.at)==1 and sent.words[m.at[0]] in _heads() and m.row.kind not in ('lesion','device')
+    return len(m.at)==1 and sent.words[m.at[0]] in _heads() and m.row.kind!='lesion' and (m.row.kind!='device' or m.term.meanings[0].rank==2)
 
 def _whole(sent):
     "Matches whose noun is not left over"
-    used = {i for m in sent.matches for i in m.at}
-    bare = [m for m in sent.matches if _bare(sent, m)]
+    kinds = {m: KINDS.get(m.row.kind, '').split() for m in sent.matches}
+    def echo(m): return len(m.at)==1 and any(o.phrase==m.phrase and sent.words[m.at[0]] in kinds[o] for o in sent.matches if o is not m)
+    found = [m for m in sent.matches if not echo(m)]  # the "cortex" of "insula, anterior cortex" only says what an insula is
+    bare,used = [m for m in found if _bare(sent, m)],{i for m in sent.matches for i in m.at}
     nouns = [i for i,w in enumerate(sent.words) if w in _heads() and i not in used and sent.kinds[i]!='mod']
     def left_over(m, i):
         phrase,part = sent.where[i]
-        between = any(m.at[-1]<o.at[0]<i for o in sent.matches if o not in bare)
-        return phrase==m.phrase and (part<m.part or part==m.part and i>m.at[-1] and not between)
-    def ok(m): return m.row.kind in ('lesion','region','device') or not any(left_over(m, i) for i in nouns+[o.at[0] for o in bare if o is not m])
-    gone = {m.phrase for m in sent.matches if not ok(m)}
-    return [m for m in sent.matches if ok(m) and not (m in bare and m.phrase in gone)]
+        free = not any(m.at[-1]<o.at[0]<i for o in found if o not in bare) and 'join' not in sent.kinds[m.at[-1]:i]
+        return sent.words[i] not in kinds[m] and phrase==m.phrase and (part<m.part or part==m.part and i>m.at[-1] and free)
+    def ok(m): return m.row.kind in ('lesion','device') or not any(left_over(m, i) for i in nouns+[o.at[0] for o in bare if o is not m])
+    gone = {m.phrase for m in found if not ok(m) and m.row.kind!='region'}
+    return [m for m in found if ok(m) and not (m in bare and m.phrase in gone)]
 
 def _ranked(sent, instance):
     "Matches, the one that is most likely asked for first"
     def key(m):
         intro,kind = sent.intro[m.phrase],m.row.kind
         shown = intro=='shows' and any(sent.where[i][0]<m.phrase for i in sent.scan)
-        role = 3 if shown else (0 if intro=='place' else 2)-any(i>m.at[-1] and sent.where[i][0]==m.phrase for i in sent.scan)
+        role = 3 if shown else dict(place=0, but=-2).get(intro, 2)-any(i>m.at[-1] and sent.where[i][0]==m.phrase for i in sent.scan)
         weak = len(m.at)==1 and sent.low[m.at[0]] in word_table()['weak']
         joins = sum(sent.kinds[i]=='join' for i in range(m.at[0]) if sent.where[i]==(m.phrase, m.part))
-        return (0 if kind=='region' else 1 if weak else 2, instance and kind in ('lesion','cell'), role, bool(_generic(m)),
+        return (0 if kind=='region' else 1 if weak else 2, instance and kind in ('lesion','cell'), role, bool(_generic(m)) or kind=='device',
                 -m.phrase, -m.part, -joins, len(m.at), m.at)
     return sorted(_whole(sent), key=key, reverse=True)
 
-def _target(ranked):
+def _target(sent, ranked):
     "The match that is asked for"
     m = ranked[0]
     mates = [o for o in ranked if o.phrase==m.phrase]
     if m.row.kind not in ('lesion','device','cell'): m = next((o for o in mates if _generic(o)), m)
-    m = next((o for o in mates if m.row.name in [*_chain(o.row.name)][1:]), m)
+    m = next((o for o in ranked if o.phrase==m.phrase or not sent.intro[o.phrase] if m.row.name in [*_chain(o.row.name)][1:]), m)
     return next((o for o in mates if o.row.kind=='lesion' and not _generic(o)), m) if _generic(m) else m
 
 # %% ../nbs/12_vocab.ipynb #2f6d1a31
 NEAR_BRAIN = frozenset(('head','intracranial','cranial'))
 
 def _by_side(sent):
-    "`{match: sides said next to it}`"
-    res = {}
+    "`{match: sides said next to it}`; whole parts of the body, as in \"the meniscus of the left knee\", leave the side to what is in them"
+    res,found = {},[m for m in sent.matches if m.row.kind!='region'] or sent.matches
     for i,side in sent.sides.items():
         def far(m):
             jump = sent.where[i][0]-sent.where[m.at[-1]][0]  # noqa: B023
             return min(abs(i-j) for j in m.at)+(1.5*jump if jump>0 else -3*jump)+.1*(m.at[-1]<i)  # noqa: B023
         if any(i in m.at for m in sent.matches): continue
-        if m:=min(sent.matches, key=far, default=None): res.setdefault(m, set()).add(side)
+        if m:=min(found, key=far, default=None): res.setdefault(m, set()).add(side)
     return res
+
+def _borrowed(by_side, m, s):
+    "The side of something that the structure belongs to, grows in, or is said to be of"
+    related = {*_chain(s.name), *(_chain(s.of) if s.of else ())}
+    for o,sides in by_side.items():
+        kin = o.row.name in related or s.of in _chain(o.row.name)
+        if kin or o.phrase==m.phrase and o.part>m.part or s.kind=='lesion' and o.row.kind!='lesion': return sides
+    return set()
 
 def _meaning(sent, m, sided, modality):
     "What a name stands for here"
@@ -318,7 +327,7 @@ def resolve(
     modality = ALIASES.get(str(modality).lower(), sent.modality)
     ranked = _ranked(sent, instance)
     if not ranked: return Resolved(modality)
-    m,by_side = _target(ranked),_by_side(sent)
+    m,by_side = _target(sent, ranked),_by_side(sent)
     sides = by_side.get(m, set())
     meaning,organ = _meaning(sent, m, sides, modality),None
     name = meaning.row
@@ -326,8 +335,7 @@ def resolve(
         hit,organ = _organ(sent, m, ranked, modality)
         name,sides = hit or name,sides|by_side.get(organ, set())
     s = structures()[name]
-    if not sides: sides = next((v for o,v in by_side.items() if o.row.name in _chain(name)), sides)
-    side = (sides or {meaning.side or s.side}) if s.sided else {None}
+    side = (sides or {meaning.side or s.side}-{None} or _borrowed(by_side, m, s)) if s.sided else ()
     at = sorted({*m.at, *(organ.at if organ and name!=meaning.row else ())})
     return Resolved(modality, name, next(iter(side)) if len(side)==1 else None, ' '.join(sent.tokens[i].raw for i in at))
 
@@ -406,7 +414,7 @@ def explain(
     "What was understood of a sentence, and what is known about it"
     res,sent = resolve(text, modality, instance),_sentence(str(text))
     s = structures().get(res.structure, Structure(None))
-    typed = {t.low: o for t,o in zip(sent.tokens, sent.low) if t.low!=o}
+    typed = {t.low: o for t,o in zip(sent.typed, sent.low) if t.low!=o}
     return dict(
         modality=res.modality, structure=res.structure, side=res.side, words=res.words, corrected=typed,
         found=[m.row.name for m in sent.matches], region=s.region if s.name else None, part=s.part, window=s.window,

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'word_table', 'normal', 'Token', 'fold', 'tokens', 'words_in', 'correct', 'idle',
            'modality_of']
 
-# %% ../nbs/09_words.ipynb #eec1937e
+# %% ../nbs/09_words.ipynb #d5e3601d
 import re
 import unicodedata
 from collections import Counter
@@ -52,7 +52,7 @@ def normal(
     return _same().get(w, w)
 
 # %% ../nbs/09_words.ipynb #2f6d1a10
-LONGEST = 2000  # Characters of a sentence that are read
+LONGEST = 600  # Characters of a sentence that are read
 HUMP = re.compile(r'(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{3})|(?<=[A-Za-z]{3})(?=\d)|(?<=^[lr])(?=[A-Z][a-z]{2})')
 LATIN = dict(a='arteria', aa='arteria', v='vena', vv='vena', m='musculus', mm='musculus', n='nervus', nn='nervus', gl='glandula', lig='ligamentum')
 
@@ -96,7 +96,7 @@ def _pieces(text):
 def _breaks(gap, last):
     "Does a phrase end in this gap between two words?"
     if '/' in gap or last and gap.startswith('.') and len(last.raw)<5 or last and gap.startswith(':') and last.low in word_table()['sides']: return False
-    return bool(re.search(r'[,;:()|\[\]\n]|[.!?]\s', gap))
+    return bool(re.search(r'[,;:()|+&\[\]\n]|[.!?]\s', gap))
 
 @lru_cache(4096)
 def tokens(
@@ -109,8 +109,10 @@ def tokens(
         low,gap,after = fold(raw),text[end:i],words[k+1] if k+1<len(words) else None
         if i<end or low=='s' and gap and gap[-1] in "'’": continue  # already read as part of "L 3"; or a genitive
         if after and low in LATIN and after[0][0].isalpha() and (text[j]=='.' or raw.isupper() and text[j]=='_'): low = LATIN[low]
-        if after and spine and low in ('c','t','th','l','s') and after[0].isdigit() and after[1]-j<2: low,j = low+after[0],after[2]
-        low = re.sub(r'^(th|d)(?=\d{1,2}$)', 't', low)
+        if after and spine and low in ('c','t','th','l','s') and after[0].isdecimal() and after[1]-j<2: low,j = low+after[0],after[2]
+        if res and spine and low.isdecimal() and gap in '-/' and (m:=re.fullmatch('([ctl])(\d+)', res[-1].low)) and int(low)==int(m[2])+1: low = m[1]+low
+        low = re.sub(r'^([ctls])0(?=\d$)', r'\1', re.sub(r'^(th|d)(?=\d{1,2}$)', 't', low))
+        if res and gap in ('-','_') and res[-1].low!='non' and len(res[-1].low+low)>5 and res[-1].low+low in _known()[0]: i,low = res[-1].start,res.pop().low+low
         res.append(Token(low, i, j, text[i:j], _breaks(gap, res[-1] if res else None)))
         end = j
     return tuple(res)
@@ -143,7 +145,7 @@ def _neighbours():
     "{string: known words that become it when letters are dropped}"
     res = {}
     for w in _known()[0]:
-        if len(w)<4 or not w.isalpha() or w in word_table()['kinds'] and w not in ('left','right'): continue
+        if len(w)<4 or not w.isalpha(): continue
         for h in _holes(w, 1 if len(w)<7 else 2): res.setdefault(h, []).append(w)
     return res
 
@@ -164,10 +166,10 @@ def correct(
     word:str,  # One word in lower case
 )->str:
     "The known word that a mistyped one stands for, or the word itself"
-    n,known = 0 if len(word)<5 or len(word)>30 or not word.isalpha() else 1 if len(word)<8 else 2,_known()[1]
+    n,known = 0 if not 3<len(word)<30 or not word.isalpha() else 1 if len(word)<8 else 2,_known()[1]
     if not n or word in known or _singular(word) in known or any(p.fullmatch(word) for t in word_table()['modality'] for p in t.values()): return word
     near = {w: _edits(word, w) for h in _holes(word, n) for w in _neighbours().get(h, ())}
-    near = {w: d for w,d in near.items() if d<=n and (w[0]==word[0] or d==1 and (len(word)>6 or w[:2]==word[1::-1]))}
+    near = {w: d for w,d in near.items() if d<=n and (w[0]==word[0] or d==1 and (len(word)>6 or w[:2]==word[1::-1])) and (len(word)>4 or len(w)==5)}
     rank = {w: (-d, *_alike(word, w), _counts()[normal(w)]) for w,d in near.items()}
     best = [w for w in rank if rank[w]==max(rank.values())]
     return min(best) if len({normal(w) for w in best})==1 else word
