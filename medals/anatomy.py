@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Structure', 'structures', 'concepts', 'by_region', 'say', 'wordings', 'heldout']
 
-# %% ../nbs/08_anatomy.ipynb #b5921905
+# %% ../nbs/08_anatomy.ipynb #8437bbcd
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +21,7 @@ class Structure:
     name:str           # Standard term, without a side
     also:tuple=()      # Synonyms and adjectives
     hear:tuple=()      # Understood, but not used in sentences for the network: Latin, abbreviations, names of other tools
+    maybe:tuple=()     # Means this only next to the right words
     left:tuple=()      # Names that say the side themselves, such as LV
     right:tuple=()
     paired:bool=False  # Is there a left and a right one?
@@ -42,7 +43,7 @@ class Structure:
     def names(self): return (self.name, *self.also, *self.hear)
 
     @property
-    def spoken(self): return (*self.names, *self.left, *self.right)
+    def spoken(self): return (*self.names, *self.maybe, *self.left, *self.right)
 
 @cache
 def _table(): return read_table('structures.toml')
@@ -55,7 +56,7 @@ def _rows():
                 ways,code = item.split('/'),row.get('snomed')
                 def fill(k): return tuple(dict.fromkeys(o.replace('{}', w) for o in row.get(k, ()) for w in ways))  # noqa: B023
                 yield Structure(**{
-                    **row, **{k: fill(k) for k in ('also','hear','left','right')}, 'name': row['name'].replace('{}', ways[0]),
+                    **row, **{k: fill(k) for k in ('also','hear','maybe','left','right')}, 'name': row['name'].replace('{}', ways[0]),
                     'mod': tuple(row['mod'].split()), 'snomed': code.get(ways[0]) if isinstance(code, dict) else code})
 
 @cache
@@ -68,7 +69,7 @@ def concepts()->tuple:  # `(name, side)`, side 'left', 'right' or None
     "Everything that can be asked for: paired structures count three times, as both together are a thing of their own"
     return tuple((s.name, side) for s in structures().values() for side in ((None,'left','right') if s.paired or s.halves else (s.side,)))
 
-# %% ../nbs/08_anatomy.ipynb #a487d0d4
+# %% ../nbs/08_anatomy.ipynb #ee51f3e4
 def by_region()->dict:  # `{region: names}`
     "Names of all structures, those that differ by a number on one line"
     res = {}

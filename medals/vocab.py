@@ -17,7 +17,7 @@ from .anatomy import Structure, by_region, concepts, heldout, say, structures, w
 from .core import read_table
 from .words import LONGEST, correct, fold, idle, modality_of, normal, tokens, word_table, words_in
 
-# %% ../nbs/12_vocab.ipynb #b41bda80
+# %% ../nbs/12_vocab.ipynb #22860d01
 _all_ = ['Structure', 'by_region', 'concepts', 'heldout', 'say', 'structures', 'wordings']  # of `anatomy`, under this name as well
 
 # %% ../nbs/12_vocab.ipynb #2f6d1a21
@@ -28,7 +28,7 @@ STOP = frozenset('a an the of for and or to in on with by at from its'.split())
 class Meaning:
     "What a name may stand for"
     row:str        # Name of a structure
-    rank:int       # 0: standard term, 1: synonym, 2: heard only
+    rank:int       # 0: standard term, 1: synonym, 2: heard only, 3: only next to the right words
     side:str=None  # The name says it, as LV does
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def _bag(text):
 
 def _spoken(s):
     "Every name of a structure with its meaning"
-    for rank,names in enumerate(((s.name,), s.also, s.hear)):
+    for rank,names in enumerate(((s.name,), s.also, s.hear, s.maybe)):
         for o in names: yield o,Meaning(s.name, rank)
     for side in ('left','right'):
         for o in getattr(s, side): yield o,Meaning(s.name, 1, side)
@@ -182,7 +182,7 @@ def _generic(m): return m.row.kind=='lesion' and m.row.finding and not m.row.of
 
 def _bare(sent, m):
     "Is it a noun such as 'artery' alone?"
-    kind,heard = m.row.kind,m.term.meanings[0].rank==2
+    kind,heard = m.row.kind,m.term.meanings[0].rank>1
     return len(m.at)==1 and sent.words[m.at[0]] in _heads() and kind!='lesion' and (kind!='device' or heard)
 
 def _whole(sent):

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'SPINE', 'word_table', 'normal', 'Token', 'fold', 'tokens', 'words_in', 'correct', 'idle',
            'modality_of']
 
-# %% ../nbs/09_words.ipynb #76fa3f26
+# %% ../nbs/09_words.ipynb #fa96a960
 import re
 import unicodedata
 from collections import Counter
@@ -77,7 +77,11 @@ def _known():
     own |= {'left','right','bilateral',*t['plurals'],*t['plurals'].values(),*t['heads']}
     return frozenset(own),frozenset(own|t['others']|set(t['kinds']))
 
-def fold(text): return ''.join(c for c in unicodedata.normalize('NFKD', text) if not unicodedata.combining(c)).lower()
+def fold(
+    text:str,
+)->str:
+    "Lower case, without accents"
+    return ''.join(c for c in unicodedata.normalize('NFKD', text) if not unicodedata.combining(c)).lower()
 
 @lru_cache(20000)
 def _compound(low):
