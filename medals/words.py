@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'SPINE', 'word_table', 'normal', 'Token', 'fold', 'tokens', 'words_in', 'correct', 'idle',
            'modality_of']
 
-# %% ../nbs/09_words.ipynb #fa96a960
+# %% ../nbs/09_words.ipynb #c982fc0a
 import re
 import unicodedata
 from collections import Counter
@@ -129,6 +129,7 @@ def tokens(
         res.append(Token(low, i, j, text[i:j], _breaks(gap, res[-1] if res else None)))
         end = j
     return tuple(res)
+
 def words_in(
     text:str,
 )->list:
