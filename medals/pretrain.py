@@ -27,8 +27,8 @@ class TextCfg:
     layers:int=2        # Of the language model
     heads:int=4         # Of its attention
     vocab:int=3000      # Word pieces
-    steps:int=4000      # Training steps
-    batch:int=128       # Concepts per step, two wordings each
+    steps:int=2500      # Training steps
+    batch:int=96        # Concepts per step, two wordings each
     run:int=8           # Neighbours in the table that come together
     lr:float=1e-3       # Peak learning rate
     scale:float=12.     # Sharpness of the contrast

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'SPINE', 'word_table', 'normal', 'Token', 'fold', 'tokens', 'words_in', 'correct', 'idle',
            'modality_of']
 
-# %% ../nbs/09_words.ipynb #14c0f2aa
+# %% ../nbs/09_words.ipynb #64112882
 import re
 import unicodedata
 from collections import Counter
