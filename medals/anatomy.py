@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Structure', 'structures', 'concepts', 'by_region', 'say', 'wordings', 'heldout']
 
-# %% ../nbs/08_anatomy.ipynb #7f305c68
+# %% ../nbs/08_anatomy.ipynb #44be38c5
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +69,7 @@ def concepts()->tuple:  # `(name, side)`, side 'left', 'right' or None
     "Everything that can be asked for: paired structures count three times, as both together are a thing of their own"
     return tuple((s.name, side) for s in structures().values() for side in ((None,'left','right') if s.paired or s.halves else (s.side,)))
 
-# %% ../nbs/08_anatomy.ipynb #0a6c2a6c
+# %% ../nbs/08_anatomy.ipynb #dd4dba44
 def by_region()->dict:  # `{region: names}`
     "Names of all structures, those that differ by a number on one line"
     res = {}

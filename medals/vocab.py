@@ -17,7 +17,7 @@ from .anatomy import Structure, by_region, concepts, heldout, say, structures, w
 from .core import read_table
 from .words import LONGEST, correct, fold, idle, modality_of, normal, tokens, word_table, words_in
 
-# %% ../nbs/12_vocab.ipynb #1af7e781
+# %% ../nbs/12_vocab.ipynb #022095f5
 _all_ = ['Structure', 'by_region', 'concepts', 'heldout', 'say', 'structures', 'wordings']  # of `anatomy`, under this name as well
 
 # %% ../nbs/12_vocab.ipynb #2f6d1a21

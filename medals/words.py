@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'SPINE', 'word_table', 'normal', 'Token', 'fold', 'tokens', 'words_in', 'correct', 'idle',
            'modality_of']
 
-# %% ../nbs/09_words.ipynb #64112882
+# %% ../nbs/09_words.ipynb #3b9bc266
 import re
 import unicodedata
 from collections import Counter
@@ -121,7 +121,8 @@ def tokens(
         low,gap,after = fold(raw),text[end:i],words[k+1] if k+1<len(words) else None
         if i<end or low=='s' and gap and gap[-1] in "'’": continue  # already read as part of "L 3"; or a genitive
         if after and low in LATIN and after[0][0].isalpha() and (text[j]=='.' or raw.isupper() and text[j]=='_'): low = LATIN[low]
-        if after and (spine or len(words)==2 and text[j]=='-') and low in ('c','t','th','l','s') and after[0].isdecimal() and after[1]-j<2: low,j = low+after[0],after[2]
+        apart = after and after[0].isdecimal() and after[1]-j<2 and (spine or len(words)==2 and text[j]=='-')  # the 3 of "L 3"
+        if apart and low in ('c','t','th','l','s'): low,j = low+after[0],after[2]
         last = re.fullmatch(r'([ctl])(\d+)', res[-1].low) if res and spine and gap in '-/' else None
         if last and low.isdecimal() and int(low)==int(last[2])+1: low = last[1]+low  # the 3 of "L2/3"
         low = re.sub(r'^([ctls])0(?=\d$)', r'\1', re.sub(r'^(th|d)(?=\d{1,2}$)', 't', low))
