@@ -31,11 +31,14 @@ def test_help_names_every_verb_and_flag():
 
 @pytest.mark.parametrize('args, says', [
     (('segment','none.nii.gz','liver'), 'no file none.nii.gz'), (('segment','./none','liver'), 'no file ./none'),
-    (('segment','liver','CT of the prostate/uterus'), 'name one scan, got none'), (('segment','a.nii','b.nii','liver'), 'name one scan, got a.nii, b.nii'),
+    (('segment','liver','CT of the prostate/uterus'), 'name one scan, got none'),
+    (('segment','a.nii','b.nii','liver'), 'name one scan, got a.nii, b.nii'),
     (('segment',HERE,'liver','--weights','/no/where'), 'no weights at'), (('segment',HERE,'liver','--weights','random:x'), 'random:nano'),
     (('segment',HERE,'liver','--stages','last'), 'both, coarse, fine'), (('segment',HERE,'liver','--format','jpeg'), 'one of nifti'),
-    (('segment',HERE,'liver','-o','x.npz','--format','nifti'), 'names a npz file'), (('segment',HERE,'liver','--marks','none.json'), 'none.json'),
-    (('segment','x.nii.gz','liver','--colour','red'), '--colour'), (('demo','--steps','many'), 'many'), (('draw',), 'draw'), ((), 'VERB'),
+    (('segment',HERE,'liver','-o','x.npz','--format','nifti'), 'names a npz file'),
+    (('segment',HERE,'liver','--marks','none.json'), 'none.json'),
+    (('segment','x.nii.gz','liver','--colour','red'), '--colour'),
+    (('demo','--steps','many'), 'many'), (('draw',), 'draw'), ((), 'VERB'),
     (('download','medals-xxl'), 'there is nano')])
 def test_a_mistake_is_one_line_and_exit_2(args, says, tmp_path):
     p = medals(*args, cwd=tmp_path)
@@ -60,7 +63,8 @@ def test_segment_writes_masks_on_the_scan(tmp_path):
 def test_segment_takes_a_challenge_file_with_its_own_sentences_and_numbers(tmp_path):
     vol,lbl,_ = phantom()
     prompts = np.array({'3': 'white matter in brain MRI', '7': 'left cerebral hemisphere', 'instance_label': 0}, dtype=object)
-    np.savez(tmp_path/'MR_case.npz', imgs=vol.data.clip(0, 255).astype(np.uint8).transpose(2,1,0), spacing=np.array(vol.spacing), text_prompts=prompts)
+    grey = vol.data.clip(0, 255).astype(np.uint8).transpose(2,1,0)
+    np.savez(tmp_path/'MR_case.npz', imgs=grey, spacing=np.array(vol.spacing), text_prompts=prompts)
     p = medals('segment', 'MR_case.npz', '-o', 'segs/MR_case.npz', '--compat', cwd=tmp_path)
     assert p.returncode==0, p.stderr
     with np.load(tmp_path/'segs'/'MR_case.npz') as z: assert z['segs'].shape==vol.shape[::-1] and set(np.unique(z['segs']))<={0,3,7}
