@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .core import UserError, asset, read_json
-from .model import PRESETS, MedalS
+from .model import PRESETS, MedalS, ModelCfg
 from .text import TextEncoder, load_file
 from .weights import NAMED, canonical, fetch, find_model, load_published, read_folder
 
@@ -86,8 +86,8 @@ def _network(source, preset, partial):
     elif not partial: net,folder = load_published(path),None
     else:
         folder = path if path.is_dir() else None
-        grey = read_json(path/'cfg.json')['model'].get('grey', 1.) if folder else 1. # what the file's first kernels are made for
-        net = MedalS(replace(PRESETS[preset], grey=grey))
+        made = asdict(ModelCfg(**read_json(path/'cfg.json')['model'])) if folder else asdict(ModelCfg()) # what the file's kernels are made for
+        net = MedalS(replace(PRESETS[preset], grey=made['grey'], signed=made['signed']))
         sd,folded = fold_colours(canonical(load_file(path/'model.safetensors' if folder else path)))
         return net,folder,replace(partial_load(net, sd), folded=folded)
     if net.cfg.aux: return net,folder,None

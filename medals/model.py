@@ -33,11 +33,12 @@ class ModelCfg:
     aux:bool=True                               # Auxiliary heads, needed for training only?
     dropout:float=.1                            # In the query decoder, in training
     grey:float=1.                               # Grey values 0..255 are multiplied by this first
+    signed:bool=False                           # May the mask vectors be negative? As published they end in a GELU
 
 PRESETS = {
     'medals-s': ModelCfg(),
     'nano': ModelCfg(features=(16,16,32,48,64,96), query=96, layers=3, heads=4, ffn=192, head=48, aux_heads=(48,48,48), dropout=0.,
-                     grey=1/64)}
+                     grey=1/64, signed=True)}
 
 # %% ../nbs/22_model.ipynb #379d1025
 @lru_cache(maxsize=16)
@@ -106,7 +107,8 @@ class Features:
     maps:list  # Decoder features, finest first
     kvs:list   # Keys and values of every query layer
 
-def _mlp(e, hidden, out): return nn.Sequential(nn.Linear(e, hidden), nn.GELU(), nn.Linear(hidden, out), nn.GELU())
+def _mlp(e, hidden, out, signed):
+    return nn.Sequential(nn.Linear(e, hidden), nn.GELU(), nn.Linear(hidden, out), nn.Identity() if signed else nn.GELU())
 
 def check_size(
     shape,  # Sizes of the three axes
@@ -160,8 +162,8 @@ class MedalS(nn.Module):
         self.backbone = UNet(cfg.in_channels, f)
         self.projection_layer = nn.Sequential(nn.Linear(sum(f), e), nn.GELU(), nn.Linear(e, e), nn.GELU())
         self.transformer_decoder = QueryDecoder(cfg)
-        if cfg.aux: self.mid_mask_embed_proj = nn.ModuleList(_mlp(e, h, o) for h,o in zip(cfg.aux_heads, f[1:4]))
-        self.mask_embed_proj = _mlp(e, cfg.head, f[0])
+        if cfg.aux: self.mid_mask_embed_proj = nn.ModuleList(_mlp(e, h, o, cfg.signed) for h,o in zip(cfg.aux_heads, f[1:4]))
+        self.mask_embed_proj = _mlp(e, cfg.head, f[0], cfg.signed)
         self.fusion_conv = nn.Module()
         self.fusion_conv.convs = nn.ModuleList([ConvBlock(2*f[0], f[0])])
 
