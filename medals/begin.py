@@ -86,7 +86,7 @@ def _network(source, preset, partial):
     elif not partial: net,folder = load_published(path),None
     else:
         folder = path if path.is_dir() else None
-        made = asdict(ModelCfg(**read_json(path/'cfg.json')['model'])) if folder else asdict(ModelCfg()) # what the file's kernels are made for
+        made = asdict(ModelCfg(**read_json(path/'cfg.json')['model'])) if folder else asdict(ModelCfg())
         net = MedalS(replace(PRESETS[preset], grey=made['grey'], signed=made['signed']))
         sd,folded = fold_colours(canonical(load_file(path/'model.safetensors' if folder else path)))
         return net,folder,replace(partial_load(net, sd), folded=folded)
