@@ -70,6 +70,7 @@ class PrepareCfg:
     spacing:floats=()     # Voxel size, mm, such as 1.5,1.5,3; empty: of the preset
     patch:ints=()         # Patch, voxels, such as 192,192,192; empty: of the preset
     dtype:str='uint8'     # Of the image: uint8, float16 or float32
+    frame:str=''          # Where the axes point, such as RAS; LPS or PLS for challenge files, which do not say; empty: of the preset
     fill:str=''           # Refine small scans until they touch the patch, yes or no; empty: of the preset
     compat:bool=False     # The published rules for spacing, cropping and points?
     device:str='cpu'      # Where to resample: cpu, cuda, cuda:1; the result is the same
@@ -196,7 +197,8 @@ def prepare(
         if not Path(source).exists(): raise UserError(f"no list {source}; make it with `medals index`")
         if cfg.fill not in ('', 'yes', 'no'): raise UserError(f"fill should be yes or no, got {cfg.fill!r}")
         fill = {'yes': True, 'no': False}.get(cfg.fill)
-        recipe = p.recipe_for(cfg.preset, spacing=cfg.spacing, patch=cfg.patch, dtype=cfg.dtype, compat=cfg.compat, fill=fill)
+        same = {k: getattr(cfg, k) for k in ('spacing','patch','frame','dtype','compat')}
+        recipe = p.recipe_for(cfg.preset, fill=fill, **same)
         fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device),cfg.out
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
