@@ -18,9 +18,10 @@ import torch
 from .core import UserError, pick_device, progress as bar_of
 from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .job import RunCfg, hook, image_on, obey, settle, show_prompts, view_of
+from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
-from .regions import drop_small, fit, keep_pieces, look_closer, objects, published_roi
+from .postprocess import instances
+from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
 from .result import Segmentation, presence, write_table
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
 from .spatial import Mask, rasterize
@@ -40,11 +41,11 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # auto, float32, float16 or bfloat16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
-        split=None,         # mask, scores, spacing -> objects; None: `postprocess.instances`, or the pieces of the mask
+        split=instances,    # How objects are told apart: mask, scores, spacing, smallest size -> ids
     ):
         if frame: stages = Stage(stages, frame)
         self.stages,self.device = [stages] if isinstance(stages, Stage) else list(stages),pick_device(device)
-        self.enc,self.source,self.split,self.known = enc,source,split or hook('postprocess', 'instances') or objects,{}
+        self.enc,self.source,self.split,self.known = enc,source,split,{}
         self.amp = self._amp(precision)
         for s in self.stages:
             wide = getattr(getattr(s.model, 'cfg', None), 'features', (8,))[0]>=32
@@ -313,7 +314,7 @@ def _objects(seg, job, found, bits):
     for i,s in enumerate(job.texts):
         lbl,box = np.zeros(job.vol.shape, np.int32),bits[s].box()
         at = tuple(slice(*o) for o in box or ())
-        if box: lbl[at] = seg.split(bits[s][at], found.score(i, at), job.vol.spacing)
+        if box: lbl[at] = seg.split(bits[s][at], found.score(i, at), job.vol.spacing, job.cfg.min_mm3)
         out[s] = lbl
         bits[s] = Bits.of(lbl>0)
     return out

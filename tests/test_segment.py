@@ -331,7 +331,7 @@ def lone(shape, spacing, name='CT_x.npz', fill=0):
     ((64,64,40), (2,2,6), 'PET_Lesion', (195,195,122,1), (156,156,191,1))])
 def test_compat_plans_windows_as_published(shape, spacing, n, coarse, fine, monkeypatch):
     "Vectors of the specification, through the segmenter: rows are the second axis of a file"
-    monkeypatch.setattr('medals.job.hook', lambda m,f: (lambda r,i: n if isinstance(n, str) else None) if f=='published' else None)
+    monkeypatch.setattr('medals.job.vocab.published', lambda r,i: n if isinstance(n, str) else None)
     frame = Frame(axes='PLS', fill=True)
     published = ('coarse',(1.5,1.5,3.),(224,224,128)),('fine',(1.,1.,1.),(192,192,192))
     stages = [Stage(Fake(), replace(frame, spacing=s, window=w), k) for k,s,w in published]
@@ -375,7 +375,7 @@ def test_compat_gives_every_voxel_to_one_class_and_skips_as_the_table_says(head,
     total = sum(m.astype(int) for m in res.masks.values())
     assert total.max()==1 and [o['stage'] for o in res.manifest['looks']]==['coarse','fine']
     for key,want in (('US_Soleus', ['coarse']), ('Microscopy_Synaptic clefts', ['fine']), ('CT_Liver', ['coarse','fine'])):
-        monkeypatch.setattr('medals.job.hook', lambda m,f,key=key: (lambda r,i: key) if f=='published' else None)
+        monkeypatch.setattr('medals.job.vocab.published', lambda r,i,key=key: key)
         looks = seg(head, ['a'], compat=True).manifest['looks']
         assert [o['stage'] for o in looks]==want and looks[-1]['rule']=='percentile'
 
