@@ -33,6 +33,7 @@ class SegmentCfg:
     modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
     marks:str=''          # JSON file with marks per sentence, in voxels or mm
     instance:bool=False   # Tell objects apart, such as cells or lesions?
+    min_mm3:float=0.      # Objects smaller than this are left out
     stages:str='both'     # coarse, fine or both; for weights with two stages
     compat:bool=False     # The published rules throughout?
     threshold:float=.5    # Score from which a voxel belongs to a mask
@@ -119,9 +120,12 @@ def _rows(rows):
     return ['  '.join(c.ljust(w) for c,w in zip(r, width)).rstrip() for r in cells]
 
 # %% ../nbs/90_cli.ipynb #9ad9b57c
+def _there(word): # a file, a folder, or `folder#SERIES`
+    return any(o and Path(o).expanduser().exists() for o in (word, word.rpartition('#')[0]))
+
 def _is_image(word):
     "Is a word the name of a scan rather than a sentence?"
-    if Path(word).exists() or word.endswith(('.nii','.nii.gz','.npz','.dcm')): return True
+    if _there(word) or word.endswith(('.nii','.nii.gz','.npz','.dcm')): return True
     return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not _known(word))
 
 def _known(word):
@@ -129,7 +133,7 @@ def _known(word):
     return resolve(word).structure
 
 def segment(
-    words:list,      # A scan (.nii, .nii.gz, .npz), and what to segment in it, one mask each, such as "left kidney"
+    words:list,      # A scan (.nii, .nii.gz, .npz, DICOM folder, FOLDER#SERIES), and what to segment, one mask each, like "left kidney"
     cfg:SegmentCfg
 ):
     "Segment a scan by sentences"
@@ -137,14 +141,14 @@ def segment(
     sentences = [w for w in words if w not in images]
     if len(images)!=1: raise UserError(f"name one scan, got {', '.join(images) or 'none'}; words that are no files are sentences")
     image = images[0]
-    if not Path(image).exists(): raise UserError(f"no file {image}")
+    if not _there(image): raise UserError(f"no file {image}")
     if not sentences and not image.endswith('.npz'): raise UserError(f"what is wanted of {image}? Add sentences such as \"left kidney\"")
     from medals.job import RunCfg
     from medals.result import format_of
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
-    format_of(cfg.out, cfg.format)
+    format_of(cfg.out, cfg.format, image)
     how = {f.name: getattr(cfg, f.name) for f in fields(RunCfg) if hasattr(cfg, f.name)}
     RunCfg(**how)
     segmenter = Segmenter.load(cfg.weights, cfg.device)

@@ -9,12 +9,12 @@ __all__ = ['FORMATS', 'ENDINGS', 'presence', 'write_table', 'Segmentation', 'for
 import csv
 import re
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from .core import UserError, atomic, write_json
+from .dicomseg import check_source, write_seg
 from .packed import Masks
 from .show import palette, save_fig, show
 from .volume import Volume, write_labels
@@ -158,27 +158,23 @@ def _save_npz(res, out, priority):
     path = Path(out) if str(out).endswith('.npz') else Path(out)/f'{Path(stem).stem}.npz'
     with atomic(path) as f: np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=np.array(res.volume.spacing))
 
-def _dicomseg():
-    "The writer of DICOM segmentations"
-    try: return import_module('medals.dicomseg').write_seg
-    except ImportError as e: raise UserError(f"DICOM segmentations cannot be written here ({e}); save as nifti instead") from e
-
 def _save_dicomseg(res, out, priority):
-    _dicomseg()(out if str(out).endswith('.dcm') else Path(out)/'masks.dcm', res.masks, res.volume, res.volume.source)
+    write_seg(out if str(out).endswith('.dcm') else Path(out)/'masks.dcm', res.masks, res.volume, res.volume.source)
 
 FORMATS = dict(nifti=_save_nifti, multilabel=_save_multilabel, npz=_save_npz, dicomseg=_save_dicomseg)
 ENDINGS = {'.nii': 'multilabel', '.nii.gz': 'multilabel', '.npz': 'npz', '.dcm': 'dicomseg'}
 
 def format_of(
-    out,       # Folder or file
-    format='', # If it was named
+    out,         # Folder or file
+    format='',   # If it was named
+    source=None, # The scan; None: not known yet
 )->str:
     "The format in which a result is written"
     ends = next((v for k,v in ENDINGS.items() if str(out).endswith(k)), '')
     format = format or ends or 'nifti'
     if format not in FORMATS: raise UserError(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
     if ends and ends!=format: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
-    if format=='dicomseg': _dicomseg()
+    if format=='dicomseg' and source: check_source(source)
     return format
 
 def save(
@@ -188,5 +184,5 @@ def save(
     priority=None,  # Where masks must not overlap, see `Segmentation.labels`
 )->Path:
     "Write a segmentation"
-    FORMATS[format_of(out, format)](res, out, priority)
+    FORMATS[format_of(out, format, res.volume.source)](res, out, priority)
     return Path(out)

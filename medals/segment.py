@@ -14,13 +14,15 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
 from .core import UserError, pick_device, progress as bar_of
 from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .job import RunCfg, hook, image_on, obey, settle, show_prompts, view_of
+from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
-from .regions import drop_small, fit, keep_pieces, look_closer, objects, published_roi
+from .postprocess import instances
+from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
 from .result import Segmentation, presence, write_table
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
 from .spatial import Mask, rasterize
@@ -40,11 +42,11 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # auto, float32, float16 or bfloat16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
-        split=None,         # mask, scores, spacing -> objects; None: `postprocess.instances`, or the pieces of the mask
+        split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = Stage(stages, frame)
         self.stages,self.device = [stages] if isinstance(stages, Stage) else list(stages),pick_device(device)
-        self.enc,self.source,self.split,self.known = enc,source,split or hook('postprocess', 'instances') or objects,{}
+        self.enc,self.source,self.split,self.known = enc,source,split,{}
         self.amp = self._amp(precision)
         for s in self.stages:
             wide = getattr(getattr(s.model, 'cfg', None), 'features', (8,))[0]>=32
@@ -313,7 +315,7 @@ def _objects(seg, job, found, bits):
     for i,s in enumerate(job.texts):
         lbl,box = np.zeros(job.vol.shape, np.int32),bits[s].box()
         at = tuple(slice(*o) for o in box or ())
-        if box: lbl[at] = seg.split(bits[s][at], found.score(i, at), job.vol.spacing)
+        if box: lbl[at] = seg.split(bits[s][at], found.score(i, at), job.vol.spacing, job.cfg.min_mm3)
         out[s] = lbl
         bits[s] = Bits.of(lbl>0)
     return out
@@ -384,6 +386,15 @@ def _again(run, old, new):
             cuts = [(looks[0], run.tiles(stage, view, fit(n, view.net.shape, tiles.window)))]
         for o,c in cuts: yield s,o,c
 
+def _objects_again(seg, run, ids, mask):
+    "Ids after a correction: objects next to a change are told apart again, by shape; all others keep their voxels and ids"
+    if not (box := Bits.of(change := mask^(ids>0)).box()): return ids
+    at = tuple(slice(max(a-1, 0), b+1) for a,b in box)
+    near = np.unique(ids[at][binary_dilation(change[at], np.ones((3,3,3)))])
+    free = mask&np.isin(ids, [0, *near])
+    again = seg.split(free, None, run.job.vol.spacing, run.job.cfg.min_mm3, before=ids)
+    return np.where(free, again, np.where(mask, ids, 0)).astype(np.int32)
+
 def refine(seg, first, old, marks, progress=None)->Segmentation:
     "A result with more marks, asked again where they are; `first` is the run that made it"
     job,new = first.job,_new_marks(old, marks, first.job.texts)
@@ -402,6 +413,8 @@ def refine(seg, first, old, marks, progress=None)->Segmentation:
         bits[s][at] = found.bits[i][at]
     run.bar.close()
     for s,m in new.items(): bits[s] = Bits.of(obey(np.asarray(bits[s]), job.vol, m))
-    res = replace(old, masks=bits, marks=run.job.spatial, manifest={**manifest_of(seg, run), 'refined': True})
+    objects = {**old.instances, **{s: _objects_again(seg, run, old.instances[s], np.asarray(bits[s])) for s in new if s in old.instances}}
+    bits.update((s, Bits.of(objects[s]>0)) for s in new if s in objects)
+    res = replace(old, masks=bits, instances=objects, marks=run.job.spatial, manifest={**manifest_of(seg, run), 'refined': True})
     res.again = lambda o, m, progress=None: refine(seg, first, o, m, progress)
     return res

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medals.cli import main
 from medals.volume import phantom, read_labels, write_volume
 
 
@@ -86,6 +87,26 @@ def test_marks_from_a_file_are_obeyed(tmp_path):
     (tmp_path/'marks.json').write_text('{"white matter": [{"kind": "circle"}]}')
     p = medals('segment', 'head.nii.gz', 'white matter', '--marks', 'marks.json', cwd=tmp_path)
     assert p.returncode==2 and 'no known kind' in p.stderr and p.stderr.count('\n')==1
+
+
+def test_one_series_of_several_is_segmented_into_a_dicom_segmentation(tmp_path, capsys, monkeypatch):
+    pytest.importorskip('highdicom')
+    from medals.dicomseg import read_seg
+    from medals.volume import read_volume
+    from test_dicom import write_series
+    monkeypatch.chdir(tmp_path)
+    vol = phantom()[0].reorient('LPS')
+    write_series(tmp_path/'scan', vol, 'MR', '1.2.826.0.7')
+    write_series(tmp_path/'scan', vol.like(vol.data//2), 'CT', '1.2.826.0.8', name='b{k:04}.dcm')
+    assert main(['segment', 'scan', 'white matter'])==2 and 'scan#1.2.826.0.7' in capsys.readouterr().err
+    assert main(['segment', 'scan#1.2.826.0.9', 'white matter'])==2 and 'has no series 1.2.826.0.9' in capsys.readouterr().err
+    assert main(['segment', 'scan#1.2.826.0.7', 'left cerebral hemisphere', '-o', 'seg.dcm'])==0
+    mask = read_seg('seg.dcm', read_volume('scan#1.2.826.0.7'))['left cerebral hemisphere']
+    mm = vol.affine@np.append(np.argwhere(mask).mean(0), 1)
+    assert mask.any() and mm[0]<-10, 'the left half lies on the left'
+    write_volume(tmp_path/'head.nii', vol)
+    assert main(['segment', 'head.nii', 'white matter', '--format', 'dicomseg'])==2
+    assert 'refers to the slices' in capsys.readouterr().err and not (tmp_path/'out').exists()
 
 
 def hostile(tmp_path):

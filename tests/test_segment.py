@@ -331,7 +331,7 @@ def lone(shape, spacing, name='CT_x.npz', fill=0):
     ((64,64,40), (2,2,6), 'PET_Lesion', (195,195,122,1), (156,156,191,1))])
 def test_compat_plans_windows_as_published(shape, spacing, n, coarse, fine, monkeypatch):
     "Vectors of the specification, through the segmenter: rows are the second axis of a file"
-    monkeypatch.setattr('medals.job.hook', lambda m,f: (lambda r,i: n if isinstance(n, str) else None) if f=='published' else None)
+    monkeypatch.setattr('medals.job.vocab.published', lambda r,i: n if isinstance(n, str) else None)
     frame = Frame(axes='PLS', fill=True)
     published = ('coarse',(1.5,1.5,3.),(224,224,128)),('fine',(1.,1.,1.),(192,192,192))
     stages = [Stage(Fake(), replace(frame, spacing=s, window=w), k) for k,s,w in published]
@@ -375,7 +375,7 @@ def test_compat_gives_every_voxel_to_one_class_and_skips_as_the_table_says(head,
     total = sum(m.astype(int) for m in res.masks.values())
     assert total.max()==1 and [o['stage'] for o in res.manifest['looks']]==['coarse','fine']
     for key,want in (('US_Soleus', ['coarse']), ('Microscopy_Synaptic clefts', ['fine']), ('CT_Liver', ['coarse','fine'])):
-        monkeypatch.setattr('medals.job.hook', lambda m,f,key=key: (lambda r,i: key) if f=='published' else None)
+        monkeypatch.setattr('medals.job.vocab.published', lambda r,i,key=key: key)
         looks = seg(head, ['a'], compat=True).manifest['looks']
         assert [o['stage'] for o in looks]==want and looks[-1]['rule']=='percentile'
 
@@ -414,6 +414,24 @@ def test_refinement_asks_only_the_windows_that_a_mark_touches(head):
     assert second.refine({'a': [spot]}) is second, 'a mark that is known already asks nothing'
     third = second.refine({'a': [Scribble(((30,28,22),(34,28,22)), positive=False)]})
     assert third.masks['a'][mark].all() and not third.masks['a'][30:35,28,22].any() and third.marks['a'][0] is spot
+
+
+def test_objects_keep_their_ids_after_a_correction():
+    "Three balls; one is taken away by a mark, a new one is drawn"
+    at,x = np.stack(np.meshgrid(*[np.arange(40)]*3, indexing='ij'), -1),np.full((40,40,40), 10, np.int16)
+    for c,r in ((10,6), (20,4), (30,5)): x[((at-c)**2).sum(-1)<r*r] = 200
+    seg = fake()
+    first = seg((x, np.diag([4.,4.,4.,1.])), ['a'], 'mri', instance=True, presence=0)
+    ids = first.instances['a']
+    a,b,c = (int(ids[o,o,o]) for o in (10,20,30))
+    assert sorted((a,b,c))==[1,2,3]==list(np.unique(ids))[1:] and a<c<b, 'from the largest to the smallest'
+    marks = [Box((13,13,13), (26,26,26), positive=False), Box((5,30,5), (9,34,9))]
+    second = first.refine({'a': marks})
+    again = second.instances['a']
+    assert again[10,10,10]==a and again[30,30,30]==c and b not in again and again[7,32,7]>3
+    assert np.array_equal(second.masks['a'], again>0) and np.array_equal(first.instances['a'], ids), 'the first result is as it was'
+    large = seg((x, np.diag([4.,4.,4.,1.])), ['a'], 'mri', instance=True, presence=0, min_mm3=64*350)
+    assert large.instances['a'].max()==2 and not large.masks['a'][20,20,20]
 
 
 def test_masks_join_or_replace_what_was_found(head):

@@ -1,0 +1,202 @@
+"""Segmentation of whole scans: many sentences beside one, memory, and the published way beside ours.
+
+    python bench/segment.py sentences              # random medals-s on windows of 96^3: 24 sentences in one run, and in 24
+    python bench/segment.py memory                 # nano on 512x512x300 with 46 and with 243 sentences: peak memory, seconds per phase
+    python bench/segment.py stages --device cuda   # medals-s with random weights, both stages, 15 sentences, beside the published way
+    python bench/segment.py stages --size 150,150,60 --window 64,64,64 --sentences 3 --device cpu   # the same, small
+"""
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from medals.geometry import resample_labels
+from medals.job import RunCfg, image_on, settle, view_of
+from medals.regions import published_roi
+from medals.segment import Segmenter
+from medals.sliding import Tiles, profile
+from medals.stages import RandomQueries, load_stages
+from medals.vocab import structures
+from medals.volume import Volume
+
+
+def body(shape, spacing):
+    "A body in Hounsfield units: air, fat, organs, bone and lung, with noise"
+    x = np.full(shape, -1000, np.int16)
+    at = [np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if a==d else 1 for a in range(3)]) for d,n in enumerate(shape)]
+    def ball(c, r): return sum(((o-a)/b)**2 for o,a,b in zip(at, c, r))<1
+    for c,r,hu in (((0,0,0),(.85,.65,2),-90), ((0,0,0),(.8,.6,2),45), ((-.35,0,.3),(.28,.4,.5),-800), ((.35,0,.3),(.28,.4,.5),-800),
+                   ((0,-.45,0),(.1,.1,2),400), ((.3,.1,-.4),(.35,.3,.3),110)): x[ball(c, r)] = hu
+    gen = np.random.default_rng(0)
+    for k in range(shape[2]): x[:,:,k] += gen.normal(0, 12, shape[:2]).astype(np.int16)
+    return Volume(x, np.diag([*spacing, 1.]), 'ct')
+
+
+def words(n):
+    "The names of so many structures of different intensity windows, in a fixed order"
+    names = [s.name for s in structures().values() if s.name.isascii()]
+    return names[::max(1, len(names)//n)][:n]
+
+
+def ints(text): return tuple(int(o) for o in text.split(','))
+
+
+def peak(): return next(int(o.split()[1]) for o in open('/proc/self/status') if o.startswith('VmHWM'))/2**20
+
+
+# ---- many sentences in one run
+
+def sentences(a):
+    stage = replace(load_stages('random:medals-s')[0][0], name='')
+    w = a.window or (96,96,96)
+    stage.frame = replace(stage.frame, window=w, fill=False, iterations=0)
+    seg = Segmenter(stage, RandomQueries(stage.model.cfg.query), device=a.device)
+    vol = body((int(w[0]*1.5), w[1], w[2]), stage.frame.spacing[:3])
+    texts = [f'structure {i}' for i in range(a.sentences or 24)]
+    def clock(some):
+        t = time.perf_counter()
+        res = seg(vol, some, 'ct', presence=0)
+        return time.perf_counter()-t,res
+    _,res = clock(texts[:1])
+    many = [clock(texts)[0]]
+    single = [clock([t])[0] for t in texts]
+    many += [clock(texts)[0] for _ in range(2)]
+    one,n = median(single),len(texts)
+    print(f"medals-s, random weights, {seg.where}, {torch.get_num_threads()} threads, windows of {w}, {res.manifest['passes']} passes")
+    print('| what | seconds | ratio |\n|---|---|---|')
+    print(f"| one sentence (median of {n}) | {one:.2f} | 1 |")
+    print(f"| {n} sentences in one run (median of 3) | {median(many):.2f} | {median(many)/one:.2f} |")
+    print(f"| {n} runs of one sentence | {sum(single):.1f} | {sum(single)/one:.1f} |")
+
+
+# ---- memory
+
+def one_memory(size, n, device):
+    seg,vol = Segmenter.load('nano', device),body(size, (.8,.8,1.))
+    plan = seg.dry_run(vol, words(n), 'ct', presence=0)
+    open('/proc/self/clear_refs', 'w').write('5')
+    res = seg(vol, words(n), 'ct', presence=0)
+    return dict(promised=plan.now+plan.host, peak=peak(), now=plan.now, seconds=res.manifest['seconds'], passes=res.manifest['passes'],
+                found=sum(o['found'] for o in res.table), floats=float(np.prod(size, dtype=float))*n*4/2**30)
+
+
+def memory(a):
+    print('| sentences | float scores would take, GB | promised, GB | peak of the process, GB | of it before, GB | passes | seconds |')
+    print('|---|---|---|---|---|---|---|')
+    for n in [a.sentences] if a.sentences else (46, 243):
+        r = sub('memory', a.size or (512,512,300), n, a.device)
+        said = ', '.join(f'{k} {v:.0f}' for k,v in r['seconds'].items())
+        print(f"| {n} | {r['floats']:.1f} | {r['promised']:.2f} | {r['peak']:.2f} | {r['now']:.2f} | {r['passes']} | {said} |", flush=True)
+
+
+# ---- both stages, beside the published way
+
+def floats(net, x, on, q, window, device):
+    "Scores of every class as floats on the host, from half windows, every window shown all prompts as floats"
+    total,count,half = np.zeros(on.shape, np.float32),np.zeros(x.shape, np.float32),torch.device(device).type=='cuda'
+    u,v,w = (profile(o, False).astype(np.float32) for o in window)
+    g = u[:,None,None]*v[:,None]*w
+    for tile in (t for batch,_ in Tiles(x.shape, window, even=False).slabs() for t in batch):
+        at = tuple(slice(s, s+o) for s,o in zip(tile.at, window))
+        with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.float16, enabled=half):
+            m = torch.from_numpy(on[(slice(None), *at)][None]).to(device)
+            p = net(torch.from_numpy(x[at][None,None]).to(device), q, m, m.amax(1, keepdim=True)).float().sigmoid()[0].cpu().numpy()
+        total[(slice(None), *at)] += p*g
+        count[at] += g
+    total /= count
+    return total
+
+
+def one_stage(stage, view, job, q, prompts, device):
+    "Labels of a stage on the turned scan"
+    n = len(job.texts)
+    x = image_on(job, view, job.groups[0][0], tuple((0,n) for n in view.net.fine), device).astype(np.float32)
+    more = [max(0, b-a) for a,b in zip(x.shape, stage.frame.window)]
+    pads,inner = [(o//2, o-o//2) for o in more],tuple(slice(o//2, o//2+a) for o,a in zip(more, x.shape))
+    crop,x = tuple(slice(*o) for o in view.net.crop),np.pad(x, pads)
+    on = np.zeros((n, *x.shape), np.float32)
+    if prompts is not None:
+        lbl = np.pad(resample_labels(prompts[crop], view.net.fine, view.net.flat), pads)
+        for i in range(n): on[i] = lbl==i+1
+    total = floats(stage.model, x, on, q, stage.frame.window, device)
+    lbl = np.where(total.max(0)>=.5, total.argmax(0)+1, 0)[inner].astype(np.int16)
+    whole = np.zeros(view.turn.of(view.shape), np.int16)
+    whole[crop] = resample_labels(lbl, view.net.size, view.net.flat)
+    return whole
+
+
+def published(stages, files, vol, texts, device):
+    "The published way: weights loaded per stage, floats per class on the host, prompts built, half precision on a GPU; plans of `compat`"
+    job,lbl,crop = settle(vol, texts, 'ct', cfg=RunCfg(compat=True)),None,None
+    q = RandomQueries(stages[0].model.cfg.query)(texts, 'ct').to(device)
+    for stage,file in zip(stages, files):
+        stage.model.load_state_dict(torch.load(file, weights_only=True))
+        stage.model.to(device)
+        view = view_of(job, stage.frame, stage.name, crop)
+        lbl = one_stage(stage, view, job, q, lbl, device)
+        stage.model.cpu()
+        ends = [np.flatnonzero(lbl.any(tuple(b for b in range(3) if b!=a))) for a in range(3)]
+        if lbl.any(): crop = published_roi([(int(o[0]), int(o[-1])+1) for o in ends], lbl.shape, view.net.plan.source, job.keys)
+    return view.turn.back(lbl)
+
+
+def one_stages(way, size, n, window, device):
+    vol,texts = body(size, (.8,.8,1.)),[f'structure {i}' for i in range(n)]
+    stages,enc = load_stages('random:medals-s')
+    if window: stages = [replace(s, frame=replace(s.frame, window=tuple(window))) for s in stages]
+    files = [Path(tempfile.mkdtemp())/f'{s.name}.pth' for s in stages]
+    for s,f in zip(stages, files): torch.save(s.model.state_dict(), f)
+    seg = Segmenter(stages, enc, device=device)
+    device,out = str(seg.device),[]
+    for _ in range(2 if seg.device.type=='cuda' else 1): # the first run on a GPU warms up
+        t = time.perf_counter()
+        if way=='published': lbl,phases = published(stages, files, vol, texts, device),{}
+        else:
+            res = seg(vol, texts, 'ct', compat=way=='compat', presence=0)
+            lbl,phases = res.labels()[0],res.manifest['seconds']
+        out.append(time.perf_counter()-t)
+    there = torch.cuda.max_memory_allocated()/2**30 if seg.device.type=='cuda' else 0.
+    return dict(seconds=out[-1], first=out[0], peak=peak(), device=there, where=seg.where, phases=phases, voxels=int((lbl>0).sum()))
+
+
+def stages(a):
+    print('| way | seconds | peak on the host, GB | on the device, GB | voxels found | phases |\n|---|---|---|---|---|---|')
+    for way in ('published','compat','ours'):
+        r = sub('stages', way, a.size or (512,512,300), a.sentences or 15, a.window, a.device)
+        said = ', '.join(f'{k} {v:.1f}' for k,v in r['phases'].items())
+        print(f"| {way} | {r['seconds']:.1f} | {r['peak']:.1f} | {r['device']:.1f} | {r['voxels']} | {said} |", flush=True)
+    print('\n'+r['where'])
+
+
+def sub(what, *args):
+    "A measurement in a process of its own"
+    got = subprocess.run([sys.executable, __file__, '--one', json.dumps([what, *args])], capture_output=True, text=True)
+    if got.returncode: sys.exit(got.stderr)
+    return json.loads(got.stdout.splitlines()[-1])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('table', nargs='?', choices=('sentences','memory','stages'))
+    p.add_argument('--sentences', type=int)
+    p.add_argument('--size', type=ints, help='voxels x,y,z')
+    p.add_argument('--window', type=ints, help='voxels x,y,z of the network')
+    p.add_argument('--device', default='cpu')
+    p.add_argument('--one', help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.one:
+        what,*args = json.loads(a.one)
+        print(json.dumps(dict(memory=one_memory, stages=one_stages)[what](*args)))
+    elif a.table: dict(sentences=sentences, memory=memory, stages=stages)[a.table](a)
+    else: p.error('name a table: sentences, memory or stages')
+
+
+if __name__=='__main__': main()
