@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ENDS', 'find_images', 'share', 'shard_of', 'own_device', 'CohortCfg', 'question', 'mark_of', 'is_done', 'read_case',
-           'ask', 'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather']
+           'ask', 'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather',
+           'overview']
 
-# %% ../nbs/45_cohort.ipynb #e0c0647a
+# %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
 import os
 from collections import Counter
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import current_process
 from pathlib import Path
+from statistics import median
 
 from .core import UserError, atomic, files_below, progress, read_json, seed_of, sweep, write_json
 from .job import RunCfg
@@ -24,7 +26,7 @@ from .volume import read_prompts, read_volume
 from .weights import find_model
 from .work import Failed, Failures, attempt, work
 
-# %% ../nbs/45_cohort.ipynb #9e061a82
+# %% ../nbs/45_cohort.ipynb #736be84d
 ENDS = ('.nii.gz', '.nii', '.npz')
 
 def _made_here(folder):
@@ -62,7 +64,7 @@ def _tails(path):
     up = path.parts[1:-1]
     return ['-'.join((*up[len(up)-k:], _stem(path))) for k in range(len(up)+1)]+['-'.join((*up, path.name))]
 
-# %% ../nbs/45_cohort.ipynb #6de95c4e
+# %% ../nbs/45_cohort.ipynb #f1b40740
 def find_images(
     words:list,  # Files, folders, patterns such as `scans/*.nii.gz`
 )->dict:         # `{case: path}`
@@ -80,7 +82,7 @@ def find_images(
     times = Counter(t for p in paths for t in set(_tails(p)))
     return {next((t for t in _tails(p) if times[t]==1), str(p).replace('/', '_')): p for p in paths}
 
-# %% ../nbs/45_cohort.ipynb #6b4ad375
+# %% ../nbs/45_cohort.ipynb #8b242c28
 def share(
     sizes:dict,  # `{case: bytes}`
     i:int,       # Which share, from 0
@@ -94,7 +96,7 @@ def share(
         if to==i: mine.append(k)
     return mine
 
-# %% ../nbs/45_cohort.ipynb #b55477bc
+# %% ../nbs/45_cohort.ipynb #43133f78
 def shard_of(
     text:str='',   # '3/16'; empty: from the environment
     env=None,      # None: that of the process
@@ -121,7 +123,7 @@ def own_device(
     if name!='auto' or not mine.isdecimal() or not torch.cuda.is_available(): return name
     return f'cuda:{int(mine)%torch.cuda.device_count()}'
 
-# %% ../nbs/45_cohort.ipynb #d028ed3f
+# %% ../nbs/45_cohort.ipynb #fba7edf2
 @dataclass(frozen=True, kw_only=True)
 class CohortCfg:
     "What is asked of every scan"
@@ -162,7 +164,7 @@ def is_done(
     try: return f.exists() and read_json(f).get('mark')==mark
     except (UserError, AttributeError): return False # damaged: then it is made again
 
-# %% ../nbs/45_cohort.ipynb #ed2487da
+# %% ../nbs/45_cohort.ipynb #9447a344
 def read_case(
     path:Path,
     cfg:CohortCfg,
@@ -196,7 +198,7 @@ def write_case(
         write_table(tmp/'table.csv', res.table)
         write_json(tmp/'manifest.json', {**res.manifest, 'mark': mark})
 
-# %% ../nbs/45_cohort.ipynb #c4dbc97e
+# %% ../nbs/45_cohort.ipynb #f1f420de
 def pipeline(
     names:list,  # Cases
     read,        # name -> input
@@ -220,7 +222,7 @@ class _Known:
     value:object
     def result(self): return self.value
 
-# %% ../nbs/45_cohort.ipynb #608603ab
+# %% ../nbs/45_cohort.ipynb #f791dc59
 def segment_case(
     task:dict,  # `path`, `out`, `mark`, `cfg`
 ):
@@ -286,7 +288,7 @@ def _forget(out, n):
     for f in out.glob('failed*.jsonl'):
         if not f.stem.endswith(f'of{n}'): f.unlink(missing_ok=True)
 
-# %% ../nbs/45_cohort.ipynb #cc07da47
+# %% ../nbs/45_cohort.ipynb #d854d01d
 def _rows_of(out, cases):
     "Rows of some cases; those with objects have one column more"
     rows = []
@@ -304,3 +306,13 @@ def gather(
         done,rows = now,_rows_of(plan.out, now)
         if rows: write_table(plan.out/'table.csv', rows)
     return rows
+
+# %% ../nbs/45_cohort.ipynb #c8d0876b
+def overview(
+    rows:list,  # From `gather`
+)->list:        # Rows
+    "In how many scans each sentence was found, and how large it is there"
+    by = {}
+    for r in rows: by.setdefault(r['sentence'], []).append(float(r['ml']) if r['found']=='True' else None)
+    found = {s: sorted(v for v in vs if v is not None) for s,vs in by.items()}
+    return [dict(sentence=s, scans=len(vs), found=len(found[s]), median_ml=median(found[s] or [0.])) for s,vs in by.items()]
