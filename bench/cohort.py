@@ -4,8 +4,9 @@
     python bench/cohort.py --cases 24 --spacing 4
     python bench/cohort.py --phases 8          # all phases of every window, as the network is used
 
-By default every window is looked at once rather than in eight phases, so that the work around the network shows. All three ways write the same files; the
-masks are compared. Times are of the whole command, Python and weights included. `workers` have one thread each, one process has all.
+By default every window is looked at once rather than in eight phases, so that the work around the network shows. All three ways write the
+same files; the masks are compared. Times are of the whole command, Python and weights included. Workers have one thread each, one process
+has all.
 """
 import argparse
 import os
@@ -63,7 +64,8 @@ def main():
         took['again, all done'] = medals(tmp/'scans', *ASK, '-o', tmp/'one', *how)
         alike = same(tmp/'each', tmp/'one', names) and same(tmp/'one', tmp/'two', names)
     first = took['a command each']
-    print(f"{args.cases} scans of {220/args.spacing:.0f}^3 voxels, {len(ASK)} sentences, {os.cpu_count()} cores, masks {'alike' if alike else 'DIFFER'}")
+    size = round(220/args.spacing)
+    print(f"{args.cases} scans of {size}^3 voxels, {len(ASK)} sentences, {os.cpu_count()} cores, masks {'alike' if alike else 'DIFFER'}")
     print(f"{'':24} {'seconds':>8} {'per scan':>9} {'times faster':>13}")
     for k,s in took.items(): print(f'{k:24} {s:8.1f} {s/args.cases:9.2f} {first/s:13.2f}')
 
