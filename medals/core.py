@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from itertools import islice
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -315,5 +316,6 @@ def progress(
 ):                   # A `tqdm` bar
     "A progress bar with time left"
     from tqdm.auto import tqdm
+    if parent_process(): show = show or False # one of many workers, whose bars would run into each other
     if show is None: show = sys.stderr.isatty() or ('ipykernel' in sys.modules and not os.environ.get('IN_TEST'))
     return tqdm(it, desc=desc, total=total, disable=not show, dynamic_ncols=True, **kwargs)

@@ -174,7 +174,7 @@ class Run:
         self.plan = forecast(seg, job)
         self.done,self.total,self.seconds,self.looks = 0,self.plan.passes,{},[]
         with self.clock('text'): self.q = seg.queries(job.texts, job.modality)
-        self.bar = bar_of(desc='segment', total=self.total, unit='pass')
+        self.bar = bar_of(desc='segment', total=self.total, unit='pass', leave=None) # not left behind below another bar
 
     @contextmanager
     def clock(self, name):

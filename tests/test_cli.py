@@ -27,13 +27,15 @@ def medals(*args, **kw):
 def test_help_names_every_verb_and_flag():
     assert all(v in medals('-h').stdout for v in ('demo','segment','info','download'))
     out = medals('segment', '-h').stdout
-    assert '--weights' in out and 'IMAGE' in out.upper() and 'one mask each' in out
+    assert '--weights' in out and 'Scans (' in out and '--shard' in out and 'one mask each' in out
 
 
 @pytest.mark.parametrize('args, says', [
     (('segment','none.nii.gz','liver'), 'no file none.nii.gz'), (('segment','./none','liver'), 'no file ./none'),
-    (('segment','liver','CT of the prostate/uterus'), 'name one scan, got none'),
-    (('segment','a.nii','b.nii','liver'), 'name one scan, got a.nii, b.nii'),
+    (('segment','liver','CT of the prostate/uterus'), 'name a scan, or several, got none'),
+    (('segment','a.nii','b.nii','liver'), 'no file a.nii'),
+    (('segment',HERE.parent/'helpers.py',HERE,'liver','-o','x.npz'), 'need a folder'),
+    (('segment',HERE,HERE.parent/'helpers.py','liver','--shard','3/2'), 'like 3/16'), (('challenge','none'), 'no .npz in none'),
     (('segment',HERE,'liver','--weights','/no/where'), 'no weights at'), (('segment',HERE,'liver','--weights','random:x'), 'random:nano'),
     (('segment',HERE,'liver','--stages','last'), 'both, coarse, fine'), (('segment',HERE,'liver','--format','jpeg'), 'one of nifti'),
     (('segment',HERE,'liver','-o','x.npz','--format','nifti'), 'names a npz file'),
