@@ -1,0 +1,144 @@
+"A Jupyter server and a browser that drives it: what the browser tests stand on"
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[2]
+FLAGS = ('--no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic --no-first-run '
+         '--disable-background-networking --disable-component-update --disable-sync').split()
+
+def chromium():
+    "Path of a browser, or None"
+    names = [os.environ.get('MEDALS_CHROMIUM'), 'chromium', 'chromium-browser', 'google-chrome']
+    return next((p for o in names if o and (p := shutil.which(o))), None)
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def settings(folder):
+    "A configuration folder: no news pop-up, nothing of the user's own"
+    page = Path(folder)/'labconfig'/'page_config.json'
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(json.dumps({'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}))
+    return str(folder)
+
+def up(url, proc, log, seconds=60):
+    "Wait until a server answers"
+    t0 = time.monotonic()
+    while time.monotonic()-t0<seconds:
+        if proc.poll() is not None: raise RuntimeError(f'the server ended: {Path(log).read_text()[-2000:]}')
+        try:
+            with urllib.request.urlopen(url, timeout=2) as r:
+                if r.status==200: return
+        except OSError: time.sleep(.2)
+    raise RuntimeError(f'no answer from {url}')
+
+COMMANDS = dict(
+    lab=['jupyter', 'lab', '--LabApp.expose_app_in_browser=True'],
+    notebook=['jupyter', 'notebook', '--JupyterNotebookApp.expose_app_in_browser=True'],
+    voila=['voila', '--no-browser', '--Voila.ip=127.0.0.1', '--show_tracebacks=True'])
+
+@contextmanager
+def server(kind, folder, tmp, env=()):
+    "JupyterLab, Notebook 7 or Voila on 127.0.0.1 with a token; gone afterwards"
+    port,token = free_port(),secrets.token_hex(16)
+    here = {**os.environ, 'JUPYTER_CONFIG_DIR': settings(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'),
+            'JUPYTER_RUNTIME_DIR': str(tmp/'run'), 'IPYTHONDIR': str(tmp/'ipython'), 'PYTHONPATH': str(root), **dict(env)}
+    here.pop('IN_TEST', None)
+    if kind=='voila': cmd = [*COMMANDS[kind], f'--port={port}', f'--token={token}', str(folder)]
+    else:
+        cmd = [*COMMANDS[kind], '--allow-root', '--no-browser', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}',
+               '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}']
+    log = tmp/f'{kind}.log'
+    with open(log, 'w') as f: proc = subprocess.Popen([sys.executable, '-m', *cmd], stdout=f, stderr=f, env=here, cwd=tmp)
+    try:
+        base = f'http://127.0.0.1:{port}'
+        up(f'{base}/' if kind=='voila' else f'{base}/api/status?token={token}', proc, log)
+        yield base,token
+    finally:
+        proc.terminate()
+        try: proc.wait(20)
+        except subprocess.TimeoutExpired: proc.kill()
+
+@contextmanager
+def browser(width=1500, height=1250):
+    "A page of a headless browser"
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+        page = b.new_page(viewport=dict(width=width, height=height))
+        page.set_default_timeout(120_000)
+        page.notes = []
+        page.on('console', lambda m: page.notes.append(f'{m.type}: {m.text}') if m.type in ('error', 'warning') else None)
+        page.on('pageerror', lambda e: page.notes.append(f'pageerror: {e}'))
+        try: yield page
+        finally: b.close()
+
+READY = '''async () => {
+  const app = window.jupyterapp, nap = t => new Promise(r => setTimeout(r, t));
+  await app.restored; let w;
+  for (;;) { w = app.shell.currentWidget; if (w && w.sessionContext && w.content && w.content.widgets) break; await nap(100) }
+  await w.context.ready; await w.sessionContext.ready;
+  for (;;) { const k = w.sessionContext.session && w.sessionContext.session.kernel;
+    if (k && k.connectionStatus === 'connected' && k.status === 'idle') break; await nap(100) }
+  window.medalsPage = w }'''
+
+RUN = '''async () => {
+  await window.jupyterapp.commands.execute('notebook:run-all-cells');
+  return window.medalsPage.content.widgets.filter(c => c.model.type === 'code')
+    .map(c => c.model.sharedModel.outputs.map(o => o.output_type + (o.ename ? ': ' + o.ename + ': ' + o.evalue : ''))) }'''
+
+ASK = '''async code => {
+  const k = window.medalsPage.sessionContext.session.kernel;
+  const f = k.requestExecute({code, store_history: false, silent: false, stop_on_error: false});
+  let out = '';
+  f.onIOPub = m => { const t = m.header.msg_type;
+    if (t === 'stream') out += m.content.text;
+    if (t === 'error') out += 'ERROR ' + m.content.ename + ': ' + m.content.evalue };
+  await f.done; return out }'''
+
+class Notebook:
+    "A notebook that is open in JupyterLab or Notebook 7"
+    def __init__(self, page, base, token, path, kind='lab'):
+        self.page = page
+        where = 'lab/tree' if kind=='lab' else 'notebooks'
+        page.goto(f'{base}/{where}/{path}?token={token}'+('&reset' if kind=='lab' else ''))
+        page.wait_for_function('() => window.jupyterapp')
+        page.evaluate(READY)
+
+    def run_all(self):
+        "Run every cell; the kinds of their outputs"
+        outs = self.page.evaluate(RUN)
+        assert not [o for c in outs for o in c if o.startswith('error')], outs
+        return outs
+
+    def ask(self, code):
+        "What the kernel prints for a piece of code, beside the notebook's cells"
+        out = self.page.evaluate(ASK, code).strip()
+        assert not out.startswith('ERROR'), out
+        return out
+
+    def wait_for(self, expr, seconds=180):
+        "Wait until an expression is true in the kernel"
+        t0 = time.monotonic()
+        while time.monotonic()-t0<seconds:
+            if self.ask(f'print(bool({expr}))').endswith('True'): return time.monotonic()-t0
+            self.page.wait_for_timeout(150)
+        raise AssertionError(f'never true: {expr}')
+
+def ink(png, level=20):
+    "Share of pixels of a picture that are not black"
+    import io
+    import numpy as np
+    from PIL import Image
+    return float((np.asarray(Image.open(io.BytesIO(png)).convert('L'))>level).mean())
