@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEARD', 'Stopped', 'complete', 'understood', 'Studio', 'legend', 'slices', 'compare', 'view3d', 'Png']
 
-# %% ../nbs/50_widgets.ipynb #17955e45
+# %% ../nbs/50_widgets.ipynb #925d01db
 import base64
 import difflib
 import inspect
@@ -28,10 +28,10 @@ from .views import Png, compare, png_of, slices
 from .vocab import concepts, resolve, structures
 from .volume import Volume, read_volume, write_labels
 
-# %% ../nbs/50_widgets.ipynb #fb642f44
+# %% ../nbs/50_widgets.ipynb #31329595
 _all_ = ['slices', 'compare', 'view3d', 'Png']
 
-# %% ../nbs/50_widgets.ipynb #8fc36dd5
+# %% ../nbs/50_widgets.ipynb #0cd6f689
 @cache
 def _names():
     "Everything that can be asked for, with the words that find it"
@@ -65,9 +65,10 @@ def understood(
     said = f'understood: {r.structure}',r.side and f'{r.side} side',(r.modality or '').upper()
     if r.structure: return ' · '.join(o for o in said if o)
     near = complete(text, 3)
+    if any(o.startswith(' '.join(text.lower().split())) for o in near): return ''  # still typing
     return 'not in the vocabulary; the network gets the sentence as it is'+(f". Did you mean {' or '.join(near)}?" if near else '')
 
-# %% ../nbs/50_widgets.ipynb #2adecc40
+# %% ../nbs/50_widgets.ipynb #9b5bdbd6
 @cache
 def _parts():
     "The two front ends"
@@ -95,7 +96,7 @@ def _parts():
         active = Unicode().tag(sync=True)
     return Slices,Classes
 
-# %% ../nbs/50_widgets.ipynb #72d6d26b
+# %% ../nbs/50_widgets.ipynb #4424ba5a
 def _as_volume(image, modality):
     "A `Volume` from whatever names a scan"
     if isinstance(image, (str, Path)): return read_volume(image, modality)
@@ -177,7 +178,7 @@ class Studio(VBox):
         "One step forward"
         self._change(self.board.redo)
 
-# %% ../nbs/50_widgets.ipynb #b6b8b083
+# %% ../nbs/50_widgets.ipynb #798e1752
 @patch
 def _say(self:Studio, text, **status):
     "The line below the slices"
@@ -217,7 +218,7 @@ def _show3d(self:Studio):
         self._shaping = threading.Thread(target=shape, daemon=True)
         self._shaping.start()
 
-# %% ../nbs/50_widgets.ipynb #163d6000
+# %% ../nbs/50_widgets.ipynb #542027e4
 @patch
 def _message(self:Studio, widget, m, buffers):
     "A message from a front end"
@@ -257,6 +258,11 @@ def _on_typing(self, text):
     "A sentence is being typed"
     self.canvas.understood = dict(text=text, line=understood(text, self.volume.modality), options=complete(text))
 
+def _on_add(self, sentence):
+    "A sentence was typed"
+    self.add(sentence)
+    self.canvas.understood = dict(text='', line=f'{sentence}: {understood(sentence, self.volume.modality)}', options=[])
+
 def _on_pick(self, sentence):
     "Another class is marked"
     self.canvas.active = self.list.active = sentence
@@ -267,10 +273,10 @@ def _on_remove(self, sentence):
 
 HEARD = dict(
     cut=_on_cut, mark=_on_mark, look=_on_look, typing=_on_typing, pick=_on_pick, remove=_on_remove,
-    add=lambda self,sentence: self.add(sentence), undo=lambda self: self.undo(), redo=lambda self: self.redo(),
+    add=_on_add, undo=lambda self: self.undo(), redo=lambda self: self.redo(),
     run=lambda self: self.run(wait=False), cancel=lambda self: self.cancel(), save=lambda self,out: self.save(out, wait=False))
 
-# %% ../nbs/50_widgets.ipynb #1a8eaff7
+# %% ../nbs/50_widgets.ipynb #8d01eb01
 Stopped = getattr(segment, 'Stopped', type('Stopped', (Exception,), {}))
 
 def _with(fn, **kwargs):
@@ -342,7 +348,7 @@ def wait(self:Studio):
         raise
     if self.error: raise self.error
 
-# %% ../nbs/50_widgets.ipynb #94174879
+# %% ../nbs/50_widgets.ipynb #2836a745
 @patch
 def _save(self:Studio, out, now, drawn):
     "The thread of saving"
@@ -372,7 +378,7 @@ def save(
     if wait: self.wait()
     return Path(self.canvas.out)
 
-# %% ../nbs/50_widgets.ipynb #fed8c7df
+# %% ../nbs/50_widgets.ipynb #1ef33bc6
 @patch
 def snapshot(self:Studio)->Png:
     "What is on the screen, as a PNG"

@@ -4,6 +4,8 @@ function make(tag, className, attributes = {}, ...children) {
   const e = document.createElement(tag);
   if (className) e.className = className;
   for (const [k, v] of Object.entries(attributes)) k.startsWith('on') ? e.addEventListener(k.slice(2), v) : e.setAttribute(k, v);
+  // JupyterLab looks for this on the element that has the focus: no key pressed here is a command of the notebook
+  if (['canvas', 'input', 'button'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
   e.append(...children);
   return e;
 }
@@ -31,7 +33,7 @@ function render({ model, el }) {
   const body = make('tbody'), none = make('p', 'medals-none', {}, 'No sentence yet. Type one above.');
   const head = ['', '', 'sentence', 'opacity', 'ml', 'presence', 'marks', ''].map(t => make('th', '', { scope: 'col' }, t));
   const table = make('table', 'medals-classes', {}, make('thead', '', {}, make('tr', '', {}, ...head)), body);
-  el.append(make('div', 'medals-list', { 'data-lm-suppress-shortcuts': 'true' }, table, none));
+  el.append(make('div', 'medals-list', { onkeydown: e => e.stopPropagation() }, table, none));
   const refresh = () => {
     const rows = model.get('classes');
     if (el.contains(document.activeElement) && document.activeElement.classList.contains('medals-opacity') && body.children.length === rows.length) return;

@@ -22,6 +22,8 @@ function make(tag, className, attributes = {}, ...children) {
   const e = document.createElement(tag);
   if (className) e.className = className;
   for (const [k, v] of Object.entries(attributes)) k.startsWith('on') ? e.addEventListener(k.slice(2), v) : e.setAttribute(k, v);
+  // JupyterLab looks for this on the element that has the focus: no key pressed here is a command of the notebook
+  if (['canvas', 'input', 'button'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
   e.append(...children);
   return e;
 }
@@ -47,7 +49,7 @@ function blend(out, layer, look, w, h) {
   const edgeAlpha = kind === 'mask' ? Math.min(1, f(alpha + .5)) : 1, edgeColour = kind === 'positive' ? [255, 255, 255] : colour;
   for (let i = 0; i < mask.length; i++) {
     if (!mask[i]) continue;
-    const chequer = ((i % w + Math.floor(i / w)) % 2) * 255, a = e[i] ? edgeAlpha : alpha;
+    const chequer = (((i % w >> 1) + (Math.floor(i / w) >> 1)) % 2) * 255, a = e[i] ? edgeAlpha : alpha;
     for (let k = 0; k < 3; k++) {
       const c = e[i] ? edgeColour[k] : kind === 'negative' ? chequer : colour[k];
       out[3 * i + k] = out[3 * i + k] * (1 - a) + c * a;
@@ -280,7 +282,6 @@ class Pane {
     else if (e.key === 'Enter') this.model.send({ type: 'mark', tool: 'point', axis, index: this.index, points: [[at[col], at[row]]] });
     else return;
     e.preventDefault();
-    e.stopPropagation();
   }
 }
 
@@ -326,7 +327,6 @@ class Words {
       if (this.at >= 0 && options[this.at]) this.input.value = options[this.at].textContent;
       this.add();
     } else if (e.key === 'Escape') this.close();
-    e.stopPropagation();
   }
 
   add() {
@@ -356,12 +356,12 @@ class Studio {
     this.run = button('Run', 'Segment; after a correction only what it touches', () => { this.words.add(); model.send({ type: 'run' }) }, 'medals-button medals-run');
     this.cancel = button('Cancel', 'Stop the run', () => model.send({ type: 'cancel' }));
     this.save = button('Save', 'Masks, table and marks to the folder beside', () => model.send({ type: 'save', out: this.out.value }));
-    this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to', onkeydown: e => e.stopPropagation() });
+    this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to' });
     this.bar = make('progress', 'medals-progress', { max: 1, 'aria-label': 'Progress' });
     this.status = make('span', 'medals-status', { role: 'status' });
     this.panes = PLANES.map(p => new Pane(this, p));
     const label = (text, e) => make('label', 'medals-number', {}, text, e);
-    el.append(make('div', 'medals-studio', { 'data-lm-suppress-shortcuts': 'true' }, this.words.el,
+    el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.words.el,
       make('div', 'medals-bar', { role: 'toolbar', 'aria-label': 'Tools' }, ...this.tools, this.sign, label('radius mm', this.radius), label('depth', this.depth),
         this.undo, this.redo),
       make('div', 'medals-panes', {}, ...this.panes.map(p => p.el)),
@@ -373,7 +373,7 @@ class Studio {
   }
 
   number(key, title, min, max, step) {
-    return make('input', '', { type: 'number', title, min, max, step, onkeydown: e => e.stopPropagation(),
+    return make('input', '', { type: 'number', title, min, max, step,
       onchange: e => this.setTool({ [key]: clamp(e.target.valueAsNumber || min, min, max) }) });
   }
 
@@ -436,4 +436,5 @@ function render({ model, el }) {
   return () => studio.close();
 }
 
+export { compose, unpack };
 export default { render };

@@ -1,15 +1,22 @@
 "A Jupyter server and a browser that drives it: what the browser tests stand on"
+import io
 import json
+import mimetypes
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 root = Path(__file__).resolve().parents[2]
 FLAGS = ('--no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic --no-first-run '
@@ -25,12 +32,15 @@ def free_port():
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
 
-def settings(folder):
-    "A configuration folder: no news pop-up, nothing of the user's own"
-    page = Path(folder)/'labconfig'/'page_config.json'
-    page.parent.mkdir(parents=True, exist_ok=True)
+def settings(tmp, python):
+    "Folders of its own for a server: no news pop-up, nothing of the user's, a kernel of the given Python"
+    page,kernel = tmp/'config'/'labconfig'/'page_config.json',tmp/'data'/'kernels'/'python3'/'kernel.json'
+    for o in (page, kernel): o.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(json.dumps({'disabledExtensions': {'@jupyterlab/apputils-extension:announcements': True}}))
-    return str(folder)
+    argv = [str(python), '-m', 'ipykernel_launcher', '-f', '{connection_file}']
+    kernel.write_text(json.dumps(dict(argv=argv, display_name='Python 3 (ipykernel)', language='python')))
+    names = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data', JUPYTER_RUNTIME_DIR='run', IPYTHONDIR='ipython')
+    return {k: str(tmp/v) for k,v in names.items()}
 
 def up(url, proc, log, seconds=60):
     "Wait until a server answers"
@@ -44,23 +54,22 @@ def up(url, proc, log, seconds=60):
     raise RuntimeError(f'no answer from {url}')
 
 COMMANDS = dict(
-    lab=['jupyter', 'lab', '--LabApp.expose_app_in_browser=True'],
-    notebook=['jupyter', 'notebook', '--JupyterNotebookApp.expose_app_in_browser=True'],
+    lab=['jupyterlab', '--LabApp.expose_app_in_browser=True'],
+    notebook=['notebook', '--JupyterNotebookApp.expose_app_in_browser=True'],
     voila=['voila', '--no-browser', '--Voila.ip=127.0.0.1', '--show_tracebacks=True'])
 
 @contextmanager
-def server(kind, folder, tmp, env=()):
+def server(kind, folder, tmp, env=(), python=sys.executable, more=()):
     "JupyterLab, Notebook 7 or Voila on 127.0.0.1 with a token; gone afterwards"
     port,token = free_port(),secrets.token_hex(16)
-    here = {**os.environ, 'JUPYTER_CONFIG_DIR': settings(tmp/'config'), 'JUPYTER_DATA_DIR': str(tmp/'data'),
-            'JUPYTER_RUNTIME_DIR': str(tmp/'run'), 'IPYTHONDIR': str(tmp/'ipython'), 'PYTHONPATH': str(root), **dict(env)}
+    here = {**os.environ, **settings(tmp, python), 'PYTHONPATH': str(root), **dict(env)}
     here.pop('IN_TEST', None)
     if kind=='voila': cmd = [*COMMANDS[kind], f'--port={port}', f'--token={token}', str(folder)]
     else:
         cmd = [*COMMANDS[kind], '--allow-root', '--no-browser', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}',
                '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}']
     log = tmp/f'{kind}.log'
-    with open(log, 'w') as f: proc = subprocess.Popen([sys.executable, '-m', *cmd], stdout=f, stderr=f, env=here, cwd=tmp)
+    with open(log, 'w') as f: proc = subprocess.Popen([str(python), '-m', *cmd, *more], stdout=f, stderr=f, env=here, cwd=tmp)
     try:
         base = f'http://127.0.0.1:{port}'
         up(f'{base}/' if kind=='voila' else f'{base}/api/status?token={token}', proc, log)
@@ -138,7 +147,46 @@ class Notebook:
 
 def ink(png, level=20):
     "Share of pixels of a picture that are not black"
-    import io
-    import numpy as np
-    from PIL import Image
     return float((np.asarray(Image.open(io.BytesIO(png)).convert('L'))>level).mean())
+
+NPM = ('vue@2.6.10', 'vue-js-modal@2.0.1', 'imjoy-core@0.14.5', 'imjoy-rpc@0.5.9', 'itk-viewer-bootstrap-ui@0.30.0', 'itk-vtk-viewer@14.51.0')
+STUB = b'window.VueWindow = { install() {} };'  # @oeway/vue-window is not on npm any more; it only floats windows
+
+class Packages:
+    "Answers a page's requests to the web from npm packages, and refuses the others"
+    def __init__(self, folder):
+        self.folder,self.files,self.asked,self.refused = Path(folder),{},[],[]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for o in NPM:
+            if not self.tarball(o).exists(): subprocess.run(['npm', 'pack', '--silent', o], cwd=self.folder, check=True, capture_output=True)
+
+    def tarball(self, package): return self.folder/f"{package.replace('@', '-')}.tgz"
+
+    def read(self, name, path):
+        "A file of a package"
+        package = next((o for o in NPM if o.rsplit('@', 1)[0]==name), None)
+        if not package: return None
+        if package not in self.files:
+            with tarfile.open(self.tarball(package)) as t:
+                self.files[package] = {m.name.split('/', 1)[1]: t.extractfile(m).read() for m in t.getmembers() if m.isfile()}
+        return self.files[package].get(path)
+
+    def body(self, url):
+        "What an address stands for"
+        url = url.split('?')[0].split('#')[0]
+        if 'vue-window' in url: return STUB
+        if m := re.match(r'https://(?:cdn\.jsdelivr\.net/npm|unpkg\.com)/((?:@[^/@]+/)?[^/@]+)(?:@[^/]+)?/(.+)', url): return self.read(*m.groups())
+        if m := re.match(r'https://imjoy-team\.github\.io/vue-js-modal/(.+)', url): return self.read('vue-js-modal', f'dist/{m[1]}')
+        if m := re.match(r'https://lib\.imjoy\.io/(.+)', url): return self.read('imjoy-core', f'dist/{m[1]}')
+        if m := re.match(r'https://[a-z0-9]+\.ipfs\.[a-z.]+/(.*)', url): return self.read('itk-vtk-viewer', f"dist/{m[1] or 'index.html'}")
+
+    def __call__(self, route):
+        url = route.request.url
+        if not url.startswith('http') or '//127.0.0.1' in url: return route.continue_()
+        self.asked.append(url)
+        data = self.body(url)
+        if data is None:
+            self.refused.append(url)
+            return route.abort()
+        kind = mimetypes.guess_type(url.split('?')[0])[0] or 'text/html'
+        route.fulfill(body=data, content_type=dict(wasm='application/wasm').get(url.rsplit('.', 1)[-1], kind), headers={'access-control-allow-origin': '*'})
