@@ -126,7 +126,9 @@ def fuse(
         w,n = block.conv.weight[:,d.shape[1]:],m.shape[1]
         for i in range(len(d)):
             if n<=(d.shape[1] if few is None else few): kernel,given = torch.einsum('ocxyz,nc->onxyz', w, vec[i]),m[i:i+1].to(d.dtype)
-            else: kernel,given = w,torch.einsum('nxyz,nc->cxyz', m[i].to(d.dtype), vec[i])[None]
+            else:
+                parts = zip(m[i].split(16), vec[i].split(16))
+                kernel,given = w,sum(torch.einsum('nxyz,nc->cxyz', o.to(d.dtype), v) for o,v in parts)[None]
             y[i:i+1] += F.conv3d(given, kernel.to(given.dtype), padding=1)
     return block.act(y)
 
@@ -163,6 +165,17 @@ class MedalS(nn.Module):
         pos = positions(tuple(pooled.shape[2:]), self.cfg.query, mem.device, mem.dtype)
         return Features(maps, self.transformer_decoder.image(mem, pos))
 
+    def adapt(
+        self,
+        feats:Features,
+        q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
+    )->torch.Tensor:           # `(b,n,e)`
+        "Queries that have seen the image, each on its own"
+        q = q.expand(len(feats.maps[0]), *q.shape) if q.ndim==2 else q
+        if q.shape[-1]!=self.cfg.query:
+            raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
+        return self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
+
     def decode(
         self,
         feats:Features,
@@ -172,17 +185,26 @@ class MedalS(nn.Module):
         bypass:bool=False,     # Leave out the fusion, as the published training does in a tenth of its steps?
     ):                         # Logits `(b,n,x,y,z)`, or a list of four
         "Logits of some queries"
-        d = feats.maps[0]
-        q = q.expand(len(d), *q.shape) if q.ndim==2 else q
-        if q.shape[-1]!=self.cfg.query:
-            raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
-        t = self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
+        d,t = feats.maps[0],self.adapt(feats, q)
         vec = self.mask_embed_proj(t)
         if not bypass: d = fuse(self.fusion_conv.convs[0], d, vec, m)
         res = [torch.einsum('bcxyz,bnc->bnxyz', d, vec)]
         if not deep: return res[0]
         if not self.cfg.aux: raise UserError("deep=True needs auxiliary heads; make the network with ModelCfg(aux=True)")
         return res+[torch.einsum('bcxyz,bnc->bnxyz', o, head(t)) for o,head in zip(feats.maps[1:], self.mid_mask_embed_proj)]
+
+    def ask(
+        self,
+        x:torch.Tensor,        # Grey values `(b,1,x,y,z)`
+        q:torch.Tensor,        # All queries, `(n,e)`
+        m:torch.Tensor=None,   # Prompts `(b,k,x,y,z)` of some of them
+        which=None,            # Those `k` queries; None: all
+    )->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
+        "What is multiplied to get the logits of any query, all prompts worked in"
+        feats = self.encode(x, None if m is None else m.any(1, keepdim=True))
+        vec = self.mask_embed_proj(self.adapt(feats, q))
+        some = vec if which is None else vec[:,which]
+        return fuse(self.fusion_conv.convs[0], feats.maps[0], some, m),vec
 
     def forward(self, x, q, m=None, fg=None, deep=False):
         "Logits `(b,n,x,y,z)` of queries `q` on image `x`, with prompts `m`; their union `fg` follows from `m` unless given"

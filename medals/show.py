@@ -127,13 +127,24 @@ class _Ras:
         self.spacing = spacing_of(self.affine)
         m = self.masks
         if m is None: self.cuts = {}
-        elif isinstance(m, dict): self.cuts = cutters({k: self._view(o) for k,o in m.items()})
+        elif isinstance(m, dict):
+            arrays = cutters({k: self._view(o) for k,o in m.items() if isinstance(o, (np.ndarray, list))})
+            self.cuts = {k: self._thin(o) if k not in arrays else arrays[k] for k,o in m.items()}
         else: self.cuts = cutters(np.stack([self._view(o) for o in m]) if np.ndim(m)==4 else self._view(m), self.names)
 
     def _view(self, x):
         x = np.asarray(x)
         if x.shape!=self.vol.shape: raise UserError(f"a mask of {x.shape} does not lie on a volume of {self.vol.shape}")
         return apply_orientation(x, self.turn)
+
+    def _thin(self, m):
+        "Cuts a mask that is no array, such as a packed one, a slice at a time"
+        if tuple(m.shape)!=self.vol.shape: raise UserError(f"a mask of {m.shape} does not lie on a volume of {self.vol.shape}")
+        def cut(axis, i):
+            d = int(np.flatnonzero(self.turn[:,0]==axis)[0])
+            j = i if self.turn[d,1]>0 else m.shape[d]-1-i
+            return _slice(apply_orientation(m[tuple(slice(j, j+1) if o==d else slice(None) for o in range(3))], self.turn), axis, 0)
+        return cut
 
     def voxel(self, at):
         "A voxel of the volume in these axes"

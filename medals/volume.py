@@ -320,6 +320,7 @@ def write_labels(
     labels:np.ndarray, # Label ids `(x,y,z)`
     like:Volume,       # The scan they belong to
     names:dict=None,   # `{id: name}`
+    colours:dict=None, # `{id: '#rrggbb'}`
 ):
     "A label map on the voxels of a scan, with its names"
     labels = like.like(np.asarray(labels)).data
@@ -328,6 +329,7 @@ def write_labels(
     small = next(t for t in INT_TYPES if np.iinfo(t).min<=lo and hi<=np.iinfo(t).max)
     img = _image(labels.astype(small), like)
     said = {'names': {str(int(k)): str(v) for k,v in (names or {}).items()}}
+    if colours: said['colours'] = {str(int(k)): str(v) for k,v in colours.items()}
     img.header.extensions.append(nib.nifti1.Nifti1Extension('comment', json.dumps(said).encode()))
     img.header['intent_code'] = 1002
     side = _sidecar(Path(path))

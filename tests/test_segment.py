@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from medals.core import UserError
-from medals.segment import Frame, Segmenter, foreground
-from medals.geometry import grid_of
+from medals.segment import Frame, Segmenter
+
 from medals.volume import phantom
 
 
@@ -60,11 +60,6 @@ def test_overlapping_masks_keep_all_their_voxels(bright):
     assert np.array_equal(res.masks['a'], res.masks['b']) and res.masks['a'].any()
     lbl,names = res.labels(priority=['b','a'])
     assert set(np.unique(lbl))=={0,2} and names=={1: 'a', 2: 'b'}
-
-
-def test_a_dark_scan_is_used_whole():
-    vol,_,_ = phantom()
-    assert foreground(np.zeros(vol.shape), grid_of(vol)).shape==vol.shape
 
 
 @pytest.mark.parametrize('args, says', [(dict(prompts=[]), 'one or more sentences'), (dict(prompts=['x'], modality='xray'), 'xray'),
