@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'shrink', 'Cut', 'edge', 'compose', 'in_voxels', 'stamp', 'State', 'History', 'Board', 'layers_of', 'cut',
            'mark_of', 'erased', 'board_fig', 'write_marks', 'read_marks']
 
-# %% ../nbs/49_board.ipynb #6fba9c66
+# %% ../nbs/49_board.ipynb #79b5bc5b
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from .spatial import Box, Lasso, Mask, Point, Scribble, rasterize
 from .views import Screen
 from .volume import Volume, read_labels, write_labels
 
-# %% ../nbs/49_board.ipynb #11e2fbba
+# %% ../nbs/49_board.ipynb #a5e3355c
 def shrink(
     x:np.ndarray,  # `(rows,columns)`
     step:int,      # Voxels that become one, along both axes
@@ -41,7 +41,7 @@ class Cut:
     rect:tuple                      # The part: first column, first row, end column, end row, voxels
     step:int=1                      # Voxels per pixel
 
-# %% ../nbs/49_board.ipynb #0fb121b5
+# %% ../nbs/49_board.ipynb #97e81208
 def edge(
     m:np.ndarray,  # bool `(rows,columns)`
 )->np.ndarray:
@@ -67,7 +67,7 @@ def compose(
         out = out*(1-a)+np.where(e[...,None], strong, inner)*a
     return np.rint(out).astype(np.uint8)
 
-# %% ../nbs/49_board.ipynb #bf2e9a0d
+# %% ../nbs/49_board.ipynb #2b226d1a
 FIELDS = {Point: ('at',), Box: ('lo','hi'), Scribble: ('points',), Lasso: ('points',)}
 
 def _moved(mark, fn):
@@ -103,11 +103,12 @@ def stamp(
     reach = getattr(m, 'radius', 0)*np.linalg.norm(np.linalg.inv(affine[:3,:3]), axis=1)
     lo = np.maximum(np.floor(at.min(0)-reach).astype(int)-1, 0)//2*2
     hi = np.minimum(np.ceil(at.max(0)+reach).astype(int)+2, shape)
+    if isinstance(m, Lasso): lo,hi = (np.where(np.arange(3)==m.axis, a, b) for a,b in ((lo, 0), (hi, shape)))
     outside = not isinstance(m, Box) and ((at<-.5)|(at>np.array(shape)-.5)).any()
     if outside or (hi<=lo).any(): return np.zeros(3, int),rasterize([whole], shape, affine)[0] # says what is wrong
     return lo,rasterize([_moved(m, lambda p: p-lo)], tuple(hi-lo), affine)[0]
 
-# %% ../nbs/49_board.ipynb #98df3afe
+# %% ../nbs/49_board.ipynb #4797f57a
 @dataclass(frozen=True, eq=False)
 class State:
     "What a user can change and undo"
@@ -141,7 +142,7 @@ class History:
         "The state that `undo` left"
         return self._step(self.future, self.past)
 
-# %% ../nbs/49_board.ipynb #c64e3cee
+# %% ../nbs/49_board.ipynb #825c266d
 class Board:
     "A scan with sentences, marks and masks, as a screen shows them"
     def __init__(self, vol:Volume, sentences=()):
@@ -243,7 +244,7 @@ class Board:
         names = list(self.now.marks)
         return dict(zip(names, rasterize([self.now.marks[k] for k in names], self.vol.shape, self.vol.affine)))
 
-# %% ../nbs/49_board.ipynb #4d21911c
+# %% ../nbs/49_board.ipynb #c4622eda
 def _paste(out, at, part, rect, on):
     "Set or clear, in a picture of `rect`, what a piece of a slice at row and column `at` covers"
     lo = np.maximum(at, rect[1::-1])
@@ -288,7 +289,7 @@ def cut(
     layers = {k: shrink(m, step, np.any) for k,m in layers_of(board, axis, i, (c0,r0,c1,r1)).items()}
     return Cut(np.rint(grey).astype(np.uint8), layers, (c0,r0,c1,r1), step)
 
-# %% ../nbs/49_board.ipynb #8af17600
+# %% ../nbs/49_board.ipynb #2ac91b4c
 def mark_of(
     screen:Screen,
     tool:str,           # point, box, scribble or lasso
@@ -312,7 +313,7 @@ def mark_of(
     if tool=='point': return Point(tuple(ends[0].tolist()), radius, positive)
     return Box(tuple(ends.min(0).tolist()), tuple((ends.max(0)+1).tolist()), positive)
 
-# %% ../nbs/49_board.ipynb #7707c35a
+# %% ../nbs/49_board.ipynb #140f78ed
 def erased(
     board:Board,
     sentence:str,
@@ -328,7 +329,7 @@ def erased(
         return bool((part(a, lo)&part(b, other)).any())
     return tuple(m for m in board.now.marks.get(sentence, ()) if not touches(m))
 
-# %% ../nbs/49_board.ipynb #229b66e0
+# %% ../nbs/49_board.ipynb #7451a8ce
 def board_fig(
     board:Board,
     at:tuple,       # Voxel of the screen through which the planes go
@@ -344,7 +345,7 @@ def board_fig(
         dress(ax, rgb.shape[1::-1], PLANES[axis], (du*c.step, dv*c.step))
     return fig,axs[0]
 
-# %% ../nbs/49_board.ipynb #d9041e1b
+# %% ../nbs/49_board.ipynb #62c086c2
 def write_marks(
     out,           # Folder
     marks:dict,    # `{sentence: (mark, ...)}`

@@ -86,7 +86,7 @@ def browser(width=1500, height=1250):
     with sync_playwright() as p:
         b = p.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         page = b.new_page(viewport=dict(width=width, height=height))
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(90_000)
         page.notes = []
         page.on('console', lambda m: page.notes.append(f'{m.type}: {m.text}') if m.type in ('error', 'warning') else None)
         page.on('pageerror', lambda e: page.notes.append(f'pageerror: {e}'))
@@ -149,16 +149,22 @@ def ink(png, level=20):
     "Share of pixels of a picture that are not black"
     return float((np.asarray(Image.open(io.BytesIO(png)).convert('L'))>level).mean())
 
-NPM = ('vue@2.6.10', 'vue-js-modal@2.0.1', 'imjoy-core@0.14.5', 'imjoy-rpc@0.5.9', 'itk-viewer-bootstrap-ui@0.30.0', 'itk-vtk-viewer@14.51.0')
+NPM = ('vue@2.6.10', 'vue-js-modal@2.0.1', 'imjoy-core@0.14.5', 'imjoy-rpc@0.5.9', 'itk-viewer-bootstrap-ui@0.30.0',
+       'itk-vtk-viewer@14.51.0')
 STUB = b'window.VueWindow = { install() {} };'  # @oeway/vue-window is not on npm any more; it only floats windows
+SITES = ( # Address, package (None: named in the address), folder of the package
+    (r'https://(?:cdn\.jsdelivr\.net/npm|unpkg\.com)/((?:@[^/@]+/)?[^/@]+)(?:@[^/]+)?/(.+)', None, ''),
+    (r'https://imjoy-team\.github\.io/vue-js-modal/()(.+)', 'vue-js-modal', 'dist/'),
+    (r'https://lib\.imjoy\.io/()(.+)', 'imjoy-core', 'dist/'),
+    (r'https://[a-z0-9]+\.ipfs\.[a-z.]+/()(.*)', 'itk-vtk-viewer', 'dist/'))
 
 class Packages:
     "Answers a page's requests to the web from npm packages, and refuses the others"
     def __init__(self, folder):
         self.folder,self.files,self.asked,self.refused = Path(folder),{},[],[]
         self.folder.mkdir(parents=True, exist_ok=True)
-        for o in NPM:
-            if not self.tarball(o).exists(): subprocess.run(['npm', 'pack', '--silent', o], cwd=self.folder, check=True, capture_output=True)
+        new = [o for o in NPM if not self.tarball(o).exists()]
+        for o in new: subprocess.run(['npm', 'pack', '--silent', o], cwd=self.folder, check=True, capture_output=True)
 
     def tarball(self, package): return self.folder/f"{package.replace('@', '-')}.tgz"
 
@@ -173,20 +179,31 @@ class Packages:
 
     def body(self, url):
         "What an address stands for"
-        url = url.split('?')[0].split('#')[0]
         if 'vue-window' in url: return STUB
-        if m := re.match(r'https://(?:cdn\.jsdelivr\.net/npm|unpkg\.com)/((?:@[^/@]+/)?[^/@]+)(?:@[^/]+)?/(.+)', url): return self.read(*m.groups())
-        if m := re.match(r'https://imjoy-team\.github\.io/vue-js-modal/(.+)', url): return self.read('vue-js-modal', f'dist/{m[1]}')
-        if m := re.match(r'https://lib\.imjoy\.io/(.+)', url): return self.read('imjoy-core', f'dist/{m[1]}')
-        if m := re.match(r'https://[a-z0-9]+\.ipfs\.[a-z.]+/(.*)', url): return self.read('itk-vtk-viewer', f"dist/{m[1] or 'index.html'}")
+        for pattern,package,folder in SITES:
+            if m := re.match(pattern, url): return self.read(package or m[1], folder+(m[2] or 'index.html'))
 
     def __call__(self, route):
-        url = route.request.url
+        url = route.request.url.split('?')[0].split('#')[0]
         if not url.startswith('http') or '//127.0.0.1' in url: return route.continue_()
         self.asked.append(url)
         data = self.body(url)
         if data is None:
             self.refused.append(url)
             return route.abort()
-        kind = mimetypes.guess_type(url.split('?')[0])[0] or 'text/html'
-        route.fulfill(body=data, content_type=dict(wasm='application/wasm').get(url.rsplit('.', 1)[-1], kind), headers={'access-control-allow-origin': '*'})
+        kind = 'application/wasm' if url.endswith('.wasm') else mimetypes.guess_type(url)[0] or 'text/html'
+        route.fulfill(body=data, content_type=kind, headers={'access-control-allow-origin': '*'})
+
+def write_notebook(path, *cells):
+    "A notebook of code cells"
+    kernel = dict(display_name='Python 3 (ipykernel)', language='python', name='python3')
+    def cell(i, code): return dict(cell_type='code', id=f'cell-{i}', metadata={}, execution_count=None, outputs=[], source=code.strip())
+    made = [cell(i, o) for i,o in enumerate(cells)]
+    Path(path).write_text(json.dumps(dict(cells=made, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))
+
+def coloured(png, level=25):
+    "Share of the pixels in the middle of a picture that are not grey"
+    im = np.asarray(Image.open(io.BytesIO(png)).convert('RGB')).astype(int)
+    h,w = im.shape[:2]
+    mid = im[h//5:-h//5,w//5:-w//5]
+    return float((mid.max(-1)-mid.min(-1)>level).mean())

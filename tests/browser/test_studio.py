@@ -1,20 +1,43 @@
-"A newcomer in JupyterLab: the tutorial from top to bottom, then by hand"
+"A newcomer in JupyterLab: the tutorial from top to bottom, then by hand. The tests follow each other in one browser"
 import io
 import json
 import shutil
 from dataclasses import dataclass
 
+import drive
 import numpy as np
 import pytest
 from PIL import Image
 
-import drive
 from medals.board import Board, compose, cut
 from medals.core import asset
 from medals.spatial import Box, Point
 from medals.volume import phantom
 
 TUTORIAL = drive.root/'nbs'/'tutorials'/'02_prompt_and_correct.ipynb'
+
+
+class Desk:
+    "The first Studio of the page"
+    def __init__(self, nb):
+        self.nb,self.page = nb,nb.page
+        self.studio = self.page.locator('.medals-studio').first
+        self.studio.scroll_into_view_if_needed()
+        self.scene = json.loads(nb.ask('import json; print(json.dumps(studio.canvas.scene))'))
+
+    def canvas(self, plane): return self.page.locator('.medals-canvas').nth(plane)
+    def tool(self, name): self.studio.locator(f'[data-tool={name}]').click()
+    def row(self, sentence): return self.page.locator(f'tr[data-class="{sentence}"]').first
+    def value(self, code): return json.loads(self.nb.ask(f'print(json.dumps({code}))'))
+    def cursor(self): return self.value('[int(o) for o in studio.canvas.cursor]')
+
+    def where(self, plane, voxel):
+        "Where a voxel of the screen is on the page, from the geometry alone"
+        col,row = [o for o in range(3) if o!=plane]
+        box,(dx,dy) = self.canvas(plane).bounding_box(),[self.scene['spacing'][o] for o in (col, row)]
+        cols,rows = [self.scene['shape'][o] for o in (col, row)]
+        s = min(box['width']/(cols*dx), box['height']/(rows*dy))
+        return box['x']+box['width']/2+(voxel[col]-(cols-1)/2)*s*dx,box['y']+box['height']/2+(voxel[row]-(rows-1)/2)*s*dy
 
 
 @pytest.fixture(scope='module')
@@ -32,194 +55,190 @@ def lab(tmp_path_factory, walk):
         yield nb
 
 
-def where(page, plane, voxel):
-    "Client position of a voxel of the screen in a plane of the first Studio, from the geometry alone"
-    scene = SCENE
-    col,row = [o for o in range(3) if o!=plane]
-    box = page.locator('.medals-canvas').nth(plane).bounding_box()
-    cols,rows = scene['shape'][col],scene['shape'][row]
-    dx,dy = scene['spacing'][col],scene['spacing'][row]
-    s = min(box['width']/(cols*dx), box['height']/(rows*dy))
-    return (box['x']+box['width']/2+(voxel[col]-(cols-1)/2)*s*dx, box['y']+box['height']/2+(voxel[row]-(rows-1)/2)*s*dy)
+@pytest.fixture
+def desk(lab): return Desk(lab)
 
 
-SCENE = {}
+@pytest.fixture(scope='module')
+def place(lab): # A voxel of the screen beside the crosshair
+    at = Desk(lab).cursor()
+    return [at[0]+12, *at[1:]]
 
 
-def test_the_whole_way(lab, walk, shots):
-    page = lab.page
-    studio = page.locator('.medals-studio').first
-    studio.scroll_into_view_if_needed()
-    SCENE.update(json.loads(lab.ask('import json; print(json.dumps(studio.canvas.scene))')))
-    page.wait_for_timeout(1500)
-    page.screenshot(path=shots/'01_opened.png')
-
-    # a sentence, completed
+def test_a_sentence_is_completed(desk, walk, shots):
+    desk.page.wait_for_timeout(1500)
+    desk.page.screenshot(path=shots/'01_opened.png')
     def sentence():
-        page.locator('.medals-sentence').first.fill('grey mat')
-        page.wait_for_selector('.medals-options li')
-        page.screenshot(path=shots/'02_typing.png')
-        page.keyboard.press('ArrowDown')
-        page.keyboard.press('Enter')
-        lab.wait_for("'grey matter' in studio.sentences")
+        desk.page.locator('.medals-sentence').first.fill('grey mat')
+        desk.page.wait_for_selector('.medals-options li')
+        desk.page.screenshot(path=shots/'02_typing.png')
+        desk.page.keyboard.press('ArrowDown')
+        desk.page.keyboard.press('Enter')
+        desk.nb.wait_for("'grey matter' in studio.sentences")
     walk.step('type a sentence', sentence)
-    assert lab.ask('print(studio.canvas.active)')=='grey matter'
+    assert desk.value('studio.canvas.active')=='grey matter'
+    assert 'understood: grey matter' in desk.page.locator('.medals-understood').first.inner_text()
 
-    # a point in a slice
-    at = json.loads(lab.ask('print([int(o) for o in studio.canvas.cursor])'))
-    at[0] += 12
-    studio.locator('[data-tool=point]').click()
+
+def test_a_click_lands_on_its_voxel(desk, walk, shots, place):
+    desk.tool('point')
     def click():
-        page.mouse.click(*where(page, 2, at))
-        lab.wait_for("len(studio.marks.get('grey matter', ()))==1")
+        desk.page.mouse.click(*desk.where(2, place))
+        desk.nb.wait_for("len(studio.marks.get('grey matter', ()))==1")
     walk.step('click a point', click)
-    want = json.loads(lab.ask(f'print([int(o) for o in studio.board.screen.voxels({at})])'))
-    assert json.loads(lab.ask("print(list(studio.marks['grey matter'][0].at))"))==want
-    page.screenshot(path=shots/'03_point.png')
+    assert desk.value("list(studio.marks['grey matter'][0].at)")==desk.value(f'[int(o) for o in studio.board.screen.voxels({place})]')
+    desk.page.screenshot(path=shots/'03_point.png')
 
-    # run, and the mask
+
+def test_a_run_brings_the_mask(desk, walk, shots):
     def run():
-        studio.locator('.medals-run').click()
-        lab.wait_for("studio.result is not None and 'grey matter' in studio.result.masks and not studio.busy")
+        desk.studio.locator('.medals-run').click()
+        desk.nb.wait_for("'grey matter' in studio.result.masks and not studio.busy")
     walk.step('run: the mask of the sentence', run)
-    assert lab.ask(f"print(bool(studio.result.masks['grey matter'][tuple({want})]))")=='True'
-    lab.wait_for('studio._shaping is None')
-    page.wait_for_timeout(2500)
-    page.screenshot(path=shots/'04_mask.png')
+    assert desk.value("bool(studio.result.masks['grey matter'][studio.marks['grey matter'][0].at])")
+    desk.nb.wait_for('studio._shaping is None')
+    desk.page.wait_for_timeout(2500)
+    assert float(desk.row('grey matter').locator('.medals-figure').first.inner_text())>100
+    desk.page.screenshot(path=shots/'04_mask.png')
 
-    # the masks are on the screen, in the slices and in 3D
-    row = page.locator('tr[data-class="grey matter"]').first
-    assert float(row.locator('.medals-figure').first.inner_text())>100
-    solid = page.locator('.jp-OutputArea canvas:not(.medals-canvas)').first
+
+def test_the_3d_view_is_not_blank(desk, shots):
+    solid = desk.page.locator('.jp-OutputArea canvas:not(.medals-canvas)').first
     solid.scroll_into_view_if_needed()
-    page.wait_for_timeout(1000)
+    desk.page.wait_for_timeout(1500)
     png = solid.screenshot()
     (shots/'05_solid.png').write_bytes(png)
-    assert drive.ink(png)>.03, 'the 3D canvas is blank'
+    assert drive.ink(png)>.03
+    im = np.asarray(Image.open(io.BytesIO(png)).convert('RGB')).astype(int)
+    assert (im.max(-1)-im.min(-1)>60).mean()>.02, 'surfaces have the colours of their classes'
 
-    # a class off and on
-    studio.scroll_into_view_if_needed()
-    canvas = page.locator('.medals-canvas').nth(2)
-    with_mask = canvas.screenshot()
-    row.locator('input[type=checkbox]').click()
-    lab.wait_for("not studio.board.looks['grey matter']['visible']")
-    page.wait_for_timeout(800)
-    without = canvas.screenshot()
-    assert without!=with_mask
-    row.locator('input[type=checkbox]').click()
-    lab.wait_for("studio.board.looks['grey matter']['visible']")
-    page.wait_for_timeout(800)
-    assert canvas.screenshot()==with_mask
 
-    # a correction with a stroke that says no, and the way back
-    studio.locator('[data-tool=scribble]').click()
-    studio.locator('.medals-sign').click()
+def test_a_class_is_switched_off_and_on(desk):
+    shown,box = desk.canvas(2).screenshot(),desk.row('grey matter').locator('input[type=checkbox]')
+    for on in (False, True):
+        box.click()
+        desk.nb.wait_for(f"studio.board.looks['grey matter']['visible']=={on}")
+        desk.page.wait_for_timeout(1000)
+        assert (desk.canvas(2).screenshot()==shown)==on
+
+
+def test_a_stroke_says_no_and_can_be_taken_back(desk, walk, shots, place):
+    desk.tool('scribble')
+    desk.studio.locator('.medals-sign').click()
     def stroke():
-        x,y = where(page, 2, at)
-        page.mouse.move(x+10, y-20)
-        page.mouse.down()
-        for k in range(8): page.mouse.move(x+10+4*k, y-20+3*k)
-        page.screenshot(path=shots/'06_drawing.png')
-        page.mouse.up()
-        lab.wait_for("len(studio.marks['grey matter'])==2")
+        x,y = desk.where(2, place)
+        desk.page.mouse.move(x+10, y-20)
+        desk.page.mouse.down()
+        for k in range(8): desk.page.mouse.move(x+10+4*k, y-20+3*k)
+        desk.page.screenshot(path=shots/'06_drawing.png')
+        desk.page.mouse.up()
+        desk.nb.wait_for("len(studio.marks['grey matter'])==2")
     walk.step('draw a correction', stroke)
-    assert lab.ask("m = studio.marks['grey matter'][1]; print(type(m).__name__, m.positive, len(m.points)>4)")=='Scribble False True'
-    page.screenshot(path=shots/'07_stroke.png')
-    canvas.focus()
-    page.keyboard.press('Control+z')
-    lab.wait_for("len(studio.marks['grey matter'])==1")
-    page.keyboard.press('Control+y')
-    lab.wait_for("len(studio.marks['grey matter'])==2")
-    def again():
-        studio.locator('.medals-run').click()
-        lab.wait_for("studio.board.now.asked[1]==studio.board.now.marks and not studio.busy")
-    walk.step('run again: the corrected mask', again)
-    assert lab.ask("from medals.spatial import rasterize; import numpy as np\n"
-                   "no = rasterize([[type(m)(m.points, m.radius)]], scan.shape, scan.affine)[0]\n"
-                   "print(int((np.asarray(studio.result.masks['grey matter'])&no).sum()), int(no.sum())>3)")=='0 True'
-    page.wait_for_timeout(1500)
-    page.screenshot(path=shots/'08_corrected.png')
+    m = "studio.marks['grey matter'][1]"
+    assert desk.value(f"[type({m}).__name__, {m}.positive, len({m}.points)>4]")==['Scribble', False, True]
+    desk.page.screenshot(path=shots/'07_stroke.png')
+    desk.canvas(2).focus()
+    for key,n in (('Control+z', 1), ('Control+y', 2)):
+        desk.page.keyboard.press(key)
+        desk.nb.wait_for(f"len(studio.marks['grey matter'])=={n}")
 
-    # to disk
+
+def test_the_correction_is_obeyed(desk, walk, shots):
+    def again():
+        desk.studio.locator('.medals-run').click()
+        desk.nb.wait_for('studio.board.now.asked==(studio.sentences, studio.marks) and not studio.busy')
+    walk.step('run again: the corrected mask', again)
+    left = desk.nb.ask("from dataclasses import replace; from medals.spatial import rasterize; import numpy as np\n"
+                       "no = rasterize([[replace(studio.marks['grey matter'][1], positive=True)]], scan.shape, scan.affine)[0]\n"
+                       "print(int((np.asarray(studio.result.masks['grey matter'])&no).sum()), int(no.sum())>3)")
+    assert left=='0 True'
+    desk.page.wait_for_timeout(1500)
+    desk.page.screenshot(path=shots/'08_corrected.png')
+
+
+def test_it_is_saved(desk, walk, shots):
     def save():
-        studio.locator('.medals-out').fill('mine')
-        studio.locator('button:has-text("Save")').click()
-        lab.wait_for('"saved" in studio.canvas.status["text"]')
+        desk.studio.locator('.medals-out').fill('mine')
+        desk.studio.locator('button:has-text("Save")').click()
+        desk.nb.wait_for("'saved' in studio.canvas.status['text']")
     walk.step('save', save)
-    saved = {p.name for p in (lab.folder/'mine').iterdir()}
+    saved = {p.name for p in (desk.nb.folder/'mine').iterdir()}
     assert {'grey_matter.nii.gz','marks.json','table.csv','labels.nii.gz','overlay.png'}<=saved
     (shots/'walk.json').write_text(json.dumps(walk, indent=1))
-    assert not [o for o in page.notes if 'pageerror' in o], page.notes
+    assert not [o for o in desk.page.notes if 'pageerror' in o], desk.page.notes
 
 
-def test_hands_and_keys(lab, shots):
-    page = lab.page
-    studio = page.locator('.medals-studio').first
-    studio.scroll_into_view_if_needed()
-    canvas = page.locator('.medals-canvas').nth(2)
-    cells = page.locator('.jp-Cell').count()
-    def cursor(): return json.loads(lab.ask('print([int(o) for o in studio.canvas.cursor])'))
-    start = cursor()
-    canvas.hover()
-    page.mouse.wheel(0, 100)
-    lab.wait_for(f'studio.canvas.cursor[2]=={start[2]+1}')
-    canvas.focus()
-    page.keyboard.press('PageUp')
-    lab.wait_for(f'studio.canvas.cursor[2]=={start[2]}')
+def test_a_run_can_be_cancelled(desk, shots):
+    desk.nb.ask("before = studio.result; studio.add('cerebral hemispheres')")
+    desk.studio.locator('.medals-run').click()
+    desk.nb.wait_for("studio.canvas.status.get('done', 0)>=1")
+    desk.page.screenshot(path=shots/'09_running.png')
+    desk.studio.locator('button:has-text("Cancel")').click()
+    desk.nb.wait_for('not studio.busy')
+    assert 'stopped' in desk.value("studio.canvas.status['text']") and desk.value('studio.result is before')
+    desk.nb.ask('studio.undo()')
+
+
+def test_slices_follow_wheel_and_keys(desk):
+    start = desk.cursor()
+    desk.canvas(2).hover()
+    desk.page.mouse.wheel(0, 100)
+    desk.nb.wait_for(f'studio.canvas.cursor[2]=={start[2]+1}')
+    desk.canvas(2).focus()
+    desk.page.keyboard.press('PageUp')
+    desk.nb.wait_for(f'studio.canvas.cursor[2]=={start[2]}')
     for key,axis in (('ArrowRight',0), ('ArrowDown',1)):
-        page.keyboard.press(key)
-        lab.wait_for(f'studio.canvas.cursor[{axis}]=={start[axis]+1}')
-    page.keyboard.press('3')
-    lab.wait_for("studio.canvas.tool['name']=='box'")
-    before = lab.ask("print(studio.canvas.tool['positive'])")
-    page.keyboard.press('x')
-    lab.wait_for(f"studio.canvas.tool['positive']!={before}")
-    for key in 'abdm': page.keyboard.press(key) # commands of the notebook: they must not reach its cells
-    assert page.locator('.jp-Cell').count()==cells
-    page.keyboard.press('1')
-    n = len(json.loads(lab.ask("print([1 for m in studio.marks.get(studio.canvas.active, ())])")))
-    page.keyboard.press('Enter')
-    lab.wait_for(f"len(studio.marks.get(studio.canvas.active, ()))=={n+1}")
-    at = lab.ask("print(list(studio.marks[studio.canvas.active][-1].at)==list(studio.at))")
-    assert at=='True'
-    page.keyboard.press('Control+z')
-    lo,hi = json.loads(lab.ask('print(list(studio.canvas.window))'))
-    box = canvas.bounding_box()
-    page.mouse.move(box['x']+100, box['y']+100)
-    page.mouse.down(button='right')
-    page.mouse.move(box['x']+140, box['y']+120, steps=4)
-    page.mouse.up(button='right')
-    lab.wait_for(f'studio.board.window[1]-studio.board.window[0]>{(hi-lo)*1.05}')
-    page.keyboard.down('Control')
-    page.mouse.wheel(0, -300)
-    page.keyboard.up('Control')
-    page.wait_for_timeout(1000)
-    page.screenshot(path=shots/'09_zoomed.png')
-    canvas.dblclick()
-    page.wait_for_timeout(300)
+        desk.page.keyboard.press(key)
+        desk.nb.wait_for(f'studio.canvas.cursor[{axis}]=={start[axis]+1}')
 
 
-def test_the_studio_answers_while_a_cell_is_busy(lab):
-    page = lab.page
-    page.evaluate('''() => {
-      const k = window.medalsPage.sessionContext.session.kernel;
+def test_keys_choose_tools_and_never_reach_the_cells(desk):
+    cells,positive = desk.page.locator('.jp-Cell').count(),desk.value("studio.canvas.tool['positive']")
+    desk.canvas(2).focus()
+    for key in ('3','x'): desk.page.keyboard.press(key)
+    desk.nb.wait_for(f"studio.canvas.tool['name']=='box' and studio.canvas.tool['positive']!={positive}")
+    for key in 'abdm': desk.page.keyboard.press(key)  # commands of the notebook
+    desk.page.wait_for_timeout(300)
+    assert desk.page.locator('.jp-Cell').count()==cells
+    n = desk.value('len(studio.marks.get(studio.canvas.active, ()))')
+    desk.page.keyboard.press('Enter')  # a point at the crosshair
+    desk.nb.wait_for(f'len(studio.marks.get(studio.canvas.active, ()))=={n+1}')
+    assert desk.value('list(studio.marks[studio.canvas.active][-1].at)==list(studio.at)')
+    desk.page.keyboard.press('Control+z')
+    desk.page.keyboard.press('1')
+
+
+def test_the_grey_window_is_dragged_and_the_slice_is_zoomed(desk, shots):
+    lo,hi = desk.value('list(studio.canvas.window)')
+    box = desk.canvas(2).bounding_box()
+    desk.page.mouse.move(box['x']+100, box['y']+100)
+    desk.page.mouse.down(button='right')
+    desk.page.mouse.move(box['x']+140, box['y']+120, steps=4)
+    desk.page.mouse.up(button='right')
+    desk.nb.wait_for(f'studio.board.window[1]-studio.board.window[0]>{(hi-lo)*1.05}')
+    assert not desk.page.locator('.lm-Menu:visible').count(), 'a menu of JupyterLab has opened'
+    desk.page.keyboard.down('Control')
+    desk.page.mouse.wheel(0, -300)
+    desk.page.keyboard.up('Control')
+    desk.page.wait_for_timeout(1000)
+    desk.page.screenshot(path=shots/'10_zoomed.png')
+    desk.canvas(2).dblclick()
+
+
+def test_the_studio_answers_while_a_cell_is_busy(desk):
+    desk.page.evaluate('''() => {
       window.idle = false;
-      window.busyCell = k.requestExecute({ code: 'import time; time.sleep(12)' }).done.then(() => { window.idle = true }) }''')
-    page.locator('.medals-studio').first.scroll_into_view_if_needed()
-    canvas = page.locator('.medals-canvas').nth(2)
-    before = canvas.screenshot()
-    canvas.hover()
-    for _ in range(6): page.mouse.wheel(0, 100)
-    page.wait_for_timeout(2500)
-    after = canvas.screenshot()
-    assert not page.evaluate('() => window.idle')
-    a,b = (np.asarray(o) for o in map(picture, (before, after)))
-    assert (np.abs(a.astype(int)-b)>20).mean()>.02, 'the slice did not change while a cell was running'
-    page.evaluate('() => window.busyCell')
-
-
-def picture(png):
-    return Image.open(io.BytesIO(png)).convert('L')
+      window.busyCell = window.medalsPage.sessionContext.session.kernel.requestExecute({ code: 'import time; time.sleep(12)' }).done
+        .then(() => { window.idle = true }) }''')
+    before = desk.canvas(2).screenshot()
+    desk.canvas(2).hover()
+    for _ in range(6): desk.page.mouse.wheel(0, 100)
+    desk.page.wait_for_timeout(3000)
+    after = desk.canvas(2).screenshot()
+    assert not desk.page.evaluate('() => window.idle')
+    a,b = (np.asarray(Image.open(io.BytesIO(o)).convert('L')).astype(int) for o in (before, after))
+    assert (np.abs(a-b)>20).mean()>.02, 'the slice did not change while a cell was running'
+    desk.page.evaluate('() => window.busyCell')
 
 
 @dataclass
@@ -241,12 +260,12 @@ def test_the_browser_composes_as_python_does(lab):
         c = cut(board, axis, i)
         kinds |= set(c.layers)
         h,w = c.grey.shape
+        layers = [[kind, name, np.packbits(m).tolist()] for (kind,name),m in c.layers.items()]
         js = lab.page.evaluate('''async ([code, cut, looks]) => {
           const m = await import(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })));
           const layers = cut.layers.map(([kind, name, bits]) => ({ kind, name, mask: m.unpack(new Uint8Array(bits), cut.w * cut.h) }));
           return [...m.compose({ ...cut, grey: new Uint8Array(cut.grey), layers }, looks).data] }''',
-          [(asset('studio')/'slices.js').read_text(), dict(h=h, w=w, grey=c.grey.ravel().tolist(), layers=[
-              [kind, name, np.packbits(m).tolist()] for (kind,name),m in c.layers.items()]), board.looks])
+          [(asset('studio')/'slices.js').read_text(), dict(h=h, w=w, grey=c.grey.ravel().tolist(), layers=layers), board.looks])
         js = np.array(js).reshape(h, w, 4)
         assert (js[...,3]==255).all() and np.abs(js[...,:3]-compose(c, board.looks).astype(int)).max()<=1
     assert {k for k,_ in kinds}=={'mask','positive','negative'} and len(kinds)>=5

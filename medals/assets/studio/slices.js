@@ -85,7 +85,7 @@ class Pane {
     this.whole();
     for (const [event, f] of Object.entries({ pointerdown: this.down, pointermove: this.drag, pointerup: this.up, pointercancel: this.up,
       wheel: this.wheel, dblclick: this.whole, keydown: this.key })) this.canvas.addEventListener(event, f.bind(this), { passive: false });
-    this.canvas.addEventListener('contextmenu', e => e.preventDefault());
+    this.canvas.addEventListener('contextmenu', e => { e.preventDefault(); e.stopPropagation() });
   }
 
   size(axis) { return this.model.get('scene').shape[axis] }
