@@ -19,7 +19,7 @@ from medals.model import MedalS, positions
 def published(model, x, q, m):
     "The same numbers the long way: empty prompts are built and convolved, maps are concatenated, attention returns its weights"
     m = torch.zeros(len(x), len(q), *x.shape[2:]) if m is None else m.float()
-    h,skips = torch.cat([x, (m.sum(1, keepdim=True)>0).float()], 1),[]
+    h,skips = torch.cat([x*model.cfg.grey, (m.sum(1, keepdim=True)>0).float()], 1),[]
     for s in model.backbone.encoder.stages:
         for c in s[0].convs: h = c(h)
         skips.append(h)

@@ -18,7 +18,7 @@ from .core import UserError, read_json, write_json
 from .show import PLANES, dress, figure, palette
 from .solid import box_of, rgb_of
 from .spatial import Box, Lasso, Mask, Point, Scribble, rasterize
-from .views import Screen
+from .look import Screen
 from .volume import Volume, read_labels, write_labels
 
 # %% ../nbs/49_board.ipynb #a5e3355c

@@ -9,6 +9,7 @@ __all__ = ['CLASSES', 'MNI305_TO_152', 'template', 'masks_of', 'unseen_view', 'H
 # %% ../nbs/60_demo.ipynb #25056d1c
 import importlib.util
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +17,11 @@ import numpy as np
 import torch
 from scipy import ndimage as ndi
 
-from .augment import ViewCfg, draw_view, make_view
+from .views import ViewCfg, draw_view, make_view
 from .core import UserError, asset, make_gen, torch_gen
+from .data import Batch
 from .geometry import Grid, grid_of
+from .log import curve
 from .metrics import dice, surface_dice
 from .model import MedalS
 from .segment import Frame, Segmenter, write_table
@@ -26,7 +29,8 @@ from .show import compare_fig, save_fig
 from .spatial import Box, Lasso, Mask, PromptCfg, rasterize, simulate
 from .store import open_case, write_case
 from .text import TextEncoder
-from .train import TrainCfg, curve, fit, start
+from .schedule import TrainCfg
+from .train import fit, start
 from .vocab import heldout, structures, wordings
 from .volume import Volume, write_labels, write_volume
 from .weights import save_model
@@ -126,10 +130,10 @@ class HeadCfg:
     window:tuple=(64,96,64)   # Voxels
     wide:float=.1             # Share of views in a larger window, with the head off its middle
     view:ViewCfg=ViewCfg()    # noqa: RUF009
-    prompt:PromptCfg=PromptCfg()
+    prompt:PromptCfg=PromptCfg(none=.4, absent=.35, marks=.4, fixed=0., block=(4,8,16), drop=(0.,.5), subset=0.)
 
 class HeadViews:
-    "step -> batch, from one prepared head"
+    "Batches from one prepared head, step by step"
     def __init__(self, case, queries, cfg=HeadCfg(), seed=0):  # noqa: B008
         edge = 24  # voxels around the brain, room for a skull
         img,seg = case[tuple(slice(-edge, n+edge) for n in case.shape)]
@@ -137,6 +141,8 @@ class HeadViews:
         self.cfg,self.seed = cfg,seed
         self.img,self.seg,self.dist = torch.as_tensor(img)[None],torch.as_tensor(seg)[None],_distance(img, self.grid)
         self.queries = queries  # {class: (k,e)}, the key None holds what is absent
+        self.table = torch.cat([queries[k] for k in (*CLASSES, None)])
+        self.first = np.cumsum([0, *(len(queries[k]) for k in (*CLASSES, None))])  # row of the first sentence of each
 
     def view(self, *key):
         "Image and masks of the view of a key"
@@ -148,24 +154,28 @@ class HeadViews:
         x,lbl,_ = make_view(self.img, self.seg, self.grid, view, tuple(shape), self.cfg.spacing, self.dist)
         return x,torch.stack([torch.isin(lbl[0], torch.tensor(v)) for v in CLASSES.values()])
 
-    def __call__(self, step):
+    def batch(self, step):
+        "The batch of a step: all classes, and one thing that is not there"
         x,m = self.view('train', step)
         gen = make_gen(self.seed, 'words', step)
-        q = torch.stack([self.queries[k][gen.integers(len(self.queries[k]))] for k in (*CLASSES, None)])
-        p = simulate(m, torch_gen(self.seed, 'prompts', step), self.cfg.prompt)
-        m,p = [torch.cat([o, torch.zeros_like(o[:1])])[None] for o in (m,p)]
-        return dict(x=x[None], q=q[None], m=m, p=p if p.any() else None)
+        query = torch.tensor([[int(gen.integers(a, b)) for a,b in zip(self.first, self.first[1:])]])
+        p,_ = simulate(m, torch_gen(self.seed, 'prompts', step), self.cfg.prompt)
+        m,p = [None if o is None else torch.cat([o, torch.zeros_like(o[:1])])[None] for o in (m,p)]
+        cls = torch.arange(query.shape[1])[None]
+        return Batch(x=x[None], query=query, cls=cls, valid=cls>=0, m=m, p=p, fg=None, datasets=['head'], names=[f'view {step}'])
+
+    def __call__(self, start): return ([self.batch(i)] for i in count(start))
 
 # %% ../nbs/60_demo.ipynb #a7974272
 def validator(
     views:HeadViews,
     n:int=4,  # Views
-):            # model -> mean DSC
+):            # (network, run, log) -> mean DSC
     "Mean DSC over fixed views that training does not see"
     seen = [views.view('validate', i) for i in range(n)]
     q = torch.stack([views.queries[k][0] for k in CLASSES])
     @torch.inference_mode()
-    def score(model):
+    def score(model, run=None, log=None):
         return float(np.mean([dice((o>0).numpy(), t.numpy()) for x,m in seen for o,t in zip(model(x[None], q)[0], m)]))
     return score
 
@@ -196,11 +206,12 @@ def train_demo(
         model = MedalS('nano')
     views = HeadViews(open_case(out/'case'), queries, head_cfg, cfg.seed)
     frame = Frame(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri', phases=2)
-    def keep(ema, run):
+    def keep(net, run, best):
+        if not best: return
         facts = dict(frame=asdict(frame), train=asdict(cfg), step=run.step, val_dsc=run.best)
-        save_model(ema, out/'nano', dtype=torch.float16, keep=('text',), **facts)
+        save_model(net, out/'nano', dtype=torch.float16, keep=('text',), **facts)
         if not (out/'nano'/'text').exists(): enc.save(out/'nano'/'text')
-    fit(start(model, cfg, out, head=asdict(head_cfg)), views, validator(views), keep)
+    fit(start(model, cfg, out, views.table, head=asdict(head_cfg)), views, validator(views), keep)
     return out/'nano'
 
 # %% ../nbs/60_demo.ipynb #40d9dc9c

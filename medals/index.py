@@ -95,8 +95,10 @@ def _pairs(root, catalogue):
     for name,d in catalogue.items():
         pats = [(d['image'], d['labels'])] if 'image' in d and 'labels' in d else PAIRS
         for image,labels in pats:
-            head,tail = str(root/image).split('*', 1)
-            found = [(f, Path(str(root/labels).replace('*', str(f)[len(head):len(str(f))-len(tail)]))) for f in root.glob(image)]
+            head,star,tail = str(root/image).partition('*')
+            if '*' in tail: raise UserError(f"{name}: the pattern {image!r} should have one *, which stands for the name of the case")
+            files = root.glob(image) if star else [root/image]
+            found = [(f, Path(str(root/labels).replace('*', str(f)[len(head):len(str(f))-len(tail)]))) for f in files]
             if found: break
         for f,lab in found:
             if f!=lab: yield _row(f, lab, name, d['modality'], d['instance'])

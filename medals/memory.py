@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GB', 'memory_used', 'memory_there', 'Sizes', 'Forecast', 'Need', 'sizes_of']
 
-# %% ../nbs/32_memory.ipynb #9ac54a16
+# %% ../nbs/32_memory.ipynb #ebdf72f2
 import os
 import sys
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ import torch
 
 from .core import UserError
 
-# %% ../nbs/32_memory.ipynb #b436f513
+# %% ../nbs/32_memory.ipynb #86832707
 GB = 2**30
 
 def memory_used()->float: # GB
@@ -36,7 +36,7 @@ def memory_there()->float: # GB
     except (OSError, ValueError): pass # no container, or no limit
     return min(found, default=8.)
 
-# %% ../nbs/32_memory.ipynb #59220e94
+# %% ../nbs/32_memory.ipynb #b455738e
 @dataclass
 class Sizes:
     "How much is done at a time; the masks do not depend on it"
@@ -70,7 +70,7 @@ class Forecast:
         dev = f', {self.device:.2f} GB on the device' if self.device else ''
         return '\n'.join([*lines, f"on {self.where}: {self.now:.2f} GB now, at most {self.now+self.host:.2f} GB while it runs{dev}"])
 
-# %% ../nbs/32_memory.ipynb #cb9fe52c
+# %% ../nbs/32_memory.ipynb #590ebd4c
 @dataclass
 class Need:
     "Bytes that a stage takes for some sentences"
@@ -84,12 +84,12 @@ class Need:
 def sizes_of(need, n, limit, device)->tuple: # `Sizes`, bytes on the host, bytes on the device
     "How much can be done at a time within a number of bytes"
     cuda = device.type=='cuda'
-    group = int(np.clip((2**31 if cuda else 2**28)//need.answer, 1, n))
+    group = int(np.clip((2**31 if cuda else min(2**28, (limit-need.always-need.maps)/4))//need.answer, 1, n))
     work = need.maps+group*need.answer
     free = torch.cuda.mem_get_info(device)[0]*.9-work if cuda else 0
     if need.open*n<.7*free: return Sizes(n, group, kept=str(device)),need.always,work+n*need.open
     work,there = (0, work) if cuda else (work, 0)
     most = int((limit-need.always-work)//need.open)
-    if most<1: raise UserError(f"this run needs {(need.always+work+need.open-limit)/GB:.1f} GB more than it may use; "
+    if most<1: raise UserError(f"this run needs {(need.always+work+need.open)/GB:.1f} GB, and {max(limit, 0)/GB:.1f} GB are left for it; "
                                "raise max_memory, ask fewer sentences, or crop the scan")
     return Sizes(min(n, most), group),need.always+work+min(n, most)*need.open,there

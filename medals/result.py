@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMATS', 'ENDINGS', 'presence', 'write_table', 'Segmentation', 'format_of', 'save']
 
-# %% ../nbs/39_result.ipynb #e024e77b
+# %% ../nbs/39_result.ipynb #29bb9ece
 import csv
 import re
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from .packed import Masks
 from .show import palette, save_fig, show
 from .volume import Volume, write_labels
 
-# %% ../nbs/39_result.ipynb #18fe4830
+# %% ../nbs/39_result.ipynb #94f0337e
 def presence(
     hist:np.ndarray,  # Voxels by score, equal bins from 0 to 1
     ml:float,         # Volume of one of them
@@ -32,7 +33,7 @@ def presence(
     taken = np.clip(size-np.cumsum(down)+down, 0, down)
     return float((taken*mid).sum()/size)
 
-# %% ../nbs/39_result.ipynb #bfdd5e4f
+# %% ../nbs/39_result.ipynb #eac727b5
 def write_table(
     path,       # CSV file
     rows:list,  # Dicts with the same keys
@@ -132,7 +133,7 @@ def _middle(bits, shape):
             lines[a][lo:hi] += c[np.arange(hi-lo)*len(c)//(hi-lo)]/max(c.sum(), 1)
     return tuple(int(o.argmax()) if o.any() else len(o)//2 for o in lines)
 
-# %% ../nbs/39_result.ipynb #c15fb40c
+# %% ../nbs/39_result.ipynb #0372c9dd
 def _labels_file(res, path, priority):
     lbl,names = res.labels(priority)
     write_labels(path, lbl, res.volume, names, dict(zip(names, palette(len(names)))))
@@ -157,10 +158,13 @@ def _save_npz(res, out, priority):
     path = Path(out) if str(out).endswith('.npz') else Path(out)/f'{Path(stem).stem}.npz'
     with atomic(path) as f: np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=np.array(res.volume.spacing))
 
-def _save_dicomseg(res, out, priority):
-    try: from medals import dicomseg
+def _dicomseg():
+    "The writer of DICOM segmentations"
+    try: return import_module('medals.dicomseg').write_seg
     except ImportError as e: raise UserError(f"DICOM segmentations cannot be written here ({e}); save as nifti instead") from e
-    dicomseg.save(res, out)
+
+def _save_dicomseg(res, out, priority):
+    _dicomseg()(out if str(out).endswith('.dcm') else Path(out)/'masks.dcm', res.masks, res.volume, res.volume.source)
 
 FORMATS = dict(nifti=_save_nifti, multilabel=_save_multilabel, npz=_save_npz, dicomseg=_save_dicomseg)
 ENDINGS = {'.nii': 'multilabel', '.nii.gz': 'multilabel', '.npz': 'npz', '.dcm': 'dicomseg'}
@@ -174,6 +178,7 @@ def format_of(
     format = format or ends or 'nifti'
     if format not in FORMATS: raise UserError(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
     if ends and ends!=format: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
+    if format=='dicomseg': _dicomseg()
     return format
 
 def save(

@@ -21,7 +21,7 @@ from scipy import ndimage as ndi
 from .core import UserError
 from .geometry import rigid
 from .show import palette
-from .views import png_of
+from .look import png_of
 from .volume import Volume
 
 # %% ../nbs/48_solid.ipynb #7694bdf8

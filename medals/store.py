@@ -17,7 +17,7 @@ from scipy.ndimage import find_objects
 from .core import UserError, atomic, check_vol, make_gen, read_json, sha256, write_json
 
 # %% ../nbs/14_store.ipynb #f992da50
-CHUNK,BLOCK = (128,)*3,(32,)*3
+CHUNK,BLOCK = (128,)*3,(64,)*3
 
 def published_blocks(
     shape:tuple,    # Voxels of the array, after its channel
@@ -59,7 +59,7 @@ def label_points(
                 points=np.concatenate([np.zeros((0,3), np.uint16), *points]).astype(np.uint16))
 
 # %% ../nbs/14_store.ipynb #bb7edb89
-def _write_array(path, x, chunk=CHUNK, block=BLOCK, codec='ZSTD', level=5):
+def _write_array(path, x, chunk=CHUNK, block=BLOCK, codec='LZ4HC', level=5):
     "One array as `.b2nd`"
     fit = lambda size: tuple(min(s, n) for s,n in zip(size, x.shape))
     filters = [blosc2.Filter.NOFILTER if x.dtype.itemsize==1 else blosc2.Filter.SHUFFLE]
@@ -89,10 +89,11 @@ def write_case(
 # %% ../nbs/14_store.ipynb #7db7335c
 def _read(array, lo, hi):
     "Window `lo..hi` of a Blosc2 array, zeros outside"
-    out = np.zeros([h-l for l,h in zip(lo, hi)], array.dtype)
     a,b = [max(o,0) for o in lo], [min(h,n) for h,n in zip(hi, array.shape)]
-    if all(i<j for i,j in zip(a, b)):
-        out[tuple(slice(i-l, j-l) for i,j,l in zip(a, b, lo))] = array[tuple(slice(i,j) for i,j in zip(a, b))]
+    part = array[tuple(map(slice, a, b))] if all(i<j for i,j in zip(a, b)) else None
+    if part is not None and (*a, *b)==(*lo, *hi): return part
+    out = np.zeros([h-l for l,h in zip(lo, hi)], array.dtype)
+    if part is not None: out[tuple(slice(i-l, j-l) for i,j,l in zip(a, b, lo))] = part
     return out
 
 class Case:

@@ -23,7 +23,7 @@ from .core import UserError, asset
 from .job import as_volume
 from .solid import View3d, solid_picture, view3d
 from .segment import Stopped
-from .views import Png, compare, png_of, prompts_view, slices
+from .look import Png, compare, png_of, prompts_view, slices
 from .vocab import concepts, resolve, structures
 from .volume import write_labels
 

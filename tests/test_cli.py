@@ -1,14 +1,21 @@
 "The command as a user types it"
 import csv
+import gzip
 import json
+import os
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from medals.volume import phantom, read_labels, write_volume
+
+
+HERE = Path(__file__)  # a file that is there
 
 
 def medals(*args, **kw):
@@ -23,9 +30,15 @@ def test_help_names_every_verb_and_flag():
 
 
 @pytest.mark.parametrize('args, says', [
-    (('segment','none.nii.gz','liver'), 'no file none.nii.gz'),
-    (('segment','none.nii.gz','liver','--weights','/no/where'), 'no weights at'),
-    (('segment','x.nii.gz','liver','--colour','red'), '--colour'), (('demo','--steps','many'), 'many'), (('draw',), 'draw'), ((), 'VERB'),
+    (('segment','none.nii.gz','liver'), 'no file none.nii.gz'), (('segment','./none','liver'), 'no file ./none'),
+    (('segment','liver','CT of the prostate/uterus'), 'name one scan, got none'),
+    (('segment','a.nii','b.nii','liver'), 'name one scan, got a.nii, b.nii'),
+    (('segment',HERE,'liver','--weights','/no/where'), 'no weights at'), (('segment',HERE,'liver','--weights','random:x'), 'random:nano'),
+    (('segment',HERE,'liver','--stages','last'), 'both, coarse, fine'), (('segment',HERE,'liver','--format','jpeg'), 'one of nifti'),
+    (('segment',HERE,'liver','-o','x.npz','--format','nifti'), 'names a npz file'),
+    (('segment',HERE,'liver','--marks','none.json'), 'none.json'),
+    (('segment','x.nii.gz','liver','--colour','red'), '--colour'),
+    (('demo','--steps','many'), 'many'), (('draw',), 'draw'), ((), 'VERB'),
     (('download','medals-xxl'), 'there is nano')])
 def test_a_mistake_is_one_line_and_exit_2(args, says, tmp_path):
     p = medals(*args, cwd=tmp_path)
@@ -45,6 +58,73 @@ def test_segment_writes_masks_on_the_scan(tmp_path):
     assert [r['sentence'] for r in rows]==['left cerebral hemisphere','white matter']
     made = json.loads((tmp_path/'out'/'manifest.json').read_text())
     assert made['modality']=='mri' and made['weights']=='nano' and (tmp_path/'out'/'overlay.png').stat().st_size>5000
+
+
+def test_segment_takes_a_challenge_file_with_its_own_sentences_and_numbers(tmp_path):
+    vol,lbl,_ = phantom()
+    prompts = np.array({'3': 'white matter in brain MRI', '7': 'left cerebral hemisphere', 'instance_label': 0}, dtype=object)
+    grey = vol.data.clip(0, 255).astype(np.uint8).transpose(2,1,0)
+    np.savez(tmp_path/'MR_case.npz', imgs=grey, spacing=np.array(vol.spacing), text_prompts=prompts)
+    p = medals('segment', 'MR_case.npz', '-o', 'segs/MR_case.npz', '--compat', cwd=tmp_path)
+    assert p.returncode==0, p.stderr
+    with np.load(tmp_path/'segs'/'MR_case.npz') as z: assert z['segs'].shape==vol.shape[::-1] and set(np.unique(z['segs']))<={0,3,7}
+    p = medals('segment', 'MR_case.npz', '--dry-run', cwd=tmp_path)
+    assert p.returncode==0 and '2 sentences (grey values)' in p.stdout and 'at most' in p.stdout and not (tmp_path/'out').exists()
+
+
+def test_marks_from_a_file_are_obeyed(tmp_path):
+    vol,_,_ = phantom()
+    write_volume(tmp_path/'head.nii.gz', vol.reorient('PIL'))
+    mm = (vol.affine@[20,30,20,1])[:3].tolist()
+    (tmp_path/'marks.json').write_text(json.dumps({'white matter': [dict(kind='point', at=mm, radius=12, unit='mm')]}))
+    p = medals('segment', 'head.nii.gz', 'white matter', '--marks', 'marks.json', '-o', 'wm.nii.gz', cwd=tmp_path)
+    assert p.returncode==0, p.stderr
+    lbl,names = read_labels(tmp_path/'wm.nii.gz')
+    assert lbl.reorient('RAS').data[20,30,20]==1 and names=={1: 'white matter'}
+    side = json.loads((tmp_path/'wm.json').read_text())
+    assert side['colours']=={'1': '#e69f00'}
+    (tmp_path/'marks.json').write_text('{"white matter": [{"kind": "circle"}]}')
+    p = medals('segment', 'head.nii.gz', 'white matter', '--marks', 'marks.json', cwd=tmp_path)
+    assert p.returncode==2 and 'no known kind' in p.stderr and p.stderr.count('\n')==1
+
+
+def hostile(tmp_path):
+    "Files that are not what they say"
+    from medals.volume import Volume
+    good = np.random.default_rng(0).integers(0, 99, (20,20,20)).astype(np.int16)
+    nib.save(nib.Nifti1Image(good, np.eye(4)), tmp_path/'good.nii')
+    raw = bytearray((tmp_path/'good.nii').read_bytes())
+    raw[40:56] = struct.pack('<8h', 3, 32000, 32000, 32000, 1, 1, 1, 1)
+    (tmp_path/'terabytes.nii').write_bytes(bytes(raw))
+    (tmp_path/'terabytes.nii.gz').write_bytes(gzip.compress(bytes(raw)))
+    (tmp_path/'cut.nii.gz').write_bytes(gzip.compress(bytes(raw[:300])))
+    (tmp_path/'text.nii.gz').write_text('I am a letter')
+    (tmp_path/'text.npz').write_text('I am a letter')
+    write_volume(tmp_path/'absurd.nii', Volume(good, np.diag([1e6,1.,1.,1.])))
+    write_volume(tmp_path/'flat.nii', Volume(good, np.diag([1e-4,1.,1.,1.])))
+    nib.save(nib.Nifti1Image(np.zeros((4,4,4,3), np.int16), np.eye(4)), tmp_path/'movie.nii')
+    box = np.empty((), object)
+    box[()] = Trap()
+    np.savez(tmp_path/'CT_pickle.npz', imgs=good.astype(np.uint8), spacing=np.ones(3), text_prompts=box)
+    box = np.empty((2,2,2), object)
+    box[:] = Trap()
+    np.savez(tmp_path/'CT_object.npz', imgs=box, spacing=np.ones(3))
+    return sorted(f.name for f in tmp_path.iterdir() if f.name!='good.nii')
+
+
+class Trap:
+    def __reduce__(self): return os.mkdir, ('sprung',)
+
+
+def test_damaged_and_hostile_files_end_in_one_line_with_nothing_written(tmp_path):
+    files = hostile(tmp_path)
+    code = "import sys\nfrom medals.cli import main\nfor f in sys.argv[1:]:\n" \
+           "    words = [] if 'pickle' in f else ['liver']\n    print(f, main(['segment', f, *words, '-o', 'out']), file=sys.stderr)"
+    p = subprocess.run([sys.executable, '-c', code, *files], capture_output=True, text=True, cwd=tmp_path)
+    said = p.stderr.splitlines()
+    assert p.returncode==0 and 'Traceback' not in p.stderr and len(said)==2*len(files), p.stderr
+    for f,why,end in zip(files, said[::2], said[1::2]): assert why.startswith('medals segment: ') and f in why+end and end==f'{f} 2', why
+    assert len(files)==11 and not (tmp_path/'out').exists() and not (tmp_path/'sprung').exists()
 
 
 def test_the_demo_works_and_correction_helps(tmp_path):

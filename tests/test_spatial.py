@@ -1,12 +1,17 @@
-"Marks in any frame"
+"Marks in any frame, and simulated ones"
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError, torch_gen
-from medals.spatial import Box, Lasso, Mask, Point, PromptCfg, Scribble, rasterize, simulate
+from medals.spatial import (PROMPTS, Box, Lasso, Mask, Point, PromptCfg, Scribble, boxed, draw_voxels, marked, rasterize,
+                            simulate)
 
 SHAPE = (14,12,10)
 spacings = st.tuples(*[st.floats(.5, 5)]*3)
@@ -70,15 +75,86 @@ def test_a_bad_mark_is_one_clear_error(mark, says):
     with pytest.raises(UserError, match=says): rasterize([mark], SHAPE, np.eye(4))
 
 
-def test_simulated_prompts_have_the_promised_shares():
-    import torch
-    truth = torch.zeros(4,24,24,24, dtype=torch.bool)
-    truth[:3,6:18,6:18,6:18] = True
-    cfg = PromptCfg()
-    got = [simulate(truth, torch_gen('share', i), cfg) for i in range(400)]
-    assert abs(np.mean([not o.any() for o in got])-cfg.none)<.08
-    given = torch.stack([o[:3] for o in got if o.any()])
-    prompted = given.flatten(2).any(-1).float().mean().item()
-    assert abs(prompted-(1-cfg.absent))<.08
-    inside = (given&truth[:3]).sum()/given.sum()
-    assert inside>.8
+def blob(n, size=64):
+    m = torch.zeros(n, size, size, size, dtype=torch.bool)
+    m[:, size//8:-size//8, size//8:-size//8, size//8:-size//8] = True
+    return m
+
+
+@pytest.mark.parametrize('n', [1, 10, 32])
+def test_published_prompts_have_the_published_moments(n):
+    "Empty 35 %; the union keeps 0.4 of the truth, a class 0.4*0.9*(n+1)/2n of it; with one class 41.5 % are empty"
+    truth,runs = blob(n, 32),200
+    cfg = replace(PROMPTS['published'], add=(0.,0.), block=(4,8)) # larger blocks need larger volumes for the same accuracy
+    got = [simulate(truth, torch_gen('moments', n, i), cfg) for i in range(runs)]
+    none = np.mean([p is None for p,_ in got])
+    assert abs(none-.35)<4*np.sqrt(.35*.65/runs)
+    there = [(p[truth].float().mean().item(), u[truth[:1]].float().mean().item()) for p,u in got if p is not None]
+    mc,sc = np.mean(there, 0)
+    lost = .1 if n==1 else 0 # the union of one class is empty where the class is
+    assert abs(sc-.4*(1-lost))<.06 and abs(mc-.36*(n+1)/(2*n))<.05
+    if n==1: assert abs(np.mean([p is None or not p.any() for p,_ in got])-.415)<.12
+
+
+def test_added_blocks_are_whole_cubes_and_dropped_ones_are_empty():
+    truth = blob(6)
+    for i in range(4):
+        cfg = replace(PROMPTS['published'], none=0., absent=0., block=(16,), drop=(.5,.5), add=(.3,.3))
+        p,u = simulate(truth, torch_gen('cubes', i), cfg)
+        def cubes(m): return m.reshape(-1, 4,16,4,16,4,16).movedim((2,4,6), (-3,-2,-1)).flatten(-3)
+        t,p,u = cubes(truth[:1])[0],cubes(p),cubes(u)[0]
+        full,gone,kept = u.all(-1),~u.any(-1),(u==t).all(-1)
+        assert (full|gone|kept).all(), 'a block of the union is full, empty or as it was'
+        assert (p.all(-1)|~p.any(-1)|(p==t).all(-1)).all() and not p[:,gone].any()
+        chosen = (p.any(-1)&(t.any(-1)&~full)).sum(0)[(t.any(-1)&~full&~gone)]
+        assert chosen.min()>=1, 'at least one class in every block that is kept'
+
+
+def test_simulated_prompts_are_bits_and_depend_on_the_generator_alone():
+    truth = blob(3)
+    for cfg in PROMPTS.values():
+        for i in range(3):
+            a,b = (simulate(truth, torch_gen('same', i), cfg) for _ in range(2))
+            assert all((x is None and y is None) or (x.dtype==torch.bool and torch.equal(x, y)) for x,y in zip(a, b))
+            assert a[0] is None or a[0].shape==truth.shape
+    assert torch.equal(truth, blob(3)), 'the truth is left alone'
+
+
+def test_marks_go_where_the_mask_is_wrong():
+    truth,had = blob(2),torch.zeros(2,64,64,64, dtype=torch.bool)
+    had[1,:32] = True                                       # half of it right, half of it outside
+    for i in range(10):
+        got = marked(truth, had, torch_gen('marks', i), PromptCfg(radius=(1,1)))
+        new,gone = got&~had,had&~got
+        assert new[0].any() and not gone[0].any(), 'where there was nothing there is a positive mark'
+        near = F.max_pool3d(truth[None].float(), 3, 1, 1)[0]>0
+        assert not (new&~near).any(), 'positive marks are centred in the object'
+        inner = -F.max_pool3d(-truth[None].float(), 3, 1, 1)[0]>0
+        assert not (gone&inner).any(), 'negative marks are centred outside of it'
+
+
+@settings(max_examples=30, deadline=None)
+@given(lo=st.tuples(*[st.integers(0, 20)]*3), size=st.tuples(*[st.integers(1, 20)]*3), seed=st.integers(0, 99))
+def test_a_simulated_box_is_nearly_the_bounding_box(lo, size, seed):
+    m = torch.zeros(2,40,40,40, dtype=torch.bool)
+    m[(0, *[slice(a, a+n) for a,n in zip(lo, size)])] = True
+    box = boxed(m, torch_gen(seed))
+    assert not box[1].any()
+    if not box[0].any(): return
+    at = box[0].nonzero()
+    for d in range(3):
+        slack = round(.1*size[d])+1
+        a,b = at[:,d].min().item(),at[:,d].max().item()+1
+        assert abs(a-lo[d])<=slack and abs(b-lo[d]-size[d])<=slack
+    assert box[0].sum()==np.prod((at.amax(0)-at.amin(0)+1).numpy())
+
+
+def test_drawn_voxels_are_uniform_and_of_their_mask():
+    m = torch.zeros(3,9,7,5, dtype=torch.bool)
+    m[0,2,3,4] = m[0,8,6,4] = m[0,0,0,0] = m[2] = True
+    at,there = draw_voxels(m, 3000, torch_gen('uniform'))
+    assert there.tolist()==[True,False,True] and m[0][tuple(at[0].T)].all()
+    _,counts = at[0].unique(dim=0, return_counts=True)
+    assert len(counts)==3 and counts.min()>880
+    _,counts = at[2].unique(dim=0, return_counts=True)
+    assert len(counts)==9*7*5

@@ -117,7 +117,7 @@ BAD = {
     'RGB': (lambda t: nifti(t, np.zeros((3,3,3), [('R','u1'),('G','u1'),('B','u1')])), 'colours'),
     'truncated': (bad_truncated, 'ends early'), 'text': (bad_text, 'not a readable NIfTI'),
     'zero spacing': (bad_zero_spacing, 'voxel size of zero'),
-    'giant': (bad_giant, 'far more than'), 'missing': (lambda t: t/'none.nii.gz', 'no file'), 'folder': (lambda t: t, 'dcm2niix'),
+    'giant': (bad_giant, 'far more than'), 'missing': (lambda t: t/'none.nii.gz', 'no file'), 'folder': (lambda t: t, 'no DICOM files'),
     'unknown': (lambda t: [(t/'a.mgz').write_text(''), t/'a.mgz'][1], 'unknown kind')}
 
 

@@ -16,7 +16,7 @@ from medals.board import Board, History, State, compose, cut, erased, mark_of, r
 from medals.core import UserError
 from medals.solid import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
-from medals.views import Screen, compare, slices
+from medals.look import Screen, compare, slices
 from medals.volume import Volume, phantom
 from medals.widgets import Stopped, Studio, complete, understood
 

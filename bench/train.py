@@ -1,0 +1,173 @@
+"""Training steps of the network, ours beside the plain way of the published code, each way in a process of its own.
+
+    python bench/train.py                                # both published configurations, on a GPU
+    python bench/train.py --small                        # nano on a small window, also without a GPU: shows that it runs, no more
+
+Plain: fp16 autocast with a loss scaler, contiguous memory, eager, one float mask and one float prompt per sentence, maps concatenated,
+the loss over whole tensors. Ours: bf16, masks and prompts as one bool channel per class, the loss a few sentences at a time; then channels
+last, recomputing the finest scales, compiling. Samples are random and already on the device, so this is the network's share alone;
+bench/sample.py measures the loader's.
+"""
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from medals.data import Batch
+from medals.model import MedalS, positions
+from medals.schedule import TrainCfg
+from medals.train import Forward, Run, one_step
+
+FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
+SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)
+WAYS = {'plain': None, 'ours': {}, 'ours, channels last': dict(channels_last=True),
+        'ours, recompute 1': dict(channels_last=True, recompute=1), 'ours, recompute 2': dict(channels_last=True, recompute=2),
+        'ours, compiled': dict(channels_last=True, compile=True)}
+
+
+def made_up(size, device, queries, classes, batch, **_):
+    "A random batch"
+    gen = torch.Generator(device=device).manual_seed(0)
+    cls = (torch.arange(queries, device=device)%classes).expand(batch, queries)
+    def rand(*s): return torch.rand(s, generator=gen, device=device)
+    coarse = rand(batch, classes, *(o//16 for o in size))<.1
+    m = coarse
+    for d in (2,3,4): m = m.repeat_interleave(16, d)
+    p = m&(rand(batch, 1, *size)<.5)
+    return Batch(x=rand(batch, 1, *size)*255, query=cls, cls=cls, valid=cls>=0, m=m, p=p, fg=None, datasets=['x']*batch, names=['x']*batch)
+
+
+def plain_logits(net, x, fg, q, mc):
+    "The published forward pass: concatenated maps, float prompts, attention that returns its weights"
+    h,skips,maps = torch.cat([x, fg], 1),[],[]
+    def block(c, h): return c.act(c.conv(h))
+    for s in net.backbone.encoder.stages:
+        for c in s[0].convs: h = block(c, h)
+        skips.append(h)
+    for up,stage,skip in zip(net.backbone.decoder.transpconvs, net.backbone.decoder.stages, skips[-2::-1]):
+        h = torch.cat([up(h), skip], 1)
+        for c in stage.convs: h = block(c, h)
+        maps.insert(0, h)
+    pooled = torch.cat([*(F.avg_pool3d(o, 2**(5-i)) for i,o in enumerate(skips[:-1])), skips[-1]], 1)
+    mem = net.projection_layer(pooled.flatten(2).permute(2,0,1))
+    pos = positions(tuple(pooled.shape[2:]), q.shape[-1], mem.device)
+    t,kept = q.transpose(0,1),[]
+    for o in net.transformer_decoder.layers:
+        a,w = o.multihead_attn(o.norm2(t), mem+pos, mem, need_weights=True)
+        kept.append(w)
+        t = t+a
+        t = t+o.linear2(F.relu(o.linear1(o.norm3(t))))
+    t = net.transformer_decoder.norm(t).transpose(0,1)
+    vec = net.mask_embed_proj(t)
+    both = torch.cat([maps[0], torch.einsum('bnxyz,bnc->bcxyz', mc, vec)], 1)
+    vecs = [vec, *(head(t) for head in net.mid_mask_embed_proj)]
+    return [torch.einsum('bcxyz,bnc->bnxyz', d, v) for d,v in zip([block(net.fusion_conv.convs[0], both), *maps[1:]], vecs)]
+
+
+def plain_loss(logits, m):
+    "Dice and cross-entropy over four scales, over whole float tensors"
+    total = 0.
+    for i,z in enumerate(logits):
+        y = F.interpolate(m, size=z.shape[2:], mode='nearest').flatten(2)
+        z = z.flatten(2)
+        p = z.sigmoid()
+        dice = 1-(2*(p*y).sum(-1)+1e-7)/(p.square().sum(-1)+y.square().sum(-1)+1e-7)
+        total = total+2.**-i/1.875*(dice.mean()+F.binary_cross_entropy_with_logits(z, y, reduction='none').mean())
+    return total
+
+
+def plain_step(net, device):
+    "A function that takes one step of the published training"
+    opt = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    half = torch.float16 if device.type=='cuda' else torch.bfloat16 # fp16 on a CPU has no fast kernels
+    scaler = torch.amp.GradScaler(device.type, enabled=half==torch.float16)
+    def step(b, q):
+        rows = torch.arange(len(b.x), device=device)[:,None]
+        m,mc = b.m[rows, b.cls].float(),b.p[rows, b.cls].float()
+        with torch.autocast(device.type, half): loss = plain_loss(plain_logits(net, b.x, mc.amax(1, keepdim=True), q, mc), m)
+        scaler.scale(loss).backward()
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+        return loss.detach()
+    return step
+
+
+def our_step(net, device, table, **kw):
+    "A function that takes one step of ours"
+    net = net.to(memory_format=torch.channels_last_3d if kw.get('channels_last') else torch.contiguous_format)
+    net.backbone.redo = kw.get('recompute', 0)
+    cfg = TrainCfg(lr=1e-4, ema=0., precision='bf16', **kw)
+    run = Run(net, cfg, Path('.'), table)
+    if cfg.compile: net.backbone.compile()
+    forward = Forward(net, cfg)
+    return lambda b, q: one_step(run, forward, [b], 1e-4)[0].mean(0)[0]
+
+
+def once(way, size, shape, seconds):
+    "Samples per second, peak memory and loss of one way"
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    net = MedalS(shape['preset']).to(device).train()
+    net.transformer_decoder.layers.apply(lambda o: setattr(o, 'p', 0.))
+    for o in net.transformer_decoder.layers: o.multihead_attn.dropout = 0.
+    b = made_up(size, device, **shape)
+    table = torch.randn(shape['queries'], net.cfg.query, device=device)
+    b.query = torch.arange(shape['queries'], device=device).expand_as(b.cls)
+    step = plain_step(net, device) if WAYS[way] is None else our_step(net, device, table, **WAYS[way])
+    def wait(): return torch.cuda.synchronize() if device.type=='cuda' else None
+    loss = float(step(b, table[b.query])) # the first ones warm up
+    for _ in range(2 if device.type=='cuda' else 0): step(b, table[b.query])
+    wait()
+    t,n = time.perf_counter(),0
+    while n<3 or time.perf_counter()-t<seconds:
+        step(b, table[b.query])
+        wait()
+        n += 1
+    peak = torch.cuda.max_memory_allocated()/2**30 if device.type=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
+    return dict(rate=n*shape['batch']/(time.perf_counter()-t), gb=peak, loss=loss)
+
+
+def measure(way, size, shape, seconds):
+    "The same in a process of its own"
+    p = subprocess.run([sys.executable, __file__, '--one', json.dumps([way, size, shape, seconds])], capture_output=True, text=True)
+    if p.returncode: return dict(error='out of memory' if 'out of memory' in p.stderr.lower() else p.stderr.strip().splitlines()[-1][:100])
+    return json.loads(p.stdout.splitlines()[-1])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--small', action='store_true', help='nano, one small window')
+    p.add_argument('--seconds', type=float, default=20, help='per row')
+    p.add_argument('--ways', default='', help=f'some of: {"; ".join(WAYS)}')
+    p.add_argument('--one', help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.one:
+        print(json.dumps(once(*json.loads(a.one))))
+        return
+    cuda = torch.cuda.is_available()
+    if not cuda and not a.small: sys.exit('there is no GPU here: the published configurations are measured on one; --small runs on a CPU')
+    shape = SMALL if a.small else FULL
+    asked = f"{shape['queries']} sentences of {shape['classes']} classes"
+    print(f"{shape['preset']}, batch {shape['batch']}, {asked}, torch {torch.__version__}, "
+          +(torch.cuda.get_device_name() if cuda else f'NO GPU: a CPU with {torch.get_num_threads()} threads'))
+    print('| window | way | samples/s | against plain | peak GB | first loss |\n|---|---|---|---|---|---|')
+    for size in shape['sizes']:
+        base = None
+        for way in a.ways.split(';') if a.ways else WAYS:
+            r = measure(way.strip(), size, shape, a.seconds)
+            name = f"| {'x'.join(map(str, size))} | {way} | "
+            if 'error' in r: print(f"{name}{r['error']} | | | |", flush=True)
+            else:
+                base = base or r['rate']
+                print(f"{name}{r['rate']:.2f} | {r['rate']/base:.2f} | {r['gb']:.1f} | {r['loss']:.3f} |", flush=True)
+
+
+if __name__=='__main__': main()
