@@ -7,7 +7,6 @@ __all__ = ['HEARD', 'complete', 'understood', 'Studio', 'legend', 'slices', 'com
 
 # %% ../nbs/50_widgets.ipynb #1972a500
 import base64
-import difflib
 import os
 import threading
 import time
@@ -24,7 +23,7 @@ from .job import as_volume
 from .solid import View3d, solid_picture, view3d
 from .segment import Stopped
 from .look import Png, compare, png_of, prompts_view, slices
-from .vocab import concepts, resolve, structures
+from .vocab import concepts, explain, structures, suggest
 from .volume import write_labels
 
 # %% ../nbs/50_widgets.ipynb #1b820e9c
@@ -51,8 +50,9 @@ def complete(
         if any(w.startswith(t) for w in words): return 1
         return 2 if any(f' {t}' in f' {w}' for w in words) else None
     found = sorted(((r,i,name) for i,(name,words) in enumerate(_names()) if (r := rank(name, words)) is not None and name.startswith(side)))
-    near = difflib.get_close_matches(typed, [o for o,_ in _names()], n, .6) if not found else []
-    return ([name for _,_,name in found] or near)[:n]
+    if found: return [name for _,_,name in found[:n]]
+    known = dict(_names())
+    return list(dict.fromkeys(o if side+o not in known else side+o for o in suggest(typed, n)))
 
 def understood(
     text:str,
@@ -60,9 +60,10 @@ def understood(
 )->str:
     "What the vocabulary makes of a sentence, in one line"
     if not text.strip(): return ''
-    r = resolve(text, modality)
-    said = f'understood: {r.structure}',r.side and f'{r.side} side',(r.modality or '').upper()
-    if r.structure: return ' · '.join(o for o in said if o)
+    r = explain(text, modality)
+    read = ', '.join(f'{a} read as {b}' for a,b in r['corrected'].items())
+    said = f"understood: {r['structure']}",r['side'] and f"{r['side']} side",(r['modality'] or '').upper(),read
+    if r['structure']: return ' · '.join(o for o in said if o)
     near = complete(text, 3)
     if any(o.startswith(' '.join(text.lower().split())) for o in near): return ''  # still typing
     return 'not in the vocabulary; the network gets the sentence as it is'+(f". Did you mean {' or '.join(near)}?" if near else '')
@@ -179,7 +180,7 @@ def _say(self:Studio, text, **status):
     self.canvas.status = {**dict(text=text, busy=False, wrong=False, can_run=self.segmenter is not None, stale=stale), **status}
 
 @patch
-def _show(self:Studio):
+def _show(self:Studio, fetch=True): # Have slices changed, or only looks?
     "Bring the screen up to date with the board"
     now,board = self.board.now,self.board
     rows = {r['sentence']: r for r in board.table()}
@@ -189,7 +190,7 @@ def _show(self:Studio):
     self.canvas.classes = self.list.classes = classes
     self.list.active = self.canvas.active
     self.canvas.history = dict(undo=len(board.history.past), redo=len(board.history.future))
-    self.canvas.version += 1
+    self.canvas.version += fetch
     if not self.busy: self._say(self.canvas.status['text'], wrong=self.canvas.status['wrong'])
     self._show3d()
 
@@ -244,7 +245,7 @@ def _on_mark(self, tool, axis, index, points):
 def _on_look(self, sentence, **changes):
     "Another colour, opacity or visibility"
     self.board.looks[sentence].update({k: v for k,v in changes.items() if k in ('colour','opacity','visible')})
-    self._show()
+    self._show(fetch=False)
 
 def _on_typing(self, text):
     "A sentence is being typed"

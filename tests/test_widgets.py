@@ -389,7 +389,7 @@ def test_saved_work_goes_on_another_day(tmp_path):
 # ---- words
 
 def test_words_are_completed_and_understood():
-    assert complete('left kid')[0]=='left kidney' and complete('')==[] and complete('hepat')[0]=='liver'
+    assert complete('left kid')[0]=='left kidney' and complete('')==[] and 'liver' in complete('hepat')
     assert 'left kidney' in complete('left kidnee') and all(o.startswith('right') for o in complete('right '))
     assert understood('the left kidney', 'ct')=='understood: kidney · left side · CT' and 'as it is' in understood('qwertyuiop')
     studio = Studio(None, scan())
