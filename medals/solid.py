@@ -21,7 +21,7 @@ from scipy import ndimage as ndi
 from .core import UserError
 from .geometry import rigid
 from .show import palette
-from .look import png_of
+from .look import pair_of, png_of
 from .volume import Volume
 
 # %% ../nbs/48_solid.ipynb #7694bdf8
@@ -154,7 +154,7 @@ def masks_by_name(
 )->dict:         # `{name: bool (x,y,z)}`
     "Masks in whatever form, as a dictionary"
     if masks is None: return {}
-    if hasattr(masks, 'items'): return dict(getattr(masks, 'bits', masks))
+    if hasattr(masks, 'items'): return dict(masks)
     masks = np.asarray(masks)
     if masks.ndim==4: return dict(zip(map(str, names or range(len(masks))), masks))
     if masks.dtype==bool: return {'mask': masks}
@@ -238,13 +238,14 @@ class ItkView:
         return png_of(solid_picture({k: m for k,m in self.masks.items() if m.any()}, self.affine, **kwargs))
 
 def view3d(
-    volume:Volume,
+    volume,                # `Volume`, or a `Segmentation`, which brings its masks
     masks=None,            # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`
     names=None,            # For a stack or a label map
     backend='ipyniivue',   # ipyniivue or itkwidgets
 ):
     "Masks in 3D"
     if backend not in ('ipyniivue','itkwidgets'): raise UserError(f"backend {backend!r} is not known; there is ipyniivue and itkwidgets")
+    volume,masks = pair_of(volume, masks)
     if backend=='itkwidgets':
         problem = itk_problem()
         if not problem: return ItkView(volume, masks_by_name(masks, names))

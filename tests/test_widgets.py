@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from medals.board import Board, History, State, compose, cut, erased, mark_of, read_marks, stamp, write_marks
 from medals.core import UserError
+from medals.segment import Frame, Segmenter
 from medals.solid import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
 from medals.look import Screen, compare, slices
@@ -331,6 +333,45 @@ def test_a_correction_runs_only_what_it_touches():
     assert [o[0] for o in seg.seen]==['all','touched','all'] and list(studio.result.masks)==['x','y','z']
     post(studio, type='undo')
     assert list(studio.result.masks)==['x','y']
+
+
+class Bright(torch.nn.Module):
+    "A network that finds what is bright, or what its prompt says"
+    def forward(self, x, q, m=None):
+        y = (x-100).expand(-1, len(q), -1, -1, -1)/10
+        return y if m is None else torch.where(m, 9., y)
+
+
+@pytest.fixture(scope='module')
+def network(): # Windows of 32 voxels of 3 mm: several are needed
+    frame = Frame(spacing=(3.,3.,3.), window=(32,32,32), modality='mri')
+    return Segmenter(Bright(), lambda texts,modality: torch.zeros(len(texts), 4), frame, 'cpu')
+
+
+@pytest.mark.parametrize('codes', ['RAS','PIL'])
+def test_a_real_segmenter_corrects_what_was_drawn(network, codes):
+    studio = Studio(network, scan(codes), ['skull','ventricle'])
+    passes = [[],[]]
+    studio.canvas.observe(lambda c: passes[studio.result is not None].append(c['new'].get('total', 0)), 'status')
+    before,first = studio.run(),studio.canvas.status['text']
+    post(studio, type='pick', sentence='skull')
+    studio.canvas.tool = {**studio.canvas.tool, 'positive': False, 'radius': 6.}
+    post(studio, type='mark', tool='point', axis=2, index=20, points=[[24,4]])
+    no = rasterize([replace(studio.marks['skull'][0], positive=True)], studio.volume.shape, studio.volume.affine)[0]
+    after = studio.run()
+    a,b,other = (np.asarray(o) for o in (before.masks['skull'], after.masks['skull'], after.masks['ventricle']))
+    assert 'done' in first and (a&no).any() and not (b&no).any() and b.any()
+    assert (other==np.asarray(before.masks['ventricle'])).all()
+    assert max(passes[1])<max(passes[0]), 'only the windows that were touched'
+    post(studio, type='undo')
+    assert studio.result is before
+
+
+def test_a_segmentation_is_shown_as_it_is(network):
+    res = network(scan(), ['skull','ventricle'])
+    assert slices(res).snapshot()==slices(res.volume, res.masks).snapshot()==slices(res.volume, dict(res.masks.bits)).snapshot()
+    assert list(view3d(res).masks)==list(view3d(res.volume, res.masks).masks)==[k for k,m in res.masks.items() if m.any()]
+    assert [r['dsc'] for r in compare(res, res).rows]==[1.,1.]
 
 
 def test_the_kernel_stays_free_and_a_run_can_be_cancelled():

@@ -89,7 +89,7 @@ def browser(width=1500, height=1250):
         page.set_default_timeout(90_000)
         page.notes = []
         page.on('console', lambda m: page.notes.append(f'{m.type}: {m.text}') if m.type in ('error', 'warning') else None)
-        page.on('pageerror', lambda e: page.notes.append(f'pageerror: {e}'))
+        page.on('pageerror', lambda e: page.notes.append(f'pageerror: {e.stack or e}'))
         try: yield page
         finally: b.close()
 
