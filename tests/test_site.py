@@ -87,8 +87,9 @@ def test_the_workflow_publishes_what_nbdev_makes():
     flow = yaml.safe_load((root/'.github'/'workflows'/'docs.yml').read_text())
     steps = flow['jobs']['build']['steps']
     uses,runs = [o.get('uses', '').split('@')[0] for o in steps],[o.get('run', '') for o in steps]
-    assert uses.index('quarto-dev/quarto-actions/setup')<runs.index('nbdev_docs')<uses.index('actions/upload-pages-artifact')<uses.index('actions/deploy-pages')
-    assert flow['permissions']['pages']=='write' and steps[uses.index('actions/upload-pages-artifact')]['with']['path']=='_docs'
+    upload = uses.index('actions/upload-pages-artifact')
+    assert uses.index('quarto-dev/quarto-actions/setup')<runs.index('nbdev_docs')<upload<uses.index('actions/deploy-pages')
+    assert flow['permissions']['pages']=='write' and steps[upload]['with']['path']=='_docs'
 
 
 def test_every_page_goes_through_nbdev(tmp_path):

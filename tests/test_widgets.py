@@ -11,11 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from medals.board import Board, History, State, compose, cut, erased, mark_of, read_marks, stamp, write_marks
 from medals.core import UserError
 from medals.segment import Frame, Segmenter
+from medals.show import WHITE
 from medals.solid import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
 from medals.look import Screen, compare, slices
@@ -499,3 +502,15 @@ try: Studio(None, vol)
 except UserError as e: print(e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert "pip install 'medals[widgets]'" in out.stdout, out.stderr
+
+
+def test_an_l_is_an_l_wherever_it_falls_on_the_pixels():
+    "A thin foot between two rows of pixels vanishes, and left reads as inferior"
+    for dx,dy in np.ndindex(6, 6):
+        fig = Figure(figsize=(.5,.5), dpi=80, facecolor='k')
+        fig.text(.5+dx/240, .5+dy/240, 'L', ha='center', va='center', fontsize=7, **WHITE)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        seen = np.asarray(canvas.buffer_rgba())[...,0]
+        xs = np.flatnonzero((seen>100).any(0))
+        assert len(xs) and xs[-1]-xs[0]>=2, (dx, dy)
