@@ -74,7 +74,7 @@ def best_slice(
 # %% ../nbs/02_show.ipynb #a48f45b5
 PLANES = (('sagittal', 0, (1,2), 'AP', 'SI'), ('coronal', 1, (0,2), 'RL', 'SI'), ('axial', 2, (0,1), 'RL', 'AP'))
 
-WHITE = dict(color='w', fontweight='bold', path_effects=[withStroke(linewidth=1.5, foreground='k')])  # readable on any grey; a thin L loses its foot
+WHITE = dict(color='w', fontweight='bold', path_effects=[withStroke(linewidth=1.5, foreground='k')]) # a thin L can lose its foot
 
 def _bar(width): # a round length of about a quarter of the picture, mm
     return min((o for o in (1,2,5,10,20,50,100,200)), key=lambda o: abs(o-width/4))
