@@ -100,7 +100,7 @@ def _box(m, out, affine):
 def _lasso(m, out, affine):
     from matplotlib.path import Path
     p = _inside(_voxels(m.points, m.unit, affine), out.shape, 'an outline')
-    k,(u,v) = int(round(p[:,m.axis].mean())),[o for o in range(3) if o!=m.axis]
+    k,(u,v) = min(int(round(p[:,m.axis].mean())), out.shape[m.axis]-1),[o for o in range(3) if o!=m.axis]
     if len(p)<3 or np.ptp(p[:,m.axis])>1: raise UserError(f"an outline needs three points or more in one slice of axis {m.axis}")
     grid = np.stack(np.meshgrid(np.arange(out.shape[u]), np.arange(out.shape[v]), indexing='ij'), -1).reshape(-1,2)
     hit = Path(p[:,[u,v]]).contains_points(grid, radius=1e-9).reshape(out.shape[u], out.shape[v])

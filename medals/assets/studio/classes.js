@@ -1,0 +1,49 @@
+// The list of classes: colour, visibility, opacity, volume, presence; a click on a name chooses the class that the tools mark.
+
+function make(tag, className, attributes = {}, ...children) {
+  const e = document.createElement(tag);
+  if (className) e.className = className;
+  for (const [k, v] of Object.entries(attributes)) k.startsWith('on') ? e.addEventListener(k.slice(2), v) : e.setAttribute(k, v);
+  // JupyterLab looks for this on the element that has the focus: no key pressed here is a command of the notebook
+  if (['canvas', 'input', 'button'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
+  e.append(...children);
+  return e;
+}
+
+function row(model, c, active) {
+  const look = changes => model.send({ type: 'look', sentence: c.name, ...changes });
+  const box = make('input', '', { type: 'checkbox', title: 'Show this mask', 'aria-label': `show ${c.name}`, onchange: e => look({ visible: e.target.checked }) });
+  box.checked = c.visible;
+  const opacity = make('input', 'medals-opacity', { type: 'range', min: 0, max: 1, step: .05, title: 'Opacity', 'aria-label': `opacity of ${c.name}`,
+    oninput: e => look({ opacity: e.target.valueAsNumber }) });
+  opacity.value = c.opacity;
+  const colour = make('input', 'medals-colour', { type: 'color', title: 'Colour', 'aria-label': `colour of ${c.name}`, onchange: e => look({ colour: e.target.value }) });
+  colour.value = c.colour;
+  const name = make('button', 'medals-name', { type: 'button', title: 'Mark this class', 'aria-pressed': String(active),
+    onclick: () => model.send({ type: 'pick', sentence: c.name }) }, c.name);
+  const cell = (...x) => make('td', '', {}, ...x);
+  return make('tr', active ? 'medals-active' : '', { 'data-class': c.name }, cell(box), cell(colour), cell(name), cell(opacity),
+    make('td', 'medals-figure', {}, c.ml === null ? '–' : c.ml.toFixed(1)), make('td', 'medals-figure', {}, c.presence === null ? '–' : c.presence.toFixed(2)),
+    make('td', 'medals-figure', {}, String(c.marks)),
+    cell(make('button', 'medals-remove', { type: 'button', title: 'Remove this sentence', 'aria-label': `remove ${c.name}`,
+      onclick: () => model.send({ type: 'remove', sentence: c.name }) }, '×')));
+}
+
+function render({ model, el }) {
+  const body = make('tbody'), none = make('p', 'medals-none', {}, 'No sentence yet. Type one above.');
+  const head = ['', '', 'sentence', 'opacity', 'ml', 'presence', 'marks', ''].map(t => make('th', '', { scope: 'col' }, t));
+  const table = make('table', 'medals-classes', {}, make('thead', '', {}, make('tr', '', {}, ...head)), body);
+  el.append(make('div', 'medals-list', { onkeydown: e => e.stopPropagation() }, table, none));
+  const refresh = () => {
+    const rows = model.get('classes');
+    if (el.contains(document.activeElement) && document.activeElement.classList.contains('medals-opacity') && body.children.length === rows.length) return;
+    body.replaceChildren(...rows.map(c => row(model, c, c.name === model.get('active'))));
+    none.hidden = rows.length > 0;
+    table.hidden = !rows.length;
+  };
+  model.on('change:classes change:active', refresh);
+  refresh();
+  return () => model.off('change:classes change:active', refresh);
+}
+
+export default { render };

@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"Writes nbs/reading_order.ipynb: every page of the site with its subtitle, in the order of the sidebar in _quarto.yml"
+import json
+from pathlib import Path
+
+import yaml
+
+root = Path(__file__).resolve().parents[1]
+page = root/'nbs'/'reading_order.ipynb'
+
+
+def said(path):
+    "Title and subtitle of a notebook"
+    first = json.loads((root/'nbs'/path).read_text(encoding='utf-8'))['cells'][0]['source']
+    lines = ''.join(first).splitlines()
+    return lines[0].removeprefix('# '),next(o for o in lines if o.startswith('> ')).removeprefix('> ')
+
+
+def row(path):
+    "One line of the list"
+    title,sub = said(path)
+    return f'- [{title}]({path}): {sub}'
+
+
+def markdown():
+    "The list, section by section"
+    rows = []
+    for o in yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']:
+        if isinstance(o, dict): rows += [f"\n## {o['section']}\n", *map(row, o['contents'])]
+        elif o!=page.name: rows.append(row(o))
+    return '\n'.join(rows)
+
+
+def cells():
+    "The page"
+    head = '# All notebooks\n> Every page, in the order in which it is best read'
+    why = ('A newcomer reads the tutorials and then what is needed. Who wants to understand the whole, or to change it, reads by number: '
+           'each notebook uses only notebooks with smaller numbers, and each is the source of the module of the same name.')
+    return [dict(cell_type='markdown', id=f'order-{i}', metadata={}, source=o.splitlines(True)) for i,o in enumerate((head, why, markdown()))]
+
+
+if __name__=='__main__':
+    kernel = dict(display_name='python3', language='python', name='python3')
+    made = dict(cells=cells(), metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
+    page.write_text(json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False)+'\n', encoding='utf-8')
