@@ -159,6 +159,7 @@ def segment(
     from medals.cohort import find_images
     from medals.job import RunCfg
     from medals.result import format_of
+    if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
     found = find_images(images)
     if mute:=[p.name for p in found.values() if p.suffix!='.npz' and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")

@@ -22,7 +22,7 @@ step 'ruff'
 ruff check .
 
 step 'notebooks run'
-nbdev_test --n_workers 1 --timing
+OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
 
 step 'tests'
 pytest -q tests
