@@ -54,6 +54,9 @@ def learn_pieces(
                             special_tokens=['<s>','<pad>','</s>','[UNK]','[CLS]','[SEP]'])
     return PreTrainedTokenizerFast(tokenizer_object=tok._tokenizer, bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='[UNK]')
 
+@cache
+def _empty_words(): return tuple(o for o,k in word_table()['kinds'].items() if k in ('filler','scan','place','shows') and len(o)>2)
+
 def corpus(
     n:int=8,  # Wordings per concept and modality
 )->list:
@@ -93,9 +96,6 @@ def draw_concepts(
         family = families()[gen.integers(len(families()))]
         res += [family[k] for k in gen.permutation(len(family))[:cfg.run]]
     return list(dict.fromkeys(res))[:cfg.batch]
-
-@cache
-def _empty_words(): return tuple(o for o,k in word_table()['kinds'].items() if k in ('filler','scan','place','shows') and len(o)>2)
 
 def wrap(
     text:str,
