@@ -123,6 +123,7 @@ def hostile(tmp_path):
     (tmp_path/'cut.nii.gz').write_bytes(gzip.compress(bytes(raw[:300])))
     (tmp_path/'text.nii.gz').write_text('I am a letter')
     (tmp_path/'text.npz').write_text('I am a letter')
+    (tmp_path/'text.dcm').write_text('I am a letter')
     write_volume(tmp_path/'absurd.nii', Volume(good, np.diag([1e6,1.,1.,1.])))
     write_volume(tmp_path/'flat.nii', Volume(good, np.diag([1e-4,1.,1.,1.])))
     nib.save(nib.Nifti1Image(np.zeros((4,4,4,3), np.int16), np.eye(4)), tmp_path/'movie.nii')
