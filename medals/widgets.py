@@ -293,8 +293,8 @@ def _run(self:Studio, now):
     else:
         text,wrong = f'done in {time.monotonic()-t0:.1f} s',False
         with self._lock: self.board.set_result(result, asked=(now.sentences, now.marks))
-    self._work = None
     with self._lock:
+        self._work = None
         self._say(text, wrong=wrong)
         self._show()
 
@@ -333,7 +333,8 @@ def wait(self:Studio):
     except KeyboardInterrupt:
         self.cancel()
         raise
-    if self.error: raise self.error
+    with self._lock: # the last words of the thread have been said
+        if self.error: raise self.error
 
 # %% ../nbs/50_widgets.ipynb #30924a5e
 @patch
@@ -346,8 +347,9 @@ def _save(self:Studio, out, now, drawn):
         text,wrong = f'saved in {out}',False
     except Exception as e: # a thread has nobody else to tell
         self.error,text,wrong = e,f'not saved: {e}',True
-    self._work = None
-    self._say(text, wrong=wrong)
+    with self._lock:
+        self._work = None
+        self._say(text, wrong=wrong)
 
 @patch
 def save(
