@@ -47,7 +47,7 @@ class DataCfg:
     fit:float=0.            # Share of the forced windows that are zoomed until the class fills a quarter to three quarters of them
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
-    prompt:str='default'    # Simulated prompts, of `spatial.PROMPTS`: default, published, none; or a `PromptCfg`
+    prompt:str='default'    # Simulated prompts, of `spatial.PROMPTS`: default, marks, published, none; or a `PromptCfg`
     datasets:str=''         # TOML with weights and frames of data sets, laid over `sampling.toml`
     holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
     exclude:str=''          # Text file with cases to keep from training, one name a line

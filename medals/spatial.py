@@ -177,7 +177,7 @@ class PromptCfg:
     radius:ints=(1,3)          # Of clicks and strokes, voxels
     length:int=24              # Of a stroke, voxels, at most
 
-PROMPTS = dict(default=PromptCfg(), none=PromptCfg(none=1.),
+PROMPTS = dict(default=PromptCfg(), none=PromptCfg(none=1.), marks=PromptCfg(none=.3, absent=.1, marks=.6, fixed=.3, radius=(0,1)),
                published=PromptCfg(absent=.1, marks=0., fixed=0., drop=(.3,.9), subset=1., grow=0., apart=True))
 
 # %% ../nbs/13_spatial.ipynb #2961a370

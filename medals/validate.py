@@ -95,13 +95,13 @@ def truth_of(
     return np.stack([labels>0 if v is None else np.isin(labels, v) for v in classes.values()])
 
 # %% ../nbs/55_validate.ipynb #01c05e45
-MARKS = PromptCfg(none=0., absent=0., marks=1., fixed=0., grow=0.)
+MARKS = PromptCfg(none=0., absent=0., marks=1., fixed=0., grow=0., box=0., radius=(0,0))
 
 def marks_for(
     truth:np.ndarray,  # bool `(n,x,y,z)`
     *key,              # What the draw hangs on
 )->torch.Tensor:       # bool `(n,x,y,z)`
-    "Simulated marks, no earlier masks"
+    "Simulated clicks and strokes, all of them inside"
     return simulate(torch.as_tensor(truth), torch_gen('validate', *key), MARKS)[0]
 
 # %% ../nbs/55_validate.ipynb #8d398bd0
@@ -189,7 +189,9 @@ class Validator:
         truth = truth_of(labels, held.classes)
         q = self.table[list(held.query)]
         found = dict(none=whole_masks(net, x, q, self.window))
-        if self.prompted: found['marks'] = whole_masks(net, x, q, self.window, marks_for(truth, held.name))
+        if self.prompted:
+            m = marks_for(truth, held.name)
+            found['marks'] = whole_masks(net, x, q, self.window, m)|m.numpy()
         return Volume(x, placed(case.affine, held.axes), held.modality),truth,found
 
     def __call__(self, net, run=None, log=None):
