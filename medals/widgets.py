@@ -75,9 +75,9 @@ def _parts():
     try: import anywidget
     except ImportError as e: raise UserError("Studio needs anywidget: pip install 'medals[widgets]'; `slices` works without it") from e
     from traitlets import Dict, Int, List, Unicode
-    def read(name): return (asset('studio')/name).read_text(encoding='utf-8')
+    def read(*names): return '\n'.join((asset('studio')/o).read_text(encoding='utf-8') for o in names)
     class Slices(anywidget.AnyWidget):
-        _esm,_css = read('slices.js'),read('studio.css')
+        _esm,_css = read('make.js', 'slices.js'),read('studio.css')
         scene = Dict().tag(sync=True)       # shape and spacing on the screen
         cursor = List().tag(sync=True)      # Voxel of the screen under the crosshair
         window = List().tag(sync=True)      # Grey values that are black and white
@@ -91,7 +91,7 @@ def _parts():
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels
     class Classes(anywidget.AnyWidget):
-        _esm,_css = read('classes.js'),read('studio.css')
+        _esm,_css = read('make.js', 'classes.js'),read('studio.css')
         classes = List().tag(sync=True)
         active = Unicode().tag(sync=True)
     return Slices,Classes

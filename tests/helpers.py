@@ -1,6 +1,10 @@
 "Made-up weights and inputs that the golden numbers were computed with"
 import math
+import socket
+import subprocess
+import sys
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,3 +43,23 @@ def set_weights(model, rule, dtype=torch.float32):
     sd = {k: torch.from_numpy(np.asarray(rule(k, tuple(v.shape))).astype(np.float32)).to(dtype) for k,v in model.state_dict().items()}
     model.load_state_dict(sd, assign=True)
     return model.eval()
+
+
+@contextmanager
+def dask_cluster(cwd, workers=2, env=None):
+    "A scheduler and workers in processes of their own: the address, and the workers"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    address = f'tcp://127.0.0.1:{port}'
+    main = ['scheduler', '--host', '127.0.0.1', '--port', str(port), '--no-dashboard']
+    helper = ['worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard', '--host', '127.0.0.1']
+    def one(kind, *args):
+        cmd = [sys.executable, '-m', f'distributed.cli.dask_{kind}', *args]
+        return subprocess.Popen(cmd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd, env=env)
+    running = [one(*main)]
+    try:
+        running += [one(*helper) for _ in range(workers)]
+        yield address,running[1:]
+    finally:
+        for p in running: p.kill()

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import shared
+from helpers import dask_cluster, shared
 from medals.cli import main
 from medals.challenge import check_segs
 from medals.cohort import CohortCfg, find_images, gather, is_done, plan_cohort, question, read_case, segment_cohort, share, shard_of
@@ -110,30 +109,17 @@ def test_two_workers_one_killed_and_taken_up_again(tmp_path, scans, quick):
     check_all(scans, out, quick, before)
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 def test_a_cluster_that_loses_a_worker_segments_every_case_once(tmp_path, scans, quick):
     pytest.importorskip('distributed', reason='Dask is not installed')
-    out,port = tmp_path/'out',free_port()
-    address,quiet = f'tcp://127.0.0.1:{port}',dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path, env=env())
-    dask = [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--host', '127.0.0.1', '--port', str(port), '--no-dashboard']
-    alone = ['--nthreads', '1', '--no-nanny', '--no-dashboard', '--host', '127.0.0.1']
-    helper = [sys.executable, '-m', 'distributed.cli.dask_worker', address, *alone]
-    running = [subprocess.Popen(dask, **quiet)]
-    try:
-        running += [subprocess.Popen(helper, **quiet) for _ in range(2)]
+    out = tmp_path/'out'
+    with dask_cluster(tmp_path, env=env()) as (address,helpers):
         main = start(command(scans, out, quick, '--format', 'multilabel', '--scheduler', address))
-        running.append(main)
-        wait_for(lambda: len(done(out))>=N//3 or main.poll() is not None)
-        before = done(out)
-        running[1].send_signal(signal.SIGKILL)
-        text,err = main.communicate(timeout=500)
-    finally:
-        for p in running: p.kill()
+        try:
+            wait_for(lambda: len(done(out))>=N//3 or main.poll() is not None)
+            before = done(out)
+            helpers[0].send_signal(signal.SIGKILL)
+            text,err = main.communicate(timeout=500)
+        finally: main.kill()
     assert main.returncode==0, err
     assert N//3<=len(before)<N and f'{N} were done now, 0 failed' in text
     check_all(scans, out, quick, before)

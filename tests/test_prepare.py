@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import here, shared
+from helpers import dask_cluster, here, shared
 from medals.core import UserError, make_gen
 from medals.index import index, read_catalogue
 from medals.prepare import Recipe, check_store, import_store, prepare, prepare_npz, recipe_for
@@ -218,30 +217,17 @@ def test_a_changed_source_or_recipe_is_prepared_again(tmp_path):
     assert when()[0]!=second[0] and open_case(store/'cases/CT_boxes/CT_boxes_000').image.dtype==np.float16
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
 def test_a_cluster_that_loses_a_worker_prepares_every_case_once(tmp_path):
     pytest.importorskip('distributed', reason='Dask is not installed')
-    rows,store,port = listing(tmp_path, 16, size=(60,90,90)),tmp_path/'st',free_port()
-    address,quiet = f'tcp://127.0.0.1:{port}',dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    dask = [sys.executable, '-m', 'distributed.cli.dask_scheduler', '--host', '127.0.0.1', '--port', str(port), '--no-dashboard']
-    alone = ['--nthreads', '1', '--no-nanny', '--no-dashboard', '--host', '127.0.0.1']
-    helper = [sys.executable, '-m', 'distributed.cli.dask_worker', address, *alone]
-    running = [subprocess.Popen(dask, **quiet)]
-    try:
-        running += [subprocess.Popen(helper, **quiet) for _ in range(2)]
+    rows,store = listing(tmp_path, 16, size=(60,90,90)),tmp_path/'st'
+    with dask_cluster(tmp_path) as (address,helpers):
         cmd = [sys.executable, '-m', 'medals.cli', 'prepare', str(rows), '-o', str(store), '--preset', 'coarse', '--scheduler', address]
         main = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        running.append(main)
-        wait_for(lambda: len(cases_of(store))>=5)
-        running[1].send_signal(signal.SIGKILL)
-        out,err = main.communicate(timeout=240)
-    finally:
-        for p in running: p.kill()
+        try:
+            wait_for(lambda: len(cases_of(store))>=5)
+            helpers[0].send_signal(signal.SIGKILL)
+            out,err = main.communicate(timeout=240)
+        finally: main.kill()
     assert main.returncode==0, err
     listed = sorted(r['name'].split('/')[1] for r in read_lines(store/'manifest.jsonl'))
     assert cases_of(store)==listed==[f'CT_boxes_{i:03d}' for i in range(16)]

@@ -1,15 +1,5 @@
 // The list of classes: colour, visibility, opacity, volume, presence; a click on a name chooses the class that the tools mark.
 
-function make(tag, className, attributes = {}, ...children) {
-  const e = document.createElement(tag);
-  if (className) e.className = className;
-  for (const [k, v] of Object.entries(attributes)) k.startsWith('on') ? e.addEventListener(k.slice(2), v) : e.setAttribute(k, v);
-  // JupyterLab looks for this on the element that has the focus: no key pressed here is a command of the notebook
-  if (['canvas', 'input', 'button'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
-  e.append(...children);
-  return e;
-}
-
 function row(model, c, active) {
   const look = changes => model.send({ type: 'look', sentence: c.name, ...changes });
   const box = make('input', '', { type: 'checkbox', title: 'Show this mask', 'aria-label': `show ${c.name}`, onchange: e => look({ visible: e.target.checked }) });

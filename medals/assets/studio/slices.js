@@ -18,16 +18,6 @@ const clamp = (x, lo, hi) => Math.min(Math.max(x, lo), hi);
 const bytes = b => new Uint8Array(b.buffer || b, b.byteOffset || 0, b.byteLength);
 const rgb = c => [1, 3, 5].map(i => parseInt(c.slice(i, i + 2), 16));
 
-function make(tag, className, attributes = {}, ...children) {
-  const e = document.createElement(tag);
-  if (className) e.className = className;
-  for (const [k, v] of Object.entries(attributes)) k.startsWith('on') ? e.addEventListener(k.slice(2), v) : e.setAttribute(k, v);
-  // JupyterLab looks for this on the element that has the focus: no key pressed here is a command of the notebook
-  if (['canvas', 'input', 'button'].includes(tag)) e.setAttribute('data-lm-suppress-shortcuts', 'true');
-  e.append(...children);
-  return e;
-}
-
 // ---- pictures: the same arithmetic as medals.board.compose
 
 function edges(m, w, h) {
