@@ -27,7 +27,9 @@ class LowRank(nn.Module):
         self.a,self.b = nn.Parameter(torch.randn(r, n)*n**-.5),nn.Parameter(torch.zeros(m, r))
         self.scale = alpha/rank
 
-    def forward(self, weight): return weight+(self.scale*(self.b@self.a)).view_as(weight)
+    def forward(self, weight):
+        "The weight with its low-rank change"
+        return weight+(self.scale*(self.b@self.a)).view_as(weight)
 
 # %% ../nbs/28_adapt.ipynb #ba60195f
 def _targets(net):

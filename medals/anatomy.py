@@ -37,13 +37,19 @@ class Structure:
     snomed:str=None    # Code in SNOMED CT
 
     @property
-    def sided(self): return self.paired or self.halves or bool(self.side)
+    def sided(self):
+        "Is there one on the left and one on the right?"
+        return self.paired or self.halves or bool(self.side)
 
     @property
-    def names(self): return (self.name, *self.also, *self.hear)
+    def names(self):
+        "All names that mean it for certain"
+        return (self.name, *self.also, *self.hear)
 
     @property
-    def spoken(self): return (*self.names, *self.maybe, *self.left, *self.right)
+    def spoken(self):
+        "All names, doubtful ones and those of a side too"
+        return (*self.names, *self.maybe, *self.left, *self.right)
 
 @cache
 def _table(): return read_table('structures.toml')

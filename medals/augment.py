@@ -65,7 +65,9 @@ class Aug:
     seed:int=0               # Of the noise
 
     @property
-    def moves(self): return any(self.angles) or self.scale!=1
+    def moves(self):
+        "Is the window turned or zoomed?"
+        return any(self.angles) or self.scale!=1
 
 def _around_one(gen, lo, hi):
     return float(gen.uniform(lo, 1) if gen.random()<.5 and lo<1 else gen.uniform(max(lo, 1), hi))

@@ -157,7 +157,9 @@ class Board:
         self._settle()
 
     @property
-    def now(self): return self.history.now
+    def now(self):
+        "Sentences, marks and result as they stand"
+        return self.history.now
     @property
     def masks(self):
         "The masks of the sentences that have one"

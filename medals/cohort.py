@@ -251,7 +251,8 @@ class Plan:
     mine:list    # Cases of this worker, largest first
     shard:tuple
 
-    def left(self): # Those of this worker that are not done
+    def left(self):
+        "Scans that are not done yet"
         return [k for k in self.mine if not is_done(self.out/k, self.marks[k])]
 
 def plan_cohort(

@@ -211,7 +211,8 @@ class Sample:
     trouble:tuple=()    # `(case, reason)` of cases that could not be read and were passed over
 
     @property
-    def nbytes(self): # of what crosses to the device
+    def nbytes(self):
+        "Bytes that cross to the device"
         return sum(o.nbytes for o in (self.image, self.labels, self.table, self.query, self.cls))
 
 def _small(labels, table):
@@ -285,7 +286,8 @@ class Sampler:
         if not sum(self.chances.values())>0: raise UserError("every data set has weight 0; nothing is left to train on")
 
     @property
-    def chances(self): # `{data set: share of the samples}`
+    def chances(self):
+        "`{data set: share of the samples}`; many classes take several looks"
         def visits(k): return max(1, round(len(self.sets[k].names)/self.cfg.queries)) # many classes take several looks
         w = {k: self.facts['weights'].get(k, 1.)*len(v)**.5*visits(k) for k,v in self.groups.items()}
         total = sum(w.values()) or 1

@@ -56,6 +56,7 @@ class Folder:
 
     @classmethod
     def of(cls, root):
+        "Sort a file, or the files below a folder, by case"
         root = Path(root).expanduser()
         if not root.exists(): raise UserError(f"no file or folder {root}")
         if root.is_file(): return cls(root, {case_of(root)[0]: root}, {}, {})

@@ -40,8 +40,10 @@ class Turn:
 
     def __call__(self, x): return x.transpose(self.order)[tuple(slice(None, None, -1 if f else 1) for f in self.flip)]
     def back(self, x):
+        "From the order of the network to that of the scan"
         return x[tuple(slice(None, None, -1 if f else 1) for f in self.flip)].transpose(np.argsort(self.order))
-    def of(self, values): # One value per axis
+    def of(self, values):
+        "One value per axis of the scan, in the order of the network"
         return tuple(values[o] for o in self.order)
     def box(self, box, shape): # `shape` of the scan
         "A box of the scan, `((lo,hi),)*3`, among the turned voxels"
@@ -104,11 +106,19 @@ class Lattice:
     plan:Plan=None   # How the number of voxels came about
 
     @property
-    def size(self): return tuple(b-a for a,b in self.crop)
+    def size(self):
+        "Voxels of the scan in the box `(x,y,z)`"
+        return tuple(b-a for a,b in self.crop)
     @property
-    def fine(self): return tuple(n*self.phases for n in self.shape)
-    def there(self): return [taps(n, m, self.flat==a) for a,(n,m) in enumerate(zip(self.size, self.fine))]
-    def back(self): return [taps(n, m, self.flat==a) for a,(n,m) in enumerate(zip(self.fine, self.size))]
+    def fine(self):
+        "Fine voxels along it `(x,y,z)`"
+        return tuple(n*self.phases for n in self.shape)
+    def there(self):
+        "Resampling of each axis, scan to fine voxels"
+        return [taps(n, m, self.flat==a) for a,(n,m) in enumerate(zip(self.size, self.fine))]
+    def back(self):
+        "Resampling of each axis, fine voxels to scan"
+        return [taps(n, m, self.flat==a) for a,(n,m) in enumerate(zip(self.fine, self.size))]
 
     def covered(self, box): # Fine voxels, `((lo,hi),)*3`
         "The voxels of the crop whose middle lies in a box"

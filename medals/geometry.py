@@ -26,9 +26,13 @@ class Grid:
     affine:np.ndarray  # `(4,4)`, voxel -> RAS+ mm
 
     @property
-    def spacing(self): return spacing_of(self.affine)
+    def spacing(self):
+        "mm per axis"
+        return spacing_of(self.affine)
     @property
-    def centre(self): return (self.affine@[*[(o-1)/2 for o in self.shape], 1])[:3]
+    def centre(self):
+        "The middle of the grid, RAS+ mm"
+        return (self.affine@[*[(o-1)/2 for o in self.shape], 1])[:3]
     def __repr__(self): return f"Grid({'x'.join(map(str, self.shape))} voxels of {'x'.join(f'{o:.3g}' for o in self.spacing)} mm)"
 
 def grid_of(

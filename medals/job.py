@@ -105,8 +105,11 @@ class Job:
     lims:dict=field(default_factory=dict) # Limits of the grey values, by rule
 
     @property
-    def rules(self): return RULES[self.cfg.compat]
-    def facts(self, name, default=None): # What the table says of each sentence
+    def rules(self):
+        "What differs between the published way and ours"
+        return RULES[self.cfg.compat]
+    def facts(self, name, default=None):
+        "What the table says of each sentence"
         return [published_facts().get(k, {}).get(name, default) for k in self.keys]
     def grey(self, turn, rule, dtype='uint8'):
         "The turned scan in grey values"

@@ -117,6 +117,7 @@ class Log:
         return all_
 
     def close(self):
+        "Write what is left and close the files"
         if self.board: self.board.close()
 
 # %% ../nbs/29_log.ipynb #cc9cfe8d

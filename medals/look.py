@@ -29,7 +29,9 @@ from .volume import Volume
 class Png(bytes):
     "A PNG that a notebook shows and that can be saved"
     @property
-    def size(self): return struct.unpack('>II', self[16:24])
+    def size(self):
+        "Width and height, pixels"
+        return struct.unpack('>II', self[16:24])
     def _repr_png_(self): return bytes(self)
     def __repr__(self): return 'Png({}x{})'.format(*self.size)
 

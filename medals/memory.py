@@ -46,6 +46,7 @@ class Sizes:
     kept:str='cpu'   # Where open scores are
 
     def halved(self):
+        "Half the classes and voxels at a time, after memory ran out"
         if self.classes==self.group==1: raise UserError("a window of this network is too large for this device's memory; try device='cpu'")
         return replace(self, classes=max(1, self.classes//2), group=max(1, self.group//2), voxels=max(2**18, self.voxels//2))
 
@@ -60,7 +61,9 @@ class Forecast:
     sizes:dict=field(default_factory=dict, repr=False)
 
     @property
-    def passes(self): return sum(r['passes'] for r in self.rows)
+    def passes(self):
+        "Forward passes of the network"
+        return sum(r['passes'] for r in self.rows)
     def __repr__(self):
         def line(r):
             size,most = 'x'.join(map(str, r['voxels'])),'at most ' if r['most'] else ''

@@ -69,7 +69,8 @@ class QueryLayer(nn.Module):
         self.norm1.requires_grad_(False) # in published files, but never used
         self.p = dropout
 
-    def image(self, mem, pos): # keys and values of the image `(b,heads,t,d)`
+    def image(self, mem, pos):
+        "Keys and values of the image `(b,heads,t,d)`"
         a = self.multihead_attn
         _,wk,wv = a.in_proj_weight.chunk(3)
         _,bk,bv = a.in_proj_bias.chunk(3)
@@ -78,7 +79,8 @@ class QueryLayer(nn.Module):
     def _split(self, x): # `(t,b,e)` to `(b,heads,t,d)`
         return x.reshape(*x.shape[:2], self.multihead_attn.num_heads, -1).permute(1,2,0,3)
 
-    def forward(self, q, kv): # q `(n,b,e)`
+    def forward(self, q, kv):
+        "Queries `(n,b,e)` that have looked at the image once more"
         a,e = self.multihead_attn,q.shape[-1]
         drop = self.p if self.training else 0.
         h = self._split(F.linear(self.norm2(q), a.in_proj_weight[:e], a.in_proj_bias[:e]))
@@ -94,9 +96,12 @@ class QueryDecoder(nn.Module):
         for o in self.layers[1:]: o.load_state_dict(self.layers[0].state_dict())
         self.norm = nn.LayerNorm(cfg.query)
 
-    def image(self, mem, pos): return [o.image(mem, pos) for o in self.layers]
+    def image(self, mem, pos):
+        "Keys and values of the image, for each layer"
+        return [o.image(mem, pos) for o in self.layers]
 
-    def forward(self, q, kvs): # q `(n,b,e)`
+    def forward(self, q, kvs):
+        "Queries `(n,b,e)` that have looked at the image"
         for layer,kv in zip(self.layers, kvs): q = layer(q, kv)
         return self.norm(q)
 

@@ -23,15 +23,27 @@ class Bits:
     shape:tuple      # `(x,y,z)`
 
     @classmethod
-    def zeros(cls, shape): return cls(np.zeros((*shape[:2], -(-shape[2]//8)), np.uint8), tuple(shape))
+    def zeros(cls, shape):
+        "An empty mask"
+        return cls(np.zeros((*shape[:2], -(-shape[2]//8)), np.uint8), tuple(shape))
     @classmethod
-    def of(cls, m): return m if isinstance(m, cls) else cls(np.packbits(np.asarray(m)!=0, axis=-1), tuple(np.shape(m)))
+    def of(cls, m):
+        "Pack a mask `(x,y,z)`; anything but zero counts"
+        return m if isinstance(m, cls) else cls(np.packbits(np.asarray(m)!=0, axis=-1), tuple(np.shape(m)))
 
     @property
-    def nbytes(self): return self.data.nbytes
-    def any(self): return bool(self.data.any())
-    def sum(self): return sum(int(ONES[o].sum(dtype=np.int64)) for o in self.data)
-    def copy(self): return Bits(self.data.copy(), self.shape)
+    def nbytes(self):
+        "Bytes of the packed mask"
+        return self.data.nbytes
+    def any(self):
+        "Is any voxel set?"
+        return bool(self.data.any())
+    def sum(self):
+        "Voxels that are set"
+        return sum(int(ONES[o].sum(dtype=np.int64)) for o in self.data)
+    def copy(self):
+        "The same mask, to be changed"
+        return Bits(self.data.copy(), self.shape)
     def __or__(self, other): return Bits(self.data|other.data, self.shape)
 
     def __array__(self, dtype=None, copy=None):
@@ -70,7 +82,9 @@ class Masks(Mapping):
         if k not in self.bits: raise UserError(f"no mask {k!r}; there is {', '.join(map(repr, self.bits))}")
         return np.asarray(self.bits[k])
     def __contains__(self, k): return k in self.bits
-    def get(self, k, default=None): return self[k] if k in self else default
+    def get(self, k, default=None):
+        "The mask of a sentence bool `(x,y,z)`, or `default`"
+        return self[k] if k in self else default
     def __iter__(self): return iter(self.bits)
     def __len__(self): return len(self.bits)
     def __repr__(self): return f"Masks({', '.join(map(repr, self.bits))})"

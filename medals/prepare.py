@@ -117,7 +117,8 @@ class Prepared:
     source:Loaded
 
     @property
-    def locations(self): # `{label id: voxels (n,3)}`
+    def locations(self):
+        "`{label value: voxels (n,3)}` to place windows around"
         p = self.points
         return {int(i): p['points'][a:b] for i,a,b in zip(p['ids'], p['offsets'], p['offsets'][1:])}
 

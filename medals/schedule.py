@@ -62,10 +62,13 @@ class TrainCfg:
             if getattr(self, k)<1: raise UserError(f"{k} {getattr(self, k)}: it must be at least 1")
 
     @property
-    def way(self): return WAYS[self.compat]
+    def way(self):
+        "What differs between the published way and ours"
+        return WAYS[self.compat]
 
     @property
-    def total(self): # steps of the whole run; 0: as many as fit into the minutes
+    def total(self):
+        "Steps of the whole run; 0: as many as fit into the minutes"
         return sum(self.stages) or max(0, self.steps)
 
     def used(

@@ -75,7 +75,9 @@ class Segmenter:
         return None if precision=='float32' else getattr(torch, precision)
 
     @property
-    def where(self): return f'cuda ({torch.cuda.get_device_name(self.device)})' if self.device.type=='cuda' else str(self.device)
+    def where(self):
+        "The device, in words"
+        return f'cuda ({torch.cuda.get_device_name(self.device)})' if self.device.type=='cuda' else str(self.device)
     def __repr__(self):
         return f"Segmenter({self.source or 'own weights'}, {' and '.join(s.name for s in self.stages) or 'one stage'}, on {self.where})"
 
@@ -178,17 +180,20 @@ class Run:
 
     @contextmanager
     def clock(self, name):
+        "Add the seconds of a block to a phase"
         t = time.perf_counter()
         try: yield
         finally: self.seconds[name] = round(self.seconds.get(name, 0)+time.perf_counter()-t, 3)
 
     def tick(self):
+        "A forward pass is done: move the bar, tell who listens, stop if they say so"
         self.done += 1
         self.bar.total = self.total = max(self.total, self.done)
         self.bar.update()
         if self.progress and self.progress(self.done, self.total) is False: raise Stopped(f'after {self.done} of {self.total} passes')
 
     def tiles(self, stage, view, box, only=None):
+        "The windows of a stage"
         return Tiles(view.net.shape, stage.frame.window, box, self.job.rules.even, only)
 
     def prompts(self, stage, view, part, some, earlier):

@@ -76,7 +76,8 @@ class Tiles:
 
     def __len__(self): return int(np.prod([len(r) for r in self.rows]))
 
-    def slabs(self): # Tiles, and the voxel along `axis` up to which all is final after them
+    def slabs(self):
+        "Tiles, and the voxel along `axis` up to which all is final after them"
         others = [r for a,r in enumerate(self.rows) if a!=self.axis]
         last = [*(r[0] for r in self.rows[self.axis][1:]), None]
         for row,upto in zip(self.rows[self.axis], last):
@@ -98,7 +99,9 @@ class Slab:
         self.sums = torch.zeros((n, *size), dtype=torch.int16, device=device)
 
     @property
-    def origin(self): return [self.first if a==self.axis else lo for a,(lo,_) in enumerate(self.box)]
+    def origin(self):
+        "The first voxel that is kept, per axis"
+        return [self.first if a==self.axis else lo for a,(lo,_) in enumerate(self.box)]
 
     def add(self, tile, rows, p, phase, where, weight):
         "Answers for classes `rows`, probabilities `(g,x,y,z)` of the whole window"
@@ -110,7 +113,8 @@ class Slab:
         at = tuple(slice(a*k+f-o, (b-1)*k+f-o+1, k) for (a,b),f,o in zip(tile.keep, phase, self.origin))
         self.sums[(rows, *at)] += (p[:,*inner]*w).round_().to(torch.int16).to(self.sums.device)
 
-    def part(self, c, at): # Slices of fine voxels
+    def part(self, c, at):
+        "Sums of class `c` in slices of fine voxels"
         return self.sums[(c, *(slice(s.start-o, s.stop-o) for s,o in zip(at, self.origin)))]
 
     def close(self, first):
@@ -143,7 +147,8 @@ class Found:
         for k in ('voxels','total','hist'): getattr(self, k)[i] += getattr(other, k)[j]
         if other.peak[j]>self.peak[i]: self.peak[i],self.at[i] = other.peak[j],other.at[j]
 
-    def score(self, i, box): # Slices of the scan
+    def score(self, i, box):
+        "Scores of class `i` in slices of the scan, 0..1"
         return self.scores[i][box]/np.float32(255)
 
     def note(self, i, s, lo, where):

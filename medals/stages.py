@@ -33,6 +33,7 @@ class Plain(torch.nn.Module):
         super().__init__()
         self.model = model
     def ask(self, x, q, m=None, which=None):
+        "Features and mask vectors, for any network that answers with logits"
         if m is not None and which is not None:
             m,some = torch.zeros((len(x), len(q), *x.shape[2:]), dtype=torch.bool, device=x.device),m
             m[:,which] = some
@@ -115,7 +116,9 @@ class Window:
     soft:np.ndarray=None   # Their earlier predictions, bool `(k,...)`
     hard:np.ndarray=None   # Their marks, bool `(k,...)`
 
-    def constant(self): return self.x.min()==self.x.max() and not self.ids
+    def constant(self):
+        "Is there one grey value only, and no prompt?"
+        return self.x.min()==self.x.max() and not self.ids
 
 def window_at(
     x,              # Grey values, fine voxels

@@ -71,7 +71,9 @@ class KnowledgeEncoder(nn.Module):
         m = mask[...,None].to(h.dtype)
         return (h*m).sum(1)/m.sum(1).clamp(min=1e-9)
 
-    def forward(self, ids, mask, codes): return self.projection_layer(self.pool(ids, mask))+self.modality_embed(codes)
+    def forward(self, ids, mask, codes):
+        "Queries `(n,e)` of tokens, as published"
+        return self.projection_layer(self.pool(ids, mask))+self.modality_embed(codes)
 
 # %% ../nbs/20_text.ipynb #6420276c
 DROP = ('atlas_tower', 'temperature', 'position_ids')
@@ -123,12 +125,14 @@ class QueryCache:
         h = hashlib.sha256(f'{code}/{text}'.encode()).hexdigest()[:40]
         return self.folder/key[:16]/h[:2]/f'{h}.npy'
 
-    def get(self, key, code, text): # `(e,)` or None
+    def get(self, key, code, text):
+        "The query `(e,)`, or None"
         p = self._path(key, code, text)
         try: return torch.from_numpy(np.load(p, allow_pickle=False)) if p.exists() else None
         except ValueError: return None
 
     def put(self, key, code, text, q):
+        "Keep a query"
         with atomic(self._path(key, code, text)) as f:
             with open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
 

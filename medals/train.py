@@ -46,6 +46,7 @@ class Average:
         self.net = deepcopy(net).requires_grad_(False).eval() if decay else net
 
     def update(self, net):
+        "Take in the weights after a step"
         self.n += 1
         if self.decay:
             mix = get_ema_multi_avg_fn(min(self.decay, (1+self.n)/(10+self.n)))
@@ -72,11 +73,17 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.**16 if half else 1., growth_interval=2000 if half else 2**31-1)
 
     @property
-    def device(self): return self.table.device
+    def device(self):
+        "Where the run computes"
+        return self.table.device
     @property
-    def used(self): return self.cfg.used(self.step, self.seconds)
+    def used(self):
+        "Share of the run that is over"
+        return self.cfg.used(self.step, self.seconds)
     @property
-    def settings(self): return json.loads(json.dumps(dict(train=asdict(self.cfg), **self.facts), default=str))
+    def settings(self):
+        "All that a resumed run must agree with"
+        return json.loads(json.dumps(dict(train=asdict(self.cfg), **self.facts), default=str))
 
     def save(self):
         "Write a checkpoint; only the first process does"
@@ -88,6 +95,7 @@ class Run:
                    self.cfg.keep, self.best_step)
 
     def load(self, path):
+        "Go on from a checkpoint"
         s = read_state(path)
         for k,v in dict(net=self.net, opt=self.opt, scaler=self.scaler, ema=self.ema.net).items():
             if k in s: v.load_state_dict(s[k])
@@ -158,7 +166,8 @@ class Forward(torch.nn.Module):
         super().__init__()
         self.net,self.cfg = net,cfg
 
-    def forward(self, batch, q, bypass=False): # q `(b,nq,e)`; gives the loss, and `(b,3)` for the log
+    def forward(self, batch, q, bypass=False):
+        "The loss, and `(b,3)` for the log"
         x,p,fg = batch.x,batch.p,batch.fg
         if self.cfg.channels_last: x = x.contiguous(memory_format=torch.channels_last_3d)
         if p is not None and fg is None: fg = p.any(1, keepdim=True)

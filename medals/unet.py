@@ -38,7 +38,9 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv3d(cin, cout, 3, stride, 1)
         self.norm = nn.InstanceNorm3d(cout, affine=True)
 
-    def forward(self, x): return self.act(conv3d(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.padding))
+    def forward(self, x):
+        "Convolution, normalisation, activation"
+        return self.act(conv3d(x, self.conv.weight, self.conv.bias, self.conv.stride, self.conv.padding))
 
     def act(self, y):
         "What follows the convolution"
@@ -84,6 +86,7 @@ class Stage(nn.Module):
         self.convs = nn.ModuleList(ConvBlock(cin if i==0 else cout, cout, stride if i==0 else 1) for i in range(n))
 
     def forward(self, *parts):
+        "All its convolutions, the first of them on several inputs"
         x = self.convs[0].act(conv_parts(self.convs[0].conv, *parts))
         for c in self.convs[1:]: x = c(x)
         return x
@@ -95,7 +98,8 @@ class Encoder(nn.Module):
         ins = (cin, *features)
         self.stages = nn.ModuleList(nn.Sequential(Stage(ins[i], f, n, 2 if i else 1)) for i,f in enumerate(features))
 
-    def forward(self, x, redo=0): # list, finest first
+    def forward(self, x, redo=0):
+        "Maps of all stages, finest first"
         res = []
         for i,s in enumerate(self.stages): res.append(x := again(s[0], x, redo=i<redo))
         return res
@@ -108,7 +112,8 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(Stage(2*c, c, n) for c in up[1:])
         self.transpconvs = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, 2) for a,b in zip(up, up[1:]))
 
-    def forward(self, skips, redo=0): # list, finest first, without the coarsest scale
+    def forward(self, skips, redo=0):
+        "Maps of the scales, finest first, without the coarsest"
         x,res = skips[-1],[]
         for i,(up,stage,skip) in enumerate(zip(self.transpconvs, self.stages, skips[-2::-1])):
             res.insert(0, x := again(stage, up(x), skip, redo=i>=len(self.stages)-redo))
@@ -132,5 +137,6 @@ class UNet(nn.Module):
         self,
         x:torch.Tensor,  # `(b,c,x,y,z)`, sizes multiples of 32; channels that are missing at the end count as zero
     )->tuple:            # 6 maps `/1`..`/32`, 5 maps `/1`..`/16`
+        "Maps of the encoder, and of the decoder"
         skips = self.encoder(x, self.redo)
         return skips,self.decoder(skips, self.redo)

@@ -93,7 +93,9 @@ class Match:
     part:int    # Which part of the phrase, counted by "of"
 
     @property
-    def row(self): return structures()[self.term.meanings[0].row]
+    def row(self):
+        "The row of the table"
+        return structures()[self.term.meanings[0].row]
 
 class Sentence:
     "A sentence taken apart"

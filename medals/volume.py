@@ -40,11 +40,17 @@ class Volume:
         object.__setattr__(self, 'affine', check_affine(self.affine))
 
     @property
-    def shape(self): return tuple(self.data.shape)
+    def shape(self):
+        "Voxels `(x,y,z)`"
+        return tuple(self.data.shape)
     @property
-    def spacing(self): return spacing_of(self.affine)
+    def spacing(self):
+        "mm per axis"
+        return spacing_of(self.affine)
     @property
-    def orientation(self): return ''.join(aff2axcodes(self.affine))
+    def orientation(self):
+        "Where the axes point, such as RAS"
+        return ''.join(aff2axcodes(self.affine))
 
     def like(self, data):
         "Other values on the same voxels"
