@@ -419,4 +419,6 @@ def main(
 
 # %% ../nbs/90_cli.ipynb #a1896e57
 #| eval: false
-if __name__=='__main__': sys.exit(main())
+if __name__=='__main__':
+    from medals import cli # by this name its settings can be looked up, and with them the help of the flags
+    sys.exit(cli.main())
