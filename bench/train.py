@@ -26,7 +26,7 @@ from medals.train import Forward, Run, one_step
 
 FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
 SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)
-WAYS = {'plain': None, 'ours': {}, 'ours, channels last': dict(channels_last=True),
+WAYS = {'plain': None, 'ours': {}, 'ours, float32': dict(precision='float32'), 'ours, channels last': dict(channels_last=True),
         'ours, recompute 1': dict(channels_last=True, recompute=1), 'ours, recompute 2': dict(channels_last=True, recompute=2),
         'ours, compiled': dict(channels_last=True, compile=True)}
 
@@ -103,7 +103,7 @@ def our_step(net, device, table, **kw):
     "A function that takes one step of ours"
     net = net.to(memory_format=torch.channels_last_3d if kw.get('channels_last') else torch.contiguous_format)
     net.backbone.redo = kw.get('recompute', 0)
-    cfg = TrainCfg(lr=1e-4, ema=0., precision='bf16', **kw)
+    cfg = TrainCfg(lr=1e-4, ema=0., **{'precision': 'bf16', **kw})
     run = Run(net, cfg, Path('.'), table)
     if cfg.compile: net.backbone.compile()
     forward = Forward(net, cfg)

@@ -76,7 +76,7 @@ def challenge(
     "Segment all cases of a folder"
     paths,out = cases_in(inputs),Path(cfg.out)
     how = RunCfg(stages=cfg.stages, compat=cfg.compat, presence=cfg.presence, max_memory=cfg.max_memory)
-    segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device),[],Failures(out/'failed.jsonl')
+    segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision),[],Failures(out/'failed.jsonl')
     for path in progress(paths, 'challenge', unit='case'):
         got = attempt(lambda p: one_case(segmenter, p, out, how), path)
         if not fails.add(path.stem, got): rows.append(got)

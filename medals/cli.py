@@ -36,6 +36,7 @@ class SegmentCfg:
     format:str=''         # nifti, multilabel, npz or dicomseg; empty: from the name of the output
     weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
     device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
+    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
     marks:str=''          # JSON file with marks per sentence, in voxels or mm
     instance:bool=False   # Tell objects apart, such as cells or lesions?
@@ -58,6 +59,7 @@ class ChallengeCfg:
     out:str='outputs'     # Folder; each case gets a file of its own name in it
     weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
     device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
+    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     stages:str='both'     # coarse, fine or both; for weights with two stages
     compat:bool=False     # The published rules throughout?
     presence:float=0.     # Structures that the network is less sure of are left empty; 0: none, as the challenge counts no false alarms
@@ -178,7 +180,7 @@ def _one_scan(image, sentences, how, cfg):
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
-    segmenter = Segmenter.load(cfg.weights, cfg.device)
+    segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     marks = read_marks(cfg.marks, read_volume(image)) if cfg.marks else None
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(how))
@@ -192,8 +194,8 @@ def _many_scans(images, sentences, how, cfg):
     from medals import cohort as c
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
     if cfg.out.endswith(('.nii','.nii.gz','.npz','.dcm')): raise UserError(f"several scans need a folder, not the file {cfg.out}")
-    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), weights=cfg.weights, device=cfg.device, modality=cfg.modality,
-                        instance=cfg.instance, format=cfg.format, run=how)
+    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), weights=cfg.weights, device=cfg.device,
+                        precision=cfg.precision, modality=cfg.modality, instance=cfg.instance, format=cfg.format, run=how)
     plan = c.plan_cohort(images, cfg.out, asked, c.shard_of(cfg.shard))
     todo,(i,n) = plan.left(),plan.shard
     part = f'share {i+1} of {n}: {len(plan.mine)} of {len(images)} scans' if n>1 else f'{len(images)} scans'

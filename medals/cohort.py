@@ -130,6 +130,7 @@ class CohortCfg:
     prompts:tuple=()       # Sentences; empty: those inside challenge files
     weights:str='nano'     # As for `Segmenter.load`
     device:str='auto'      # auto: with several workers on a machine, each takes the next GPU
+    precision:str='auto'   # Numbers inside the network: auto, float32, bf16, fp16
     modality:str=''        # Of all scans; empty: from the files, the sentences, the weights or the grey values
     instance:bool=False    # Objects? Challenge files say it themselves
     format:str=''          # Of `Segmentation.save`; empty: nifti
@@ -175,7 +176,7 @@ def read_case(
     return read_volume(path, cfg.modality or None),*read_prompts(path)
 
 @cache
-def _loaded(weights, device): return Segmenter.load(weights, device)
+def _loaded(weights, device, precision): return Segmenter.load(weights, device, precision=precision)
 
 def ask(
     given:tuple,   # From `read_case`
@@ -183,7 +184,7 @@ def ask(
 ):                 # `Segmentation`
     "Masks of a case; the weights are loaded once per process"
     vol,texts,instance = given
-    return _loaded(cfg.weights, own_device(cfg.device))(vol, texts, cfg.modality or None, None, instance, **asdict(cfg.run))
+    return _loaded(cfg.weights, own_device(cfg.device), cfg.precision)(vol, texts, cfg.modality or None, None, instance, **asdict(cfg.run))
 
 def write_case(
     res,            # `Segmentation`
@@ -232,7 +233,7 @@ def segment_case(
 
 def _one_process(tasks, cfg):
     "Cases through the pipeline"
-    _loaded(cfg.weights, own_device(cfg.device)) # what is wrong with the weights is wrong for all cases
+    _loaded(cfg.weights, own_device(cfg.device), cfg.precision) # what is wrong with the weights is wrong for all cases
     def write(name, res): write_case(res, tasks[name]['out'], tasks[name]['mark'], cfg.format)
     bad = 0
     with progress(total=len(tasks), desc='cohort', unit='case') as bar:

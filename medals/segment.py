@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_dilation
 
-from .core import UserError, pick_device, progress as bar_of
+from .core import UserError, pick_device, precision as number_type, progress as bar_of
 from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
@@ -40,14 +40,14 @@ class Segmenter:
         frame=None,         # What the network expects, if it is not a stage
         device='auto',      # auto, cpu, cuda, cuda:1, mps
         source:str='',      # Where the weights came from, for the manifest
-        precision='auto',   # auto, float32, float16 or bfloat16
+        precision='auto',   # Numbers inside the network: auto, float32, bf16, fp16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
         split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = Stage(stages, frame)
         self.stages,self.device = [stages] if isinstance(stages, Stage) else list(stages),pick_device(device)
         self.enc,self.source,self.split,self.known = enc,source,split,{}
-        self.amp = self._amp(precision)
+        self.amp = None if (kind := number_type(precision, self.device)).itemsize>2 else kind
         for s in self.stages:
             wide = getattr(getattr(s.model, 'cfg', None), 'features', (8,))[0]>=32
             last = torch.channels_last_3d if wide and self.device.type=='cpu' else torch.preserve_format
@@ -64,15 +64,6 @@ class Segmenter:
         "Networks, frames and text encoder from one source"
         stages,enc = load_stages(source)
         return cls(stages, enc, None, device, str(source), **kwargs)
-
-    def _amp(self, precision):
-        "The type of half precision, None for none"
-        if precision=='auto':
-            if self.device.type!='cuda': return None
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        some = ('float32','float16','bfloat16')
-        if precision not in some: raise UserError(f"no precision {precision!r}; there is auto, {', '.join(some)}")
-        return None if precision=='float32' else getattr(torch, precision)
 
     @property
     def where(self):
