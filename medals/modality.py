@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .core import UserError
-from .vocab import resolve
+from .vocab import resolve, structures
 from .volume import NAMES
 
 # %% ../nbs/19_modality.ipynb #6f5541c6
@@ -38,9 +38,15 @@ class Guess:
     why:str        # The same in words
     doubt:str=''   # What speaks against it
 
+def _implied(sentence):
+    "The modality that a sentence names, or microscopy for what is seen nowhere else, such as cells"
+    got = resolve(sentence)
+    row = structures().get(got.structure)
+    return got.modality or ('microscopy' if row and row.mod==('microscopy',) else None)
+
 def _votes(sentences):
     "The modality that most sentences name, and how many do"
-    said = Counter(m for m in (resolve(o).modality for o in sentences) if m)
+    said = Counter(m for m in map(_implied, sentences) if m)
     return said.most_common(1)[0] if said else (None,0)
 
 def guess_modality(

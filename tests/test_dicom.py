@@ -421,6 +421,13 @@ def test_what_a_seg_needs(tmp_path, head, monkeypatch):
     dicomseg.write_seg(tmp_path/'o.dcm', m, head, tmp_path/'s')
     with pytest.raises(UserError, match='does not lie on the voxels'): dicomseg.read_seg(tmp_path/'o.dcm', phantom()[0])
     with pytest.raises(UserError, match='not a readable DICOM SEG'): dicomseg.read_seg(tmp_path/'s'/'0000.dcm', head)
+    gone = {o: None for o in (*dicomseg.EMPTY, 'SliceThickness')} # as exporters and anonymisers leave a series
+    write_series(tmp_path/'bare', head, **gone)
+    dicomseg.write_seg(tmp_path/'bare.dcm', m, head, tmp_path/'bare')
+    assert np.array_equal(dicomseg.read_seg(tmp_path/'bare.dcm', head)['all'], m['all'])
+    write_series(tmp_path/'lost', head, FrameOfReferenceUID=None)
+    with pytest.raises(UserError, match='no FrameOfReferenceUID'): dicomseg.write_seg(tmp_path/'q.dcm', m, head, tmp_path/'lost')
+    assert not (tmp_path/'q.dcm').exists()
     monkeypatch.setitem(sys.modules, 'highdicom', None)
     with pytest.raises(UserError, match=r'medals\[dicom\]'): dicomseg.write_seg(tmp_path/'p.dcm', m, head, tmp_path/'s')
     assert not (tmp_path/'p.dcm').exists()
