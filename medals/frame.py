@@ -24,6 +24,7 @@ class Frame:
     axes:str='RAS'                # Where the axes point; None: as the file has them
     fill:bool=False               # Refine small scans until they touch the window?
     modality:str=None             # Assumed when none is given
+    windows:bool=True             # On CT, a grey window for bone, for lung, for the rest? Else one
     phases:int=1                  # Passes per axis, each shifted by a part of a voxel
     iterations:int=0              # How often objects are refined from their own prediction
 

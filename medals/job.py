@@ -129,17 +129,18 @@ def settle(
     spatial=None,   # `{sentence: marks}`
     instance=False, # Objects?
     cfg=RunCfg(),   # noqa: B008
-    assumed=None,   # Modality of the weights
+    frame=Frame(),  # noqa: B008 What the weights expect
 )->Job:
     "Settle what is asked"
     if prompts is None and str(image).endswith('.npz'): prompts,instance = read_prompts(image)
     ids,vol = as_sentences(prompts),as_volume(image, modality)
     texts = list(dict.fromkeys(ids.values()))
-    modality,why = which_modality(vol, modality, texts, assumed)
+    modality,why = which_modality(vol, modality, texts, frame.modality)
     known = [vocab.resolve(t, modality, instance) for t in texts]
     keys = [vocab.published(r, instance) or f'{modality}: {t}' for r,t in zip(known, texts)]
     eight = unplaced(vol) and vol.data.min()>=0 and vol.data.max()<=255
-    def rule(r): return None if eight else rule_for(modality, getattr(vocab.structures().get(r.structure), 'window', None))
+    def window(r): return getattr(vocab.structures().get(r.structure), 'window', None) if frame.windows else None
+    def rule(r): return None if eight else rule_for(modality, window(r))
     rules = [rule(r) for r in known]
     groups = [(k, [i for i,o in enumerate(rules) if o==k]) for k in dict.fromkeys(rules)]
     return Job(vol, ids, texts, modality, why, keys, groups, bool(instance), _marks(spatial, texts), cfg)

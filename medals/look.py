@@ -193,7 +193,7 @@ class PromptsView(VBox):
     "Each sentence with its prompt channel, on the network's voxels"
     def __init__(self, segmenter, image, prompts, spatial=None, modality=None, stage=0):
         st = segmenter.stages[stage]
-        job = settle(image, prompts, modality, spatial, assumed=st.frame.modality)
+        job = settle(image, prompts, modality, spatial, frame=st.frame)
         view = view_of(job, st.frame, st.name or 'coarse')
         part = tuple((0,n) for n in view.net.fine)
         soft,hard = show_prompts(job, view, part, range(len(job.texts)))

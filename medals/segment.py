@@ -96,7 +96,7 @@ class Segmenter:
         return [s for s in self.stages if s.name!=drop]
 
     def _job(self, image, prompts, modality, spatial, instance, how):
-        return settle(image, prompts, modality, spatial, instance, RunCfg(**how), self.stages[0].frame.modality)
+        return settle(image, prompts, modality, spatial, instance, RunCfg(**how), self.stages[0].frame)
 
     def dry_run(self, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
         "Windows, passes and memory of a run, without running it"

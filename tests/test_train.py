@@ -19,9 +19,11 @@ from medals.begin import begin
 from medals.checkpoint import checkpoints, newest, read_state
 from medals.core import UserError
 from medals.index import index
+from medals.job import settle
 from medals.prepare import prepare, recipe_for
 from medals.run import RunCfg, build, train
 from medals.schedule import TrainCfg, lr_at
+from medals.stages import load_stages
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -62,6 +64,30 @@ def flags(cfg):
         if isinstance(v, bool): out.append(f"--{'' if v else 'no-'}{name}")
         else: out += [f'--{name}', ','.join(map(str, v)) if isinstance(v, tuple) else str(v)]
     return out
+
+
+@pytest.mark.parametrize('known', (True, False))
+def test_weights_are_asked_in_the_grey_window_they_were_trained_in(tmp_path, known):
+    "A store of Hounsfield units has one window for all structures; files that are grey already have that of each structure"
+    vol,lbl,names = phantom(spacing=(6.,6.,6.))
+    if known:
+        write_volume(tmp_path/'images'/'a.nii.gz', replace(vol, data=vol.data.astype(np.int16)*4-1000))
+        write_labels(tmp_path/'labels'/'a.nii.gz', lbl, vol, names)
+    else:
+        folder = tmp_path/'3D_train_npz_all/CT/CT_heads'
+        folder.mkdir(parents=True)
+        np.savez(folder/'CT_heads_1.npz', imgs=vol.data.astype(np.uint8).T, gts=lbl.T, spacing=np.array(vol.spacing))
+    rows = [f'"{v}" = {k}' for k,v in names.items()]
+    (tmp_path/'p.toml').write_text('\n'.join(['name = "CT_heads"', 'modality = "ct"', '[classes]', *rows]))
+    index(tmp_path, tmp_path/'l.jsonl', tmp_path/'p.toml', workers=1)
+    prepare(tmp_path/'l.jsonl', tmp_path/'store', recipe_for('nano', spacing=(6.,6.,6.), patch=(64,32,32)), workers=1)
+    for windows,want in (('auto', not known), ('structure', True), ('one', False)):
+        cfg = RunCfg(out=str(tmp_path/windows), steps=1, device='cpu', windows=windows)
+        train([tmp_path/'store'], cfg)
+        frame = load_stages(tmp_path/windows/'last')[0][0].frame
+        assert frame.windows is want
+        groups = settle(replace(vol, modality='ct', data=vol.data*4-1000), ['mandible','liver'], frame=frame).groups
+        assert len(groups)==1+want
 
 
 def steps_done(out):
