@@ -466,3 +466,4 @@ def batches(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for p in set(mp.active_children())-before: p.terminate()
+        pool.shutdown()

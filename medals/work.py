@@ -70,8 +70,9 @@ def _pool_round(fn, todo, workers):
     except BrokenProcessPool: todo.appendleft(None)
     finally:
         todo.extendleft(reversed(live.values())) # at the front, before the mark of a death
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=not live, cancel_futures=True)
         for p in set(mp.active_children())-before: p.terminate()
+        pool.shutdown() # nothing of it is left for the end of Python to complain about
 
 def _processes(fn, tasks, workers):
     "Results as they come, from processes of this machine"
