@@ -230,7 +230,8 @@ class ItkView:
         for m,k in sorted(((m, k) for k,m in enumerate(masks.values(), 1)), key=lambda o: -o[0].sum()): lbl[np.asarray(m)] = k
         scale = dict(zip('xyz', (o*step for o in lps.spacing)))
         def image(x): return to_ngff_image(np.ascontiguousarray(x[::step,::step,::step].T), dims=['z','y','x'], scale=scale)
-        labels = dict(label_image=image(volume.like(lbl).reorient('LPS').data), label_names=[(0,'background'), *enumerate(masks, 1)])
+        labels = dict(label_image=image(volume.like(lbl).reorient('LPS').data)) # with label_names as well, itkwidgets 1.0a55 draws nothing
+        self.names = dict(enumerate(masks, 1))
         self.viewer = view(image=image(grey(lps.data)), **(labels if masks else {}))
 
     def snapshot(self, **kwargs):
