@@ -1124,6 +1124,7 @@ d = { 'settings': { 'branch': 'main',
                              'medals.work.attempt': ('work.html#attempt', 'medals/work.py'),
                              'medals.work.calm': ('work.html#calm', 'medals/work.py'),
                              'medals.work.cores': ('work.html#cores', 'medals/work.py'),
+                             'medals.work.processes': ('work.html#processes', 'medals/work.py'),
                              'medals.work.read_lines': ('work.html#read_lines', 'medals/work.py'),
                              'medals.work.work': ('work.html#work', 'medals/work.py'),
                              'medals.work.write_lines': ('work.html#write_lines', 'medals/work.py')}}}

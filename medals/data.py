@@ -8,12 +8,10 @@ __all__ = ['PRESETS', 'SIDES', 'KEEP', 'TRIES', 'DataCfg', 'sampling', 'held_out
            'masks', 'to_batch', 'batches']
 
 # %% ../nbs/17_data.ipynb #92e8a4b5
-import multiprocessing as mp
 import re
 import tomllib
 import zipfile
 from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +27,7 @@ from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, se
 from .spatial import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import resolve, structures, wordings
-from .work import calm, read_lines
+from .work import calm, processes, read_lines
 
 # %% ../nbs/17_data.ipynb #cacb22e4
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +286,7 @@ class Sampler:
     @property
     def chances(self):
         "`{data set: share of the samples}`; many classes take several looks"
-        def visits(k): return max(1, round(len(self.sets[k].names)/self.cfg.queries)) # many classes take several looks
+        def visits(k): return max(1, round(len(self.sets[k].names)/self.cfg.queries))
         w = {k: self.facts['weights'].get(k, 1.)*len(v)**.5*visits(k) for k,v in self.groups.items()}
         total = sum(w.values()) or 1
         return {k: v/total for k,v in w.items()}
@@ -454,16 +452,12 @@ def batches(
     if not workers:
         for some in keys: yield [sampler.sample(*k) for k in some]
         return
-    before,live,keys = set(mp.active_children()),deque(),iter(keys)
-    pool = ProcessPoolExecutor(workers, mp_context=mp.get_context('spawn'), initializer=_begin, initargs=(sampler,))
+    live,keys = deque(),iter(keys)
     try:
-        while True:
-            while len(live)<workers*ahead and (some := next(keys, None)) is not None: live.append([pool.submit(_draw, k) for k in some])
-            if not live: return
-            yield [f.result() for f in live.popleft()]
+        with processes(workers, _begin, sampler) as pool:
+            while True:
+                while len(live)<workers*ahead and (some := next(keys, None)) is not None: live.append([pool.submit(_draw, k) for k in some])
+                if not live: return
+                yield [f.result() for f in live.popleft()]
     except BrokenProcessPool as e:
         raise UserError("a process that draws samples died: killed, or out of memory; take fewer workers, or fewer batches ahead") from e
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for p in set(mp.active_children())-before: p.terminate()
-        pool.shutdown()
