@@ -17,7 +17,8 @@ import medals
 from .core import UserError, atomic
 from .show import palette
 from .vocab import resolve, structures
-from .volume import Volume, dicom_series
+from .dicom import dicom_series
+from .volume import Volume, is_scan
 
 # %% ../nbs/38_dicomseg.ipynb #2ac216a6
 CODES = dict(structure=('123037004','SCT','Anatomical Structure'), lesion=('49755003','SCT','Morphologically Abnormal Structure'),
@@ -46,7 +47,7 @@ def check_source(
     _highdicom()
     name = str(source or '')
     there = name and any(Path(o).expanduser().exists() for o in (name, name.rpartition('#')[0] or name))
-    if not there or name.endswith(('.nii','.nii.gz','.npz')):
+    if not there or is_scan(name):
         raise UserError(f"a DICOM segmentation refers to the slices of its series, and there are none at {source}; name their folder, or "
                         "save as NIfTI")
 

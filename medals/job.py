@@ -14,14 +14,14 @@ import numpy as np
 
 from . import vocab
 from .core import UserError, check_affine, check_vol
-from .frame import Frame, Lattice, Turn, check_scan, lattice, turn_to, unplaced
+from .frame import Frame, Lattice, Turn, check_scan, lattice, turn_to
 from .geometry import bounds, published_facts, repaired, resample, resample_labels
 from .intensity import Grey, air, limits, rule_for
 from .modality import guess_modality
 from .packed import Bits
 from .regions import published_choice, safe_choice
 from .spatial import Mask, rasterize
-from .volume import Volume, read_prompts, read_volume
+from .volume import Volume, is_challenge, read_prompts, read_volume
 
 # %% ../nbs/39_job.ipynb #cd858ee3
 @dataclass(frozen=True, kw_only=True)
@@ -132,13 +132,13 @@ def settle(
     frame=Frame(),  # noqa: B008 What the weights expect
 )->Job:
     "Settle what is asked"
-    if prompts is None and str(image).endswith('.npz'): prompts,instance = read_prompts(image)
+    if prompts is None and isinstance(image, (str, Path)) and is_challenge(image): prompts,instance = read_prompts(image)
     ids,vol = as_sentences(prompts),as_volume(image, modality)
     texts = list(dict.fromkeys(ids.values()))
     modality,why = which_modality(vol, modality, texts, frame.modality)
     known = [vocab.resolve(t, modality, instance) for t in texts]
     keys = [vocab.published(r, instance) or f'{modality}: {t}' for r,t in zip(known, texts)]
-    eight = unplaced(vol) and vol.data.min()>=0 and vol.data.max()<=255
+    eight = not vol.has_orientation and vol.data.min()>=0 and vol.data.max()<=255
     def window(r): return getattr(vocab.structures().get(r.structure), 'window', None) if frame.windows else None
     def rule(r): return None if eight else rule_for(modality, window(r))
     rules = [rule(r) for r in known]
@@ -168,7 +168,7 @@ def view_of(
     vol,turn = job.vol,turn_to(job.vol, frame.axes)
     shape,spacing = turn.of(vol.shape),turn.of(vol.spacing)
     if job.cfg.compat:
-        if unplaced(vol): spacing = vol.spacing # rows get the spacing of columns, as the published code reads it
+        if not vol.has_orientation: spacing = vol.spacing # rows get the spacing of columns, as the published code reads it
         spacing = repaired(shape, [float(o) for o in spacing])
     whole = tuple((0,n) for n in shape)
     grey = job.grey(turn, rule_for(job.modality) if job.groups[0][0] else None)

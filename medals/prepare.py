@@ -8,7 +8,6 @@ __all__ = ['PRESETS', 'RULES', 'Recipe', 'recipe_for', 'axis_order', 'Loaded', '
 
 # %% ../nbs/15_prepare.ipynb #645709ba
 import json
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from .core import UserError, make_gen, read_json, sweep, write_json
 from .geometry import Plan, bounds, coarse_axis, plan, resample, resample_labels
 from .intensity import grey, limits, rule_for
 from .store import import_case, label_points, open_case, write_case
-from .volume import read_labels, read_volume
+from .volume import read_labels, read_volume, stem
 from .work import Failures, read_lines, work, write_lines
 
 # %% ../nbs/15_prepare.ipynb #cc116972
@@ -85,7 +84,7 @@ def load(
     img = read_volume(row['data'], row.get('modality'))
     lbl,_ = read_labels(row['labels'])
     if lbl.shape!=img.shape: raise UserError(f"image {img.shape} and labels {lbl.shape} differ in shape")
-    npz = row['data'].endswith('.npz')
+    npz = not img.has_orientation
     facts = dict(shape=img.shape, spacing=img.spacing, affine=img.affine, orientation=None if npz else img.orientation, notes=img.notes)
     if npz:
         order = axis_order(recipe.frame)
@@ -153,7 +152,7 @@ def prepare_arrays(
     whole,x,y = x.shape,x[cut],y[cut]
     how = dict(classes=(dataset,), stage='prepare', compat=recipe.compat, fill=recipe.fill)
     p = plan(whole if recipe.compat else x.shape, case.spacing, recipe.spacing, recipe.patch, **how)
-    flat,shape = coarse_axis(p.spacing, p.target) if recipe.compat else None,p.size_of(x.shape)
+    flat,shape = coarse_axis(*p.exact) if recipe.compat else None,p.size_of(x.shape)
     if recipe.compat: y = np.where((y==0)&~binary_fill_holes(x!=0), np.int16(-1), y.astype(np.int16))
     zoom = np.array(x.shape)/shape
     move = np.diag([*zoom, 1.])
@@ -183,8 +182,7 @@ def _names(rows):
     "`{DATASET/NAME: row}`; files of the same name get a number"
     res,seen = {},Counter()
     for r in rows:
-        stem = re.sub(r'(_0000)?(\.nii\.gz|\.nii|\.npz)$', '', Path(r['data']).name)
-        name = f"{r['dataset']}/{stem}"
+        name = f"{r['dataset']}/{stem(r['data']).removesuffix('_0000')}"
         seen[name] += 1
         res[name if seen[name]==1 else f'{name}-{seen[name]}'] = r
     return res

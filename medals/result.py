@@ -17,7 +17,7 @@ from .core import UserError, atomic, write_json
 from .dicomseg import check_source, write_seg
 from .packed import Masks
 from .show import palette, save_fig, show
-from .volume import Volume, write_labels
+from .volume import Volume, stem, write_labels
 
 # %% ../nbs/39_result.ipynb #94f0337e
 def presence(
@@ -154,8 +154,7 @@ def _save_multilabel(res, out, priority):
 def _save_npz(res, out, priority):
     if len(res.instances)==1: lbl = next(iter(res.instances.values()))
     else: lbl,_ = res.labels(priority)
-    stem = Path(res.volume.source or 'scan').name.removesuffix('.gz')
-    path = Path(out) if str(out).endswith('.npz') else Path(out)/f'{Path(stem).stem}.npz'
+    path = Path(out) if str(out).endswith('.npz') else Path(out)/f"{stem(res.volume.source or 'scan')}.npz"
     with atomic(path) as f: np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=np.array(res.volume.spacing))
 
 def _save_dicomseg(res, out, priority):
