@@ -149,7 +149,8 @@ def _there(word): # a file, a folder, or `folder#SERIES`
 
 def _is_image(word):
     "Is a word the name of a scan rather than a sentence?"
-    if _there(word) or word.endswith(('.nii','.nii.gz','.npz','.dcm')): return True
+    from medals.volume import ending
+    if _there(word) or ending(word): return True
     return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not _known(word))
 
 def _known(word):
@@ -167,9 +168,10 @@ def segment(
     from medals.cohort import find_images
     from medals.job import RunCfg
     from medals.result import format_of
+    from medals.volume import is_challenge
     if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
     found = find_images(images)
-    if mute:=[p.name for p in found.values() if p.suffix!='.npz' and not sentences]:
+    if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
     format_of(cfg.out, cfg.format, str(next(iter(found.values()))))
     how = RunCfg(**{f.name: getattr(cfg, f.name) for f in fields(RunCfg) if hasattr(cfg, f.name)})
