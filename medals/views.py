@@ -57,7 +57,8 @@ def draw_view(
     cfg:ViewCfg=ViewCfg(),  # noqa: B008
 )->View:
     "Draw the parameters of one view"
-    def even(limit, n): return gen.uniform(-1, 1, n)*limit # about zero
+    def even(limit, n):
+        return gen.uniform(-1, 1, n)*limit # about zero
     inner_knots = np.array([0,1,1,1,0]) # black stays black, white stays white
     tone = np.linspace(0, 1, 5)+even(cfg.tone, 5)*inner_knots
     skull = tuple(gen.uniform(THINNEST, THICKEST)) if gen.random()<cfg.skull else ()
