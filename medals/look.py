@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image as Pil
 
 from .axes import AxisOrder
-from .core import atomic, spacing_of
+from .core import atomic, grid_difference, spacing_of
 from .job import image_on, settle, show_prompts, view_of
 from .metrics import dice
 from .packed import Bits
@@ -163,8 +163,8 @@ def agreement(
     "How far two sets of masks agree"
     volume_a,masks_a = pair_of(*_both(a))
     volume_b,masks_b = pair_of(*_both(b))
-    same_place = np.allclose(volume_a.affine, volume_b.affine, atol=1e-3)
-    if volume_a.shape!=volume_b.shape or not same_place: return []
+    if volume_a.shape!=volume_b.shape: return []
+    if grid_difference(volume_a.shape, volume_b.affine, volume_a.affine): return []
     ml = np.prod(volume_a.spacing)/1000
     rows = []
     for name in masks_a:
