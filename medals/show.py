@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'PLANES', 'WHITE', 'palette', 'to_hex', 'cutters', 'best_s
 
 # %% ../nbs/04_show.ipynb #ca123030
 import io
+from collections.abc import Mapping
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def cutters(
 )->dict:         # `{name: f(axis, i) -> bool (u,v)}`
     "Each mask as a function that cuts one slice of it"
     if masks is None: return {}
-    if not isinstance(masks, dict):
+    if not isinstance(masks, Mapping):
         masks = np.asarray(masks)
         if masks.ndim==3 and masks.dtype!=bool:
             ids = sorted({int(i) for s in masks for i in np.unique(s)}-{0})
@@ -127,7 +128,7 @@ class _Ras:
         self.spacing = spacing_of(self.affine)
         m = self.masks
         if m is None: self.cuts = {}
-        elif isinstance(m, dict):
+        elif isinstance(m, Mapping):
             arrays = cutters({k: self._view(o) for k,o in m.items() if isinstance(o, (np.ndarray, list))})
             self.cuts = {k: self._thin(o) if k not in arrays else arrays[k] for k,o in m.items()}
         else: self.cuts = cutters(np.stack([self._view(o) for o in m]) if np.ndim(m)==4 else self._view(m), self.names)
