@@ -188,10 +188,10 @@ def test_2_2_the_label_names_a_segment_unless_it_was_cut(tmp_path, scan, images,
 
 def test_2_2_frames_of_another_grid_are_refused_with_the_distance(tmp_path, scan, images):
     foreign(tmp_path/'f.dcm', images, np.ones((6,6,7), np.uint8), ['a'])
-    for change,mm in (((0,0,6.), '6 mm'), ((1.,0,0), '1 mm'), ((0,0,72.), 'up to 0 mm')):
+    for change,why in (((0,0,5.), '5 mm beside'), ((.8,0,0), '0.8 mm beside'), ((0,0,72.), 'reaches beyond')):
         aff = scan.affine.copy()
         aff[:3,3] += change
-        with pytest.raises(UserError, match=f'does not lie on the voxels of .*{mm}'): read_seg(tmp_path/'f.dcm', Volume(scan.data, aff))
+        with pytest.raises(UserError, match=f'does not lie on the voxels of .*{why}'): read_seg(tmp_path/'f.dcm', Volume(scan.data, aff))
     fine = np.repeat(scan.data, 2, 2)
     aff = scan.affine@np.diag([1,1,.5,1])
     twice = read_seg(tmp_path/'f.dcm', Volume(fine, aff))['a'] # every other slice of a finer scan
