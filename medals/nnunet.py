@@ -273,11 +273,9 @@ def stored_affine(
     if not order:
         unlike = {o: np.ptp(np.log(spacing[list(o)]*zoom)) for o in (ORDERS if raw else ORDERS[:1])}
         order = min(unlike, key=lambda o: round(unlike[o], 1))
-    if not sure and np.ptp(spacing)>.01*spacing.max():
-        notes = (f"no plans lie beside the cases; the axes of the scan are taken in the order {order}, which gives the most cubic voxels",)
-    order = list(order)
+    if not sure: notes = (f"no plans lie beside the cases; the axes of the scan are taken in the order {order}, which gives the most cubic voxels",)
     placed = affine is not None
-    affine = affine[:,[*order,3]] if placed else np.diag([*spacing[order], 1.])
+    affine = affine[:,[*order,3]] if placed else np.diag([*spacing[list(order)], 1.])
     move = np.diag([*zoom, 1.])
     move[:3,3] = (zoom-1)/2+lo
     return affine@move,placed and sure,notes
