@@ -197,7 +197,8 @@ def _cases(d, root, channels):
     if not ways: return inside,unlisted,()
     cases = ways[0](d, root, channels, left_out)
     if inside and not any(is_file(c.label) for c in cases):
-        return inside,unlisted,(f"none of the {len(cases)} cases that dataset.json lists is there; those in imagesTr and labelsTr are taken",)
+        note = f"none of the {len(cases)} cases that dataset.json lists is there; those in imagesTr and labelsTr are taken"
+        return inside,unlisted,(note,)
     listed = {c.label for c in cases}
     more = {str(c.label): 'dataset.json does not list it' for c in inside if c.label not in listed}
     return cases,{**left_out, **more},()
@@ -273,7 +274,8 @@ def stored_affine(
     if not order:
         unlike = {o: np.ptp(np.log(spacing[list(o)]*zoom)) for o in (ORDERS if raw else ORDERS[:1])}
         order = min(unlike, key=lambda o: round(unlike[o], 1))
-    if not sure: notes = (f"no plans lie beside the cases; the axes of the scan are taken in the order {order}, which gives the most cubic voxels",)
+    if not sure:
+        notes = (f"no plans lie beside the cases; the axes are taken in the order {order}, which gives the most cubic voxels",)
     placed = affine is not None
     affine = affine[:,[*order,3]] if placed else np.diag([*spacing[list(order)], 1.])
     move = np.diag([*zoom, 1.])

@@ -288,9 +288,8 @@ def import_store(
     def task(dataset, f):
         d,folder = catalogue[dataset],f.parent
         if folder not in orders: orders[folder] = axes_of_plans(folder)
-        classes = {k: c['values'] for k,c in d['classes'].items()}
-        to = store/'cases'/dataset/f.stem
-        return dict(image=str(f), folder=str(to), classes=classes, modality=d['modality'], order=orders[folder], ignored=d.get('ignored', ()))
+        said = dict(classes={k: c['values'] for k,c in d['classes'].items()}, modality=d['modality'], ignored=d.get('ignored', ()))
+        return dict(image=str(f), folder=str(store/'cases'/dataset/f.stem), order=orders[folder], **said)
     tasks = {name: task(*o) for name,o in _prepared_files(root, catalogue).items()}
     fails = Failures(store/'failed.jsonl')
     for k,res in work(_import, tasks, workers, desc='import'): fails.add(k, res)
