@@ -339,10 +339,11 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
-    others = ', '.join(o for o in d['found'] if o!=d['structure'])
+    others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
         structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
-        words=d['words'], typing=fixed, also=others, region=d['region'], part_of=d['part'], CT_window=d['window'],
+        words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
+        CT_window=d['window'],
         usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 

@@ -152,7 +152,7 @@ def prepare_arrays(
     whole,x,y = x.shape,x[cut],y[cut]
     how = dict(classes=(dataset,), stage='prepare', compat=recipe.compat, fill=recipe.fill)
     p = plan(whole if recipe.compat else x.shape, case.spacing, recipe.spacing, recipe.patch, **how)
-    flat,shape = coarse_axis(p.spacing, p.target) if recipe.compat else None,p.size_of(x.shape)
+    flat,shape = coarse_axis(*p.exact) if recipe.compat else None,p.size_of(x.shape)
     if recipe.compat: y = np.where((y==0)&~binary_fill_holes(x!=0), np.int16(-1), y.astype(np.int16))
     zoom = np.array(x.shape)/shape
     move = np.diag([*zoom, 1.])
