@@ -143,8 +143,9 @@ GROWTH = 1100 # No gzip stream grows more
 def _shape(header, path, size):
     "Voxels `(x,y,z)`, if a file of `size` bytes can hold them"
     try: kind = header.get_data_dtype()
-    except nib.spatialimages.HeaderDataError as e:
-        raise UserError(f"{path} holds values of type {int(header['datatype'])}, which NIfTI does not know; repair the header") from e
+    except KeyError: kind = np.dtype('V')
+    if not kind.itemsize:
+        raise UserError(f"{path} holds values of type {int(header['datatype'])}, which is no number; repair the header")
     if kind.fields: raise UserError(f"{path} holds colours, not intensities; convert it to one grey value per voxel")
     shape = tuple(int(o) for o in header.get_data_shape())
     while len(shape)>3 and shape[-1]==1: shape = shape[:-1]
@@ -174,7 +175,9 @@ def read_image(
     aff,facts = place(header, shape, str(path))
     start = header.template_dtype.itemsize+4 if head==body else 0 # four bytes say whether extensions follow
     try:
-        with _open(body) as f: x,odd = _values(f, header, shape, start)
+        with _open(body) as f:
+            x,odd = _values(f, header, shape, start)
+            f.read(1) # at its end a compressed stream compares its checksum
     except Exception as e: # a truncated or damaged stream shows in many ways
         raise UserError(f"{path} ends early or is damaged ({type(e).__name__}); copy or download it again") from e
     x,bad = clean_values(x, str(path))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'READERS', 'HEADS', 'KINDS', 'INT_TYPES', 'Volume', 'phantom', 'read_nifti', 'read_npz', 'read_prompts',
-           'read_dicom', 'Reader', 'ending', 'reader_of', 'is_scan', 'is_challenge', 'stem', 'read_volume',
+           'read_dicom', 'Reader', 'ending', 'reader_of', 'is_scan', 'is_challenge', 'stem', 'sound', 'read_volume',
            'read_labels', 'write_volume', 'write_labels']
 
 # %% ../nbs/02_volume.ipynb #57d68931
@@ -219,6 +219,14 @@ def stem(
     "The name of a file without folder and ending"
     name = Path(path).name
     return name[:len(name)-len(ending(path))]
+
+# %% ../nbs/02_volume.ipynb #v0d1c009
+def sound(
+    vol:Volume,
+)->Volume:
+    "The same scan with values that can be calculated with, and notes on those that could not"
+    data,notes = clean_values(np.asarray(vol.data), vol.source or 'the array')
+    return replace(vol, data=data, notes=tuple(dict.fromkeys((*vol.notes, *notes))))
 
 # %% ../nbs/02_volume.ipynb #6600e62f
 def read_volume(
