@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from .core import UserError, check_affine, check_vol, clean_values, spacing_of
+from .core import UserError, check_affine, check_vol, clean_values, corner_gap, spacing_of
 
 # %% ../nbs/01_nifti.ipynb #b1f71008
 GZIP = b'\x1f\x8b'  # How a compressed file begins
@@ -92,22 +92,16 @@ def _placements(header, shape):
     ways['pixdim'] = tidy.get_base_affine()
     return {k: o for k,o in ways.items() if _is_sound(o)}
 
-def _apart(a, b, shape):
-    "How far apart two affines put the same corner, at most"
-    corners = np.array([[*c, 1] for c in np.ndindex(2,2,2)])*[*(n-1 for n in shape), 1]
-    return float(np.abs(corners@(a-b).T).max())
-
 def _odd_places(header, shape, ways):
     "What a reader should be told about the placement of a scan, lengths in the unit of the file"
-    used,mm = next(iter(ways)),np.abs(header['pixdim'][1:4])
-    spacing = spacing_of(ways[used])
-    least = FAR*min(spacing)
+    used = next(iter(ways))
+    mm,spacing = np.abs(header['pixdim'][1:4]),spacing_of(ways[used])
     if header['sform_code']>0 and used!='sform': yield f"the header's sform places no voxel; its {used} is used"
     if used=='pixdim': yield 'the header does not say how the patient lies; left and right may be exchanged'
-    gap = _apart(ways['sform'], ways['qform'], shape) if used=='sform' and 'qform' in ways else 0
-    if gap>least: yield f"the header's sform and qform differ by up to {gap:.3g} {_unit(header)}; the sform is used"
-    off = np.abs(mm-spacing)*(np.array(shape)-1)
-    if used=='sform' and gap<=least and off.max()>least:
+    gap,voxels = corner_gap(shape, ways['qform'], ways['sform']) if {'sform','qform'}<=set(ways) else (0.,0.)
+    if voxels>FAR: yield f"the header's sform and qform differ by up to {gap:.3g} {_unit(header)}; the sform is used"
+    off = np.abs(mm/spacing-1)*shape
+    if used=='sform' and voxels<=FAR and off.max()>FAR:
         yield (f"the header's pixdim says {_size(mm)} and its sform {_size(spacing)} {_unit(header)}; the sform is used, but some "
                "viewers believe pixdim")
     if any(n==1 and not m>0 for n,m in zip(shape, mm)):
