@@ -142,8 +142,8 @@ class Log:
         by_dataset,bad = self._collect()
         if bad:
             at,case,loss = bad[0]
-            fail(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: --resume goes on behind it. "
-                 "Try a lower --lr, or --precision float32, or look at the case")
+            fail(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
+                 "--resume goes on behind it. Try a lower --lr, or --precision float32, or look at the case")
         everything = _Sums()
         for part in by_dataset.values(): everything.add(part.count, part.totals)
         means = everything.means()
