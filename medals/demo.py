@@ -22,7 +22,8 @@ from .core import UserError, asset, make_gen, torch_gen
 from .data import Batch
 from .geometry import Grid, grid_of
 from .log import curve
-from .metrics import dice, surface_dice
+from .labelmap import components, largest, piece_sizes
+from .metrics import dice, mask_scores
 from .model import MedalS
 from .segment import Frame, Segmenter, write_table
 from .show import compare_fig, save_fig
@@ -55,10 +56,6 @@ def _map(kind):
     img = nib.load(_file(f'mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz'))
     return np.asarray(img.dataobj),img.affine
 
-def _largest(m):
-    "The largest connected piece of a mask"
-    comp,n = ndi.label(m)
-    return comp==np.bincount(comp.ravel())[1:].argmax()+1 if n else m
 
 # %% ../nbs/60_demo.ipynb #b0e6b119
 def _solid(side, shape, aff):
@@ -75,11 +72,11 @@ def _solid(side, shape, aff):
 def _ventricles(csf, cerebrum, aff):
     "Lateral ventricles and third ventricle, two masks"
     inner = csf&(ndi.distance_transform_edt(cerebrum)>3)
-    comp,_ = ndi.label(inner)
+    pieces = components(inner)
     lo,hi = [np.round(nib.affines.apply_affine(np.linalg.inv(aff), o)).astype(int) for o in ((-5,-22,-14),(6,6,12))]
     box = np.zeros_like(csf)
     box[tuple(slice(a,b) for a,b in zip(lo, hi))] = True
-    return (np.bincount(comp.ravel())>3000)[comp]&inner,_largest(csf&box)
+    return (piece_sizes(pieces)>3000)[pieces],largest(csf&box)
 
 def template()->tuple:  # T1 as a `Volume`, label map of the nine values
     "The ICBM 152 head and its label map, cropped to the brain"
@@ -88,7 +85,7 @@ def template()->tuple:  # T1 as a `Volume`, label map of the nine values
     cerebrum = _solid('left', t1.shape, aff)|_solid('right', t1.shape, aff)
     brain = ndi.binary_fill_holes(t1>0)
     far = ndi.distance_transform_edt(~cerebrum)
-    upper = far<=ndi.distance_transform_edt(~_largest(brain&(far>7)))
+    upper = far<=ndi.distance_transform_edt(~largest(brain&(far>7)))
     left = np.broadcast_to((np.arange(t1.shape[0])*aff[0,0]+aff[0,3]<=0)[:,None,None], t1.shape)
     lateral,third = _ventricles(brain&(g+w<.6)&(np.maximum(g,w)<.5)&(t1<158), cerebrum, aff)
     kind = np.where(g>=w, np.where(upper, np.where(left,1,2), 8), np.where(upper, np.where(left,3,4), 9))
@@ -242,8 +239,8 @@ def user_marks(
 # %% ../nbs/60_demo.ipynb #ca4941f7
 def score_row(case, sentence, truth, pred, spacing):
     "One row of the table"
-    return dict(case=case, sentence=sentence, dsc=dice(truth, pred), nsd=surface_dice(truth, pred, spacing, 2.),
-                ml=float(pred.sum()*np.prod(spacing)/1000), truth_ml=float(truth.sum()*np.prod(spacing)/1000))
+    sizes = dict(ml=float(pred.sum()*np.prod(spacing)/1000), truth_ml=float(truth.sum()*np.prod(spacing)/1000))
+    return dict(case=case, sentence=sentence, **mask_scores(truth, pred, spacing), **sizes)
 
 # %% ../nbs/60_demo.ipynb #12078f89
 def demo_words():
