@@ -7,15 +7,16 @@ __all__ = ['TOLERANCE_MM', 'ROUNDING', 'OUTCOMES', 'METRICS', 'OBJECT_SCORES', '
            'outcome', 'mask_scores', 'match_objects', 'instance_scores', 'challenge_metrics']
 
 # %% ../nbs/31_metrics.ipynb #75860ea5
-from functools import cache, partial
+from functools import cache, partial, reduce
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
+from .axes import Region
 from .core import UserError, check_vol
-from .labelmap import box_slices, components, hull, label_boxes
+from .labelmap import components, label_boxes
 
 # %% ../nbs/31_metrics.ipynb #59b720dd
 def _alike(a, b):
@@ -90,11 +91,10 @@ def surfels(
     areas = surfel_areas(spacing)
     box = label_boxes(m).get(1)
     if not box: return np.zeros((0,3), int),np.zeros(0)
-    inside = np.pad(m[box_slices(box)], 1)
+    inside = np.pad(m[box.slices], 1)
     code = _codes(inside.view(np.uint8))
     at = np.argwhere((code>0)&(code<255))
-    first = [lo for lo,_ in box]
-    return at+first,areas[code[tuple(at.T)]]
+    return at+box.start,areas[code[tuple(at.T)]]
 
 # %% ../nbs/31_metrics.ipynb #82eae52c
 TOLERANCE_MM = 2.  # Of the NSD, as in the challenge
@@ -245,11 +245,11 @@ def _class_rows(gt, pred, spacing, ids, rounding):
     "DSC, NSD and outcome of each class"
     gt_boxes = label_boxes(gt)
     pred_boxes = label_boxes(pred)
-    a_voxel = ((0,1),)*3
+    a_voxel = Region(((0,1),)*3)
     rows = {}
     for i in ids:
         boxes = [o[i] for o in (gt_boxes, pred_boxes) if i in o]
-        box = box_slices(hull(boxes) if boxes else a_voxel)
+        box = reduce(Region.hull, boxes or [a_voxel]).slices
         a,b = gt[box]==i,pred[box]==i
         if not boxes: a,b = np.zeros_like(a),np.zeros_like(b) # ids below 1 are no classes
         rows[i] = _class_row(a, b, spacing, rounding)

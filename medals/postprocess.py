@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage as ndi
 
 from .core import UserError
-from .labelmap import box_slices, components, label_boxes, largest, piece_sizes # noqa: F401 `largest` is looked for here, too
+from .labelmap import components, label_boxes, largest, piece_sizes # noqa: F401 `largest` is looked for here, too
 from .metrics import match_objects
 
 # %% ../nbs/37_postprocess.ipynb #779f264e
@@ -127,10 +127,6 @@ def _largest_first(ids):
     rank[1+order] = numbers
     return rank[ids]
 
-def _with_rim(box):
-    "A box as an index, with one voxel around it"
-    return tuple(slice(max(0, lo-1), hi+1) for lo,hi in box)
-
 def instances(
     mask:np.ndarray,         # bool `(x,y,z)`
     score=None,              # How sure each voxel is, 0..1, such as a probability `(x,y,z)`; None: shape alone decides
@@ -154,7 +150,7 @@ def instances(
     out = np.zeros(mask.shape, np.int32)
     so_far = 0
     for i,tight in label_boxes(parts).items():
-        box = _with_rim(tight)
+        box = tight.grow(1).clip(mask.shape).slices # with a rim, so that the landscape falls to all sides
         part = parts[box]==i
         size = np.count_nonzero(part)
         if size<least: continue
@@ -216,7 +212,7 @@ def keep_pieces(
     top = [int(i) for i in np.argsort(-sizes, kind='stable')[:3] if sizes[i]]
     probs = []
     for i in top:
-        box = box_slices(boxes[i])
+        box = boxes[i].slices
         inside = pieces[box]==i
         mean = score(box)[inside].mean()
         probs.append(float(mean))

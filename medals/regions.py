@@ -7,11 +7,14 @@ __all__ = ['HALF_PATCH', 'main_boxes', 'count_windows', 'window_region', 'merge_
            'published_choice']
 
 # %% ../nbs/37_regions.ipynb #ecfe39bc
+from functools import reduce
+
 import numpy as np
 
+from .axes import Region
 from .frame import Lattice, Turn
 from .geometry import plan
-from .labelmap import box_slices, components, hull, label_boxes, piece_sizes
+from .labelmap import components, label_boxes, piece_sizes
 from .packed import Bits
 
 # %% ../nbs/37_regions.ipynb #d3fe5cb6
@@ -24,7 +27,7 @@ def main_boxes(
     "Where the large pieces of a mask lie"
     whole = mask.box()
     if not whole: return []
-    part = mask[box_slices(whole)]
+    part = mask[Region(whole).slices]
     step = max(1, int(np.ceil((part.size/voxels)**(1/3))))
     pieces = components(part[::step,::step,::step])
     sizes = piece_sizes(pieces)
@@ -33,7 +36,7 @@ def main_boxes(
     enough = int(np.searchsorted(np.cumsum(sizes[order]), share*sizes.sum()))+1
     found = label_boxes(pieces)
     boxes = [_on_scan(found[int(i)], whole, step) for i in order[:enough]]
-    return boxes if len(boxes)<=most else [hull(boxes)]
+    return boxes if len(boxes)<=most else [reduce(Region.hull, boxes)]
 
 def _on_scan(box, whole, step):
     "A box of every so many-th voxel of a part of the scan, in voxels of the scan"
@@ -41,7 +44,7 @@ def _on_scan(box, whole, step):
     for (lo,hi),(first,end) in zip(box, whole):
         behind = min(first+step*hi, end)
         out.append((first+step*lo, behind))
-    return tuple(out)
+    return Region(out)
 
 # %% ../nbs/37_regions.ipynb #8de3c7a2
 def count_windows(
@@ -64,19 +67,15 @@ def window_region(
         size = min(n, max(int(np.ceil((hi-lo)*margin)), least))
         first = min(max((lo+hi-size)//2, 0), n-size)
         out.append((first, first+size))
-    return tuple(out)
-
-def _overlap(a, b):
-    "Have two boxes a voxel in common?"
-    axes = zip(a, b)
-    return all(lo<end and start<hi for (lo,hi),(start,end) in axes)
+    return Region(out)
 
 def _mergeable(boxes, window):
     "The first two boxes that are better one, or None"
     for i,a in enumerate(boxes):
         for b in boxes[:i]:
             apart = count_windows(a, window)+count_windows(b, window)
-            if _overlap(a, b) or count_windows(hull([a, b]), window)<=apart: return a,b
+            together = count_windows(a.hull(b), window)
+            if not a.overlap(b).empty or together<=apart: return a,b
     return None
 
 def merge_regions(
@@ -84,10 +83,10 @@ def merge_regions(
     window:tuple, # Voxels
 )->list:          # Boxes that do not overlap
     "Boxes put together where they overlap or where one is no dearer than two"
-    boxes = list(dict.fromkeys(boxes))
+    boxes = list(dict.fromkeys(map(Region, boxes)))
     while pair:=_mergeable(boxes, window):
         rest = [o for o in boxes if o not in pair]
-        boxes = list(dict.fromkeys([*rest, hull(pair)]))
+        boxes = list(dict.fromkeys([*rest, pair[0].hull(pair[1])]))
     return sorted(boxes)
 
 def fine_regions(
