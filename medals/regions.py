@@ -114,11 +114,12 @@ def published_roi(
     margin:float=1.1,
 )->tuple:            # `((lo,hi),)*3`
     "The published region of interest between the stages"
-    mm = plan(shape, spacing, (1,1,1), (2*HALF_PATCH,)*3, classes, 'roi', True).spacing
+    mm,_ = plan(shape, spacing, (1,1,1), (2*HALF_PATCH,)*3, classes, 'roi', True).exact
+    half_patch = mm.dtype.type(HALF_PATCH)/mm # in the precision of the published code
     out = []
-    for (lo,hi),n,step in zip(box, shape, mm):
+    for (lo,hi),n,least in zip(box, shape, half_patch-1):
         middle = (lo+hi-1)/2
-        reach = max((hi-lo)*margin/2, HALF_PATCH/step-1)
+        reach = max((hi-lo)*margin/2, float(least))
         first,last = max(0, int(middle-reach)),min(n-1, int(middle+reach))
         out.append((first, last+1))
     return tuple(out)
