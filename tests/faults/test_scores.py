@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 
 from medals import metrics, postprocess, validate
 from medals.cli import EvaluateCfg
-from medals.core import CORNER_TOLERANCE, UserError, corner_gap, grid_difference, read_json
+from medals.core import UserError, read_json
 from medals.evaluate import evaluate
+from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
 from medals.labelmap import components, label_boxes, largest
 from medals.look import agreement
 from medals.metrics import challenge_metrics, dice, surface_dice
