@@ -11,7 +11,8 @@ __all__ = ['__version__', *_HOMES]
 
 def __getattr__(name):
     "One of the ten names, from the module where it lives"
-    if name not in _HOMES: raise AttributeError(f"medals has no {name!r}; it hands on {', '.join(_HOMES)}, and modules such as medals.geometry")
+    if name not in _HOMES:
+        raise AttributeError(f"medals has no {name!r}; it hands on {', '.join(_HOMES)}, and modules such as medals.geometry")
     from importlib import import_module
     return getattr(import_module(f'medals.{_HOMES[name]}'), name)
 
