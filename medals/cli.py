@@ -110,7 +110,8 @@ class EvaluateCfg:
     "Settings of `medals evaluate`"
     out:str='scores'      # Folder for table.csv, summary.md, scores.png and overlays
     images:str=''         # Folder of the scans, for the overlays and the sentences of challenge files; empty: beside the labels
-    names:str=''          # JSON file with a name for each label id, where the label files have none
+    names:str=''          # JSON file with a name for each label id, where the label files have none; empty: a dataset.json beside the truth
+    ignore:ints=()        # Label ids of the truth whose voxels do not count, such as 255; also what dataset.json calls "ignore"
     mode:str='correct'    # correct, or challenge: the rules of the CVPR-BiomedSegFM evaluator, and its columns in challenge.csv
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
