@@ -78,6 +78,7 @@ def read_dataset(
         if DEFLATED.encode() in head: raise ValueError('it is deflated as a whole and could be of any size; rewrite it with `dcmconv`')
         whole = PREAMBLE+head+f.read() if _is_bare(head) else None
     ds = dcmread(path if whole is None else BytesIO(whole), **kwargs)
+    ds.filename = str(path)
     if not ds.file_meta.get('TransferSyntaxUID'):
         is_implicit,is_little = ds.original_encoding
         plain = uid.ExplicitVRLittleEndian if is_little else uid.ExplicitVRBigEndian
@@ -239,6 +240,11 @@ class SliceStack:
         gap = max(self.gaps.min(), FINEST*np.median(self.gaps))
         depth = int(np.ceil(self.heights[-1]/gap-.01))+1
         return np.interp(np.linspace(0, self.heights[-1], depth), self.heights, np.arange(len(self.at)))
+
+    def is_same(self, other):
+        "Do two stacks have the same pixels?"
+        if other is None or (self.size, len(self.at))!=(other.size, len(other.at)): return False
+        return np.allclose(self.at, other.at, atol=.01) and np.allclose(self.steps, other.steps, rtol=0, atol=1e-4*self.mm.min())
 
     def straight(self):
         "Shape `(x,y,z)` and affine `(4,4)` of an even and upright grid that holds all pixels"

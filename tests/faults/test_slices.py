@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medals import dicomseg
 from medals.core import UserError
 from medals.dicom import SliceStack, find_series, series_below
 from medals.volume import Volume, phantom, read_volume
-from test_dicom import agrees, write_series
+from test_dicom import agrees, frames_of, write_series
 
 pydicom = pytest.importorskip('pydicom')
 from pydicom import uid as U
@@ -201,6 +202,66 @@ def test_3_1_in_any_plane_and_position(tmp_path, row, col):
     for name in ('uneven','lean'):
         vol = read_volume(tmp_path/name, resample=name=='uneven')
         assert is_upright(vol) and error_of(vol)<9, name
+
+
+# DICOM SEG on the slices as they are
+
+KINDS = dict(lean=(tilted(15), False), more=(tilted(-28, about='y'), False), uneven=(stack_at(np.r_[0, np.cumsum([5]*8+[2.5]*24)]), True),
+             both=((*tilted(12)[:2], [np.array([-54.,-58,-50])+[0,0,h] for h in np.r_[0, np.cumsum([5]*8+[2.5]*24)]]), True))
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_3_10_a_seg_lies_on_the_slices_as_they_are(tmp_path, kind):
+    pytest.importorskip('highdicom')
+    (row,col,at),resample = KINDS[kind]
+    x,places = series(tmp_path/'s', row, col, at)
+    vol = read_volume(tmp_path/'s', resample=resample)
+    masks = {'large': vol.data>500, 'small': vol.data>1200, 'nothing': vol.data>5000}
+    dicomseg.write_seg(tmp_path/'seg.dcm', masks, vol, tmp_path/'s')
+    seen,_ = frames_of(tmp_path/'seg.dcm')
+    slices = find_series(tmp_path/'s', resample=True).slices
+    for n,m in enumerate(masks.values(), 1):
+        on = vol.on_source(m)
+        for k,s in enumerate(slices): assert np.array_equal(seen.pop((n, s.uid), np.zeros(s.size[::-1], bool)), on[:,:,k].T)
+    assert not seen
+    ds = pydicom.dcmread(tmp_path/'seg.dcm')
+    back = np.zeros(x.shape, bool) # by what the frames say of their place, and nothing else
+    for g,f in zip(ds.PerFrameFunctionalGroupsSequence, ds.pixel_array):
+        if g.SegmentIdentificationSequence[0].ReferencedSegmentNumber!=1: continue
+        place = np.array(g.PlanePositionSequence[0].ImagePositionPatient, float)*[-1,-1,1]
+        k = np.linalg.norm(places[0,0]-place, axis=1).argmin()
+        assert np.abs(places[0,0,k]-place).max()<1e-3
+        back[:,:,k] = f.T
+    assert 2*(back&(x>500)).sum()/(back.sum()+(x>500).sum())>.98
+    for like in (vol, vol.reorient('PIL')):
+        got = dicomseg.read_seg(tmp_path/'seg.dcm', like)
+        for name,m in masks.items():
+            turned = vol.like(vol.from_source(vol.on_source(m))).onto(like).data
+            assert np.array_equal(got[name], turned)
+
+
+def test_3_10_a_seg_of_other_slices_is_refused(tmp_path):
+    pytest.importorskip('highdicom')
+    series(tmp_path/'a', *tilted(15))
+    series(tmp_path/'b', *tilted(20))
+    series(tmp_path/'c', *tilted(0))
+    a,b,c = (read_volume(tmp_path/o) for o in 'abc')
+    for vol,source in ((a, 'b'), (c, 'a'), (a, 'c')):
+        with pytest.raises(UserError, match='does not lie on the voxels') as e:
+            dicomseg.write_seg(tmp_path/'x.dcm', {'m': vol.data>500}, vol, tmp_path/source)
+        assert '\n' not in str(e.value)
+    dicomseg.write_seg(tmp_path/'a.dcm', {'m': a.data>500}, a, tmp_path/'a')
+    for vol in (b, c):
+        with pytest.raises(UserError, match='the scan that it was made on'): dicomseg.read_seg(tmp_path/'a.dcm', vol)
+
+
+def test_3_6_a_seg_of_slices_with_frames_of_reference_of_their_own(tmp_path):
+    pytest.importorskip('highdicom')
+    head = phantom((12,14,10), (16.,16.,18.))[0].reorient('LPS')
+    files = write_series(tmp_path/'s', head, FrameOfReferenceUID=lambda k: f'1.2.{k}', RescaleSlope='')
+    for f in files: f.write_bytes(f.read_bytes()[132:]) # and without preamble
+    vol = read_volume(tmp_path/'s')
+    notes = dicomseg.write_seg(tmp_path/'seg.dcm', {'m': vol.data>100}, vol, tmp_path/'s')
+    assert np.array_equal(dicomseg.read_seg(tmp_path/'seg.dcm', vol)['m'], vol.data>100) and any('frames of reference' in o for o in notes)
 
 
 # 3.6: what is lacking or wrong in files
