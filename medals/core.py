@@ -19,6 +19,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
@@ -182,12 +183,19 @@ def write_json(
     def conv(o): return o.tolist() if hasattr(o, 'tolist') else str(o)
     with atomic(path) as f: f.write_text(json.dumps(obj, indent=1, default=conv)+'\n', encoding='utf-8')
 
+def _each_once(pairs):
+    "A dictionary from JSON, in which no name stands twice"
+    twice = [k for k,n in Counter(k for k,_ in pairs).items() if n>1]
+    if twice: raise ValueError(f'{twice[0]!r:.60} is there twice')
+    return dict(pairs)
+
 def read_json(
-    path,  # File to read
+    path,              # File to read; UTF-8, 16 or 32, with or without a byte order mark
+    unique:bool=False, # Refuse names that stand twice in one dictionary? Else the last one is heard
 ):
     "Read JSON, with a message that names the file if it is damaged"
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
+    try: return json.loads(Path(path).read_bytes(), object_pairs_hook=_each_once if unique else None)
+    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
 
 def sha256(
     path,  # File
