@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .core import UserError
+from .core import UserError, grid_difference
 from .layers import Cut, compose, shrink
 from .look import Screen
 from .show import PLANES, dress, figure, palette
@@ -180,6 +180,8 @@ class Board:
         "Masks, as a run or a cell has made them"
         if result is not None and result.volume.shape!=self.vol.shape:
             raise UserError(f"masks of {result.volume.shape} voxels do not lie on the scan of {self.vol.shape}")
+        why = '' if result is None else grid_difference(self.vol.shape, result.volume.affine, self.vol.affine)
+        if why: raise UserError(f"these masks are of another scan: {why}")
         new = () if result is None else result.masks
         names = tuple(dict.fromkeys((*self.now.sentences, *new)))
         self._do(result=result, asked=asked, sentences=names)

@@ -44,7 +44,7 @@ def _bag(text):
 
 def _spoken(s):
     "Every name of a structure with its meaning"
-    for rank,names in enumerate(((s.name,), s.also, s.hear, s.maybe)):
+    for rank,names in enumerate(((s.name,), s.also, (*s.hear, *s.abroad), s.maybe)):
         for o in names: yield o,Meaning(s.name, rank)
     for side in ('left','right'):
         for o in getattr(s, side): yield o,Meaning(s.name, 1, side)
@@ -385,9 +385,11 @@ def explain(
     "What was understood of a sentence, and what is known about it"
     res,sent = resolve(text, modality, instance),_sentence(str(text))
     s = structures().get(res.structure, Structure(None))
+    rows = {o.row: m for m in sent.matches for o in m.term.meanings}
+    others = [o.row for o in rows[s.name].term.meanings if o.row!=s.name] if s.name in rows else []
     typed = {t.low: o for t,o in zip(sent.typed, sent.low) if t.low!=o}
     near = suggest(' '.join(typed) or text) if typed or not res.structure else []
     return dict(
         modality=res.modality, structure=res.structure, side=res.side, words=res.words, corrected=typed,
-        found=[m.row.name for m in sent.matches], region=s.region if s.name else None, part=s.part, window=s.window,
+        found=[m.row.name for m in sent.matches], may_mean=others, region=s.region if s.name else None, part=s.part, window=s.window,
         published=published(res, instance), snomed=s.snomed, usual=s.mod, nearest=[o for o in near if o!=res.structure])
