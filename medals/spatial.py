@@ -43,7 +43,7 @@ def _grid(
         raise UserError(f"{GRID} should have shape [x, y, z] and affine, 4 x 4 numbers, of the scan")
     placed = check_affine(rows, f'affine of {GRID}')
     nothing = np.broadcast_to(np.uint8(0), shape)
-    return Volume(nothing, placed)
+    return Volume(nothing, placed, source='the scan it was drawn on')
 
 def _turn(
     grid:Volume,
@@ -51,7 +51,7 @@ def _turn(
 )->np.ndarray:  # `(4,4)`, whole numbers
     "From the voxels of a grid to those of a scan that lie on them"
     if sorted(grid.shape)!=sorted(scan.shape):
-        raise UserError(f"it was drawn on {grid.shape} voxels, the scan has {scan.shape}")
+        raise UserError(f"it was drawn on {grid.shape} voxels, and the scan has {scan.shape}")
     grid.onto(scan)
     turn = np.linalg.inv(scan.affine)@grid.affine
     return np.rint(turn).astype(int)
@@ -82,7 +82,7 @@ def _placed(
     if isinstance(mark, Mask) or mark.unit=='mm': return mark
     try: turn = _turn(grid, scan)
     except UserError as e:
-        raise UserError(f"a {mark.kind} in voxels of another scan ({e}); give it in mm") from e
+        raise UserError(f"a {mark.kind} counts the voxels of another scan, give it in mm: {e}") from e
     same = np.array_equal(turn, np.eye(4))
     return mark if same else _turned(mark, turn)
 
@@ -91,15 +91,17 @@ def _mask_data(
     name,         # Of a file of labels
     folder:Path,  # Of the marks
     scan,         # `Volume` or None
+    same_voxels,  # Is its header not to be believed?
 )->np.ndarray:    # bool `(x,y,z)`
     "The mask that a row names"
     wanted = 'data of a mask should be the name of a file of labels'
     if not isinstance(name, str): raise UserError(f"{wanted}, got {short(name)}")
     file = folder/name
-    if not os.path.isfile(file): raise UserError(f"{wanted}, got {name!r}, and there is no such file")
+    if not os.path.isfile(file): raise UserError(f"{wanted}, got {short(name)}, and there is no such file")
     labels,_ = read_labels(file)
-    if scan is not None: labels = labels.onto(scan)
-    return labels.data>0
+    if scan is None: return labels.data>0
+    placed = labels.onto(scan, same_voxels) if scan.has_orientation else scan.like(labels.data)
+    return placed.data>0
 
 def _kind_of(
     row,    # One mark from JSON
@@ -116,6 +118,7 @@ def _mark(
     row,          # From JSON
     folder:Path,  # Of the file
     scan,         # `Volume` or None
+    same_voxels,  # As for `read_marks`
 ):
     "One mark, whose fields are all there and all known"
     kind = _kind_of(row)
@@ -129,7 +132,7 @@ def _mark(
     for field in fields(kind):
         lacks = field.default is MISSING and field.name not in given
         if lacks: raise UserError(f"{field.name} of a {name} is missing; it should be {FIELDS[field.name].words}")
-    if kind is Mask: given['data'] = _mask_data(given['data'], folder, scan)
+    if kind is Mask: given['data'] = _mask_data(given['data'], folder, scan, same_voxels)
     return kind(**given)
 
 def _marks_of(
@@ -137,13 +140,14 @@ def _marks_of(
     folder:Path,  # Of the file
     grid,         # `Volume` on which they were drawn, or None
     scan,         # `Volume` on which they must lie, or None
+    same_voxels,  # As for `read_marks`
 )->list:
     "The marks of one sentence"
     if not isinstance(rows, list): raise UserError(f"a sentence should have a list of marks, got {short(rows)}")
     marks = []
     for number,row in enumerate(rows, 1):
         try:
-            mark = _mark(row, folder, scan)
+            mark = _mark(row, folder, scan, same_voxels)
             if scan and grid: mark = _placed(mark, grid, scan)
             if scan: locate(mark, scan.shape, scan.affine)
         except UserError as e: raise UserError(f"mark {number}: {e}") from e
@@ -151,9 +155,10 @@ def _marks_of(
     return marks
 
 def read_marks(
-    path,              # JSON: `{sentence: [{"kind": "point", "at": [x,y,z], ...}]}`, or a folder with `marks.json`
-    scan:Volume=None,  # On which marks must lie; None: taken as they are
-)->dict:               # `{sentence: [marks]}`
+    path,               # JSON: `{sentence: [{"kind": "point", "at": [x,y,z], ...}]}`, or a folder with `marks.json`
+    scan:Volume=None,   # On which marks must lie; None: taken as they are
+    same_voxels=False,  # Do masks and voxel numbers speak of its voxels, whatever the headers say?
+)->dict:                # `{sentence: [marks]}`
     "Marks from a file; a `UserError` names the sentence, the mark and the field that is wrong"
     path = Path(path).expanduser()
     if path.is_dir(): path = path/FILE
@@ -164,10 +169,11 @@ def read_marks(
     marks = {}
     try:
         grid = _grid(said.pop(GRID)) if GRID in said else None
+        if same_voxels: grid = None
         for sentence,rows in said.items():
             where = f'{path}, sentence {short(sentence)}'
             if not sentence.strip(): raise UserError('a sentence should have at least one word')
-            marks[sentence] = _marks_of(rows, path.parent, grid, scan)
+            marks[sentence] = _marks_of(rows, path.parent, grid, scan, same_voxels)
     except UserError as e: raise UserError(f"{where}: {e}") from e
     return marks
 

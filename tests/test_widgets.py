@@ -227,7 +227,9 @@ def test_packed_masks_are_cut_like_arrays():
     one,two = Board(vol),Board(vol)
     one.set_result(Found(vol, {'x': m}))
     two.set_result(Found(vol, {'x': Packed(m)}))
-    for axis in range(3): assert np.array_equal(slice_image(one, axis, 15).layers[('mask','x')], slice_image(two, axis, 15).layers[('mask','x')])
+    for axis in range(3):
+        a,b = (slice_image(o, axis, 15).layers[('mask','x')] for o in (one, two))
+        assert np.array_equal(a, b)
     assert np.array_equal(surface(m, vol.affine)[0], surface(Packed(m), vol.affine)[0])
 
 
