@@ -230,7 +230,8 @@ def _native(folder):
     with reading(folder):
         made,key = read_json(facts),sha256(file)
         width = int(made['width'])
-    if made.get('sha256', key)!=key: raise UserError(f"{file} is not the file that text.json describes; copy or download the folder again")
+    if made.get('sha256', key)!=key:
+        raise UserError(f"{file} is not the file that text.json describes; copy or download the folder again")
     tokenizer,config = _tokenizer_and_config(folder)
     def make():
         with reading(folder): return _encoder(config, width, load_file(file))

@@ -56,7 +56,8 @@ def read_folder(
     "The model of a native folder, in eval mode"
     file,cfg = Path(folder)/'model.safetensors',read_cfg(folder)
     with reading(folder):
-        if sha256(file)!=cfg['sha256']: raise UserError(f"{file} is not the file that cfg.json describes; copy or download the folder again")
+        if sha256(file)!=cfg['sha256']:
+            raise UserError(f"{file} is not the file that cfg.json describes; copy or download the folder again")
         model = MedalS(dict_cfg(ModelCfg, cfg['model']))
     load_strict(model, {k: v.float() for k,v in load_file(file).items()}, str(file))
     return model.eval()

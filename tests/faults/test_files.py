@@ -278,8 +278,8 @@ def test_2_10_weights_are_copied_into_a_folder_as_often_as_one_likes(tmp_path, m
 
 PARTS = ('cfg.json', 'model.safetensors', 'text/config.json', 'text/text.json', 'text/text.safetensors', 'text/tokenizer.json')
 DAMAGE = dict(
-    gone=lambda raw: None, empty=lambda raw: b'', half=lambda raw: raw[:len(raw)//2], short=lambda raw: raw.rstrip()[:-1], noise=lambda raw: bytes(200),
-    list=lambda raw: b'[]', object=lambda raw: b'{}', other=lambda raw: raw[:-9]+b'\x81'*9)
+    gone=lambda raw: None, empty=lambda raw: b'', half=lambda raw: raw[:len(raw)//2], short=lambda raw: raw.rstrip()[:-1],
+    noise=lambda raw: bytes(200), list=lambda raw: b'[]', object=lambda raw: b'{}', other=lambda raw: raw[:-9]+b'\x81'*9)
 
 @pytest.mark.parametrize('part', PARTS)
 def test_4_6_any_damage_to_a_folder_of_weights_is_one_sentence(tmp_path, monkeypatch, capsys, part):
@@ -317,13 +317,14 @@ def test_3_9_words_stand_before_between_and_behind_flags(words):
 
 
 def test_3_9_every_verb_takes_its_words_anywhere(capsys):
-    for verb,words in (('evaluate', ['p','t']), ('index', ['r']), ('prepare', ['l']), ('finetune', ['d']), ('challenge', ['i']), ('train', ['s','t'])):
+    for verb,*words in ('evaluate','p','t'), ('index','r'), ('prepare','l'), ('finetune','d'), ('challenge','i'), ('train','s','t'):
         first,*rest = words
         args = parser(verb).parse_args([verb, first, '-o', 'x', *rest])
         given = [v for k,v in vars(args).items() if v in (*words, words)]
         assert given in (words, [words]) and args.out=='x', verb
     assert parser('info').parse_args(['info', '--modality', 'ct', 'left kidney']).text=='left kidney'
-    for words,says in ((['segment', 'a.nii', 'liver', '--colour', 'red'], '--colour red'), (['evaluate', 'a', 'b', 'c'], 'unrecognized arguments: c')):
+    odd = {'--colour red': ['segment','a.nii','liver','--colour','red'], 'unrecognized arguments: c': ['evaluate','a','b','c']}
+    for says,words in odd.items():
         with pytest.raises(SystemExit) as e: main(words)
         err = capsys.readouterr().err
         assert e.value.code==2 and says in err and f'try medals {words[0]} -h' in err and err.count('\n')==1
@@ -344,8 +345,8 @@ def test_3_9_byte_order_marks(tmp_path, coding):
 
 
 @pytest.mark.parametrize('raw, says', [
-    ('{"a": "Schädel"}'.encode('latin-1'), 'save it as UTF-8'), (b'\xff\xfe{', 'save it as UTF-8'), (b'{', 'not readable JSON'), (b'', 'not readable JSON'),
-    (b'['*100_000, 'not readable JSON')], ids=('latin','half','open','empty','deep'))
+    ('{"a": "Schädel"}'.encode('latin-1'), 'save it as UTF-8'), (b'\xff\xfe{', 'save it as UTF-8'), (b'{', 'not readable JSON'),
+    (b'', 'not readable JSON'), (b'['*100_000, 'not readable JSON')], ids=('latin','half','open','empty','deep'))
 def test_3_9_what_is_no_json_is_one_sentence(tmp_path, raw, says):
     (tmp_path/'a.json').write_bytes(raw)
     with pytest.raises(UserError, match=says) as e: read_json(tmp_path/'a.json')
