@@ -7,6 +7,7 @@ __all__ = ['GRID', 'FILE', 'MASK_NAME', 'MOVED', 'read_marks', 'write_marks', 'P
            'as_marks', 'locate', 'draw', 'rasterize']
 
 # %% ../nbs/13_spatial.ipynb #e51f3b0a
+import json
 import os
 import re
 from dataclasses import MISSING, fields, replace
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from .core import UserError, check_affine, read_json, write_json
+from .core import UserError, check_affine, read_json, read_text, write_json
 from .marks import (
     FIELDS, KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .volume import Volume, read_labels, write_labels
@@ -154,6 +155,24 @@ def _marks_of(
         marks.append(mark)
     return marks
 
+def _each_once(pairs):
+    "A dictionary from JSON, in which no name stands twice"
+    said = dict(pairs)
+    if len(said)==len(pairs): return said
+    names = [k for k,_ in pairs]
+    twice = next(k for k in said if names.count(k)>1)
+    raise ValueError(f'{short(twice)} is there twice')
+
+def _said(
+    path:Path,
+)->dict:
+    "What a file of marks says, of which JSON alone would leave out what stands twice"
+    text = read_text(path)
+    try: said = json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
+    if isinstance(said, dict): return said
+    raise UserError(f"{path} should hold a list of marks per sentence, got {short(said)}")
+
 def read_marks(
     path,               # JSON: `{sentence: [{"kind": "point", "at": [x,y,z], ...}]}`, or a folder with `marks.json`
     scan:Volume=None,   # On which marks must lie; None: taken as they are
@@ -163,8 +182,7 @@ def read_marks(
     path = Path(path).expanduser()
     if path.is_dir(): path = path/FILE
     if not path.is_file(): raise UserError(f"no file {path}")
-    said = read_json(path, unique=True)
-    if not isinstance(said, dict): raise UserError(f"{path} should hold a list of marks per sentence, got {short(said)}")
+    said = _said(path)
     where = str(path)
     marks = {}
     try:

@@ -363,7 +363,8 @@ own = {'point': ('at',), 'box': ('lo','hi'), 'scribble': ('points',), 'lasso': (
 more = {f: usual[f] | anything for f in ('radius','positive','unit','axis','mode')}
 likely = st.sampled_from(tuple(own)).flatmap(lambda k: st.fixed_dictionaries(
     {'kind': st.just(k), **{f: usual[f] for f in own[k]}}, optional=more))
-affines = st.lists(st.lists(numbers, min_size=4, max_size=4), max_size=4) | st.sampled_from((SCAN.affine.tolist(), np.diag([1,1,0,1]).tolist()))
+affines = st.lists(st.lists(numbers, min_size=4, max_size=4), max_size=4) | st.sampled_from((
+    SCAN.affine.tolist(), np.diag([1,1,0,1]).tolist()))
 grids = st.fixed_dictionaries(dict(shape=triples | st.just(list(SHAPE)), affine=affines)) | anything
 files = st.dictionaries(words, st.lists(likely | rows, max_size=3) | anything, max_size=3)
 
