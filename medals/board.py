@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from .core import UserError, grid_difference
+from .core import UserError
+from .grids import grid_difference
 from .layers import Cut, compose, shrink
 from .look import Screen
 from .show import PLANES, dress, figure, palette
