@@ -103,6 +103,7 @@ class PrepareCfg:
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
     prompts:str=''        # Prompt file, when SOURCE is a store of nnU-Net or of the published code
     check:bool=False      # Only compare the store SOURCE with its checksums?
+    same_voxels:bool=False # Do labels lie on the voxels of their images, whatever their headers say? For labels whose header was lost
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCfg:
@@ -114,6 +115,7 @@ class EvaluateCfg:
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
     tolerance:float=2.    # Of the NSD, mm
+    same_voxels:bool=False # Do predictions lie on the voxels of the truth, whatever their headers say? For masks whose header was lost
     worst:int=4           # How many cases are shown as overlays
     seed:int=0            # Of the bootstrap
     workers:int=0         # Processes; 0: one per core, 1: this process
@@ -263,7 +265,7 @@ def prepare(
         fill = {'yes': True, 'no': False}.get(cfg.fill)
         same = {k: getattr(cfg, k) for k in ('spacing','patch','frame','dtype','compat')}
         recipe = p.recipe_for(cfg.preset, fill=fill, **same)
-        fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device),cfg.out
+        fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device, cfg.same_voxels),cfg.out
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
     if lost:=[r['name'] for r in rows if r['lost']]:
@@ -339,10 +341,11 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
-    others = ', '.join(o for o in d['found'] if o!=d['structure'])
+    others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
         structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
-        words=d['words'], typing=fixed, also=others, region=d['region'], part_of=d['part'], CT_window=d['window'],
+        words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
+        CT_window=d['window'],
         usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from .augment import AUGS, Aug, AugCfg, cut, draw_aug, interpolate, tone, window_of
 from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, torch_gen
-from .spatial import PROMPTS, PromptCfg, simulate
+from .simulate import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import counterpart, mirror_kind, resolve, structures, swap_side, wordings
 from .work import calm, processes, read_lines
@@ -43,7 +43,7 @@ class DataCfg:
     fit:float=0.            # Share of the forced windows that are zoomed until the class fills a quarter to three quarters of them
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
-    prompt:str='default'    # Simulated prompts, of `spatial.PROMPTS`: default, marks, published, none; or a `PromptCfg`
+    prompt:str='default'    # Simulated prompts, of `simulate.PROMPTS`: default, marks, published, none; or a `PromptCfg`
     datasets:str=''         # TOML with weights and frames of data sets, laid over `sampling.toml`
     holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
     exclude:str=''          # Text file with cases to keep from training, one name a line
@@ -183,7 +183,7 @@ class Sample:
     affine:np.ndarray   # `(4,4)`, voxel of the window -> mm
     warp:np.ndarray     # `(4,4)`, voxel of the window -> voxel of `image`; None: the same
     aug:Aug             # What was drawn; grey values are still to be changed
-    prompt:object       # `spatial.PromptCfg`
+    prompt:object       # `simulate.PromptCfg`
     seed:int            # Of the prompts
     trouble:tuple=()    # `(case, reason)` of cases that could not be read and were passed over
 

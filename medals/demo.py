@@ -26,7 +26,8 @@ from .metrics import dice, surface_dice
 from .model import MedalS
 from .segment import Frame, Segmenter, write_table
 from .show import compare_fig, save_fig
-from .spatial import Box, Lasso, Mask, PromptCfg, rasterize, simulate
+from .simulate import PromptCfg, simulate
+from .spatial import Box, Lasso, Mask, rasterize
 from .store import open_case, write_case
 from .text import TextEncoder
 from .schedule import TrainCfg

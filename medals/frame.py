@@ -139,4 +139,4 @@ def lattice(
     "The lattice that a network wants over a box of a scan"
     size = tuple(b-a for a,b in crop)
     p = plan(size, spacing, frame.spacing, frame.window, classes, stage, compat, frame.fill)
-    return Lattice(tuple(crop), p.shape, frame.phases, coarse_axis(p.spacing, p.target) if compat else None, p)
+    return Lattice(tuple(crop), p.shape, frame.phases, coarse_axis(*p.exact) if compat else None, p)

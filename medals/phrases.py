@@ -41,7 +41,7 @@ def _bag(text):
 
 def _spoken(s):
     "Every name of a structure with its meaning"
-    for rank,names in enumerate(((s.name,), s.also, s.hear, s.maybe)):
+    for rank,names in enumerate(((s.name,), s.also, (*s.hear, *s.abroad), s.maybe)):
         for o in names: yield o,Meaning(s.name, rank)
     for side in ('left','right'):
         for o in getattr(s, side): yield o,Meaning(s.name, 1, side)

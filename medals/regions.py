@@ -111,10 +111,13 @@ def published_roi(
     margin:float=1.1,
 )->tuple:            # `((lo,hi),)*3`
     "The published region of interest between the stages"
-    s,out = plan(shape, spacing, (1,1,1), (192,192,192), classes, 'roi', True).spacing,[]
-    for (lo,hi),n,mm in zip(box, shape, s):
-        c,r = (lo+hi-1)/2,max((hi-lo)*margin/2, 96/mm-1)
-        out.append((max(0, int(c-r)), min(n-1, int(c+r))+1))
+    s,_ = plan(shape, spacing, (1,1,1), (192,192,192), classes, 'roi', True).exact
+    half_patch = s.dtype.type(96)
+    out = []
+    for (lo,hi),n,least in zip(box, shape, half_patch/s-1):
+        middle = (lo+hi-1)/2
+        reach = max((hi-lo)*margin/2, float(least))
+        out.append((max(0, int(middle-reach)), min(n-1, int(middle+reach))+1))
     return tuple(out)
 
 # %% ../nbs/37_regions.ipynb #7bd1c519

@@ -20,7 +20,7 @@ from .geometry import spacing_of
 from .metrics import dice, surface_dice
 from .ranks import gather, mine
 from .show import compare_fig
-from .spatial import PromptCfg, boxed, marked
+from .simulate import PromptCfg, jittered_box, with_marks
 from .store import open_case
 from .vocab import counterpart
 from .volume import Volume
@@ -104,8 +104,8 @@ def marks_for(
 )->tuple:              # What the network is given, and the part of it that must be in the mask; both bool `(n,x,y,z)`
     "A box, and clicks and strokes inside"
     t,gen = torch.as_tensor(truth),torch_gen('validate', *key)
-    clicks = marked(t, t&False, gen, CLICKS)
-    return boxed(t, gen)|clicks,clicks
+    clicks = with_marks(t, t&False, gen, CLICKS)
+    return jittered_box(t, gen)|clicks,clicks
 
 # %% ../nbs/55_validate.ipynb #8d398bd0
 def case_rows(

@@ -187,9 +187,11 @@ def _linked(sent, a, b):
     if not apart or not all(quiet(i) or sent.kinds[i]=='shows' and LINKS&{sent.low[i-1]} for i in between): return ''
     return _link(sent, between, second.at[0])
 
-def _two(a, b, link):
-    "Are two linked names two things to ask for?"
+def _two(sent, a, b):
+    "Are two names linked, and two things to ask for?"
+    link = _linked(sent, a, b)
     rows = a.row,b.row
+    if any(sent.low[o.at[-1]+1:o.at[-1]+2] and sent.low[o.at[-1]+1] in word_table()['settings'] for o in (a, b)): return False
     if not link or a.row==b.row or any(s.kind in ('region','unlisted') for s in rows): return False
     kin = a.row.name in _chain(b.row.name) or b.row.name in _chain(a.row.name) or len({s.kind in ('lesion','device') for s in rows})==2
     return link=='and' or not kin
@@ -214,7 +216,7 @@ def _rest(sent, m, organ, ranked):
     "Names of further structures that a sentence asks for beside its target"
     mine,more = [o for o in (m, organ) if o],[]
     for _ in ranked:  # "liver, spleen and pancreas": each is linked to its neighbour
-        new = [o for o in ranked if o not in mine+more and any(_two(a, o, _linked(sent, a, o)) for a in mine+more)]
+        new = [o for o in ranked if o not in mine+more and any(_two(sent, a, o) for a in mine+more)]
         if not new: break
         more += new
     shared = _sharing(sent, m)
@@ -431,9 +433,11 @@ def explain(
     "What was understood of a sentence, and what is known about it"
     res,sent = resolve(text, modality, instance),sentence(str(text))
     s = structures().get(res.structure, Structure(None))
+    rows = {o.row: m for m in sent.matches for o in m.term.meanings}
+    others = [o.row for o in rows[s.name].term.meanings if o.row!=s.name] if s.name in rows else []
     typed = {t.low: o for t,o in zip(sent.typed, sent.low) if t.low!=o}
     near = suggest(' '.join(typed) or text) if typed or not res.structure else []
     return dict(
         modality=res.modality, structure=res.structure, side=res.side, words=res.words, corrected=typed,
-        found=[m.row.name for m in sent.matches], region=s.region if s.name else None, part=s.part, window=s.window,
+        found=[m.row.name for m in sent.matches], may_mean=others, region=s.region if s.name else None, part=s.part, window=s.window,
         published=published(res, instance), snomed=s.snomed, usual=s.mod, nearest=[o for o in near if o!=res.structure])

@@ -13,25 +13,28 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from .anatomy import structures
+from .anatomy import other_names, structures
 from .core import read_table
 
 # %% ../nbs/09_words.ipynb #2f6d1a06
 @cache
 def word_table():
     "The table of words, as sets and dicts"
-    t = read_table('words.toml')
+    t,more = read_table('words.toml'),other_names()
+    for k in ('left','right'): t['sides'][k] += ' '+more['sides'][k]
+    for k,v in more['modality'].items(): t['modality'][k] += ' '+v
     def pattern(v): return re.compile('|'.join(re.escape(o).replace(r'\*', '.*') for o in v.split()))
     def each(d): return {o: k for k,v in d.items() for o in v.split()}
     sides,(left,right) = each(t['sides']),[t['sides'][k].split() for k in ('left','right')]
-    kinds = each(dict(filler=t['filler']['words']+t['english']))|each(dict(scan=t['filler']['scan']))|each(t['phrases'])
+    filler = ' '.join((t['filler']['words'], more['filler']['words'], t['english']))
+    kinds = each(dict(filler=filler))|each(dict(scan=t['filler']['scan']))|each(t['phrases'])
     return dict(
         kinds=kinds|{o: 'side' for o in sides}, sides=sides, other=dict(zip(left+right, right+left)), same=t['same'],
         plurals=each(t['plural']),
         numbers={o: str(i) for k in t['numbers'] for i,o in enumerate(k.split(), 1) if o!='-'},
         unless={k: set(v.split()) for k,v in t['unless'].items()}, heads=t['heads'].split(),
         unlisted=tuple(t['unlisted']), before={k: set(v.split()) for k,v in t['before'].items()}, negation=t['negation'],
-        **{k: set(t[k].split()) for k in ('keep','weak','others','after_t1','before_t1')},
+        **{k: set(t[k].split()) for k in ('keep','weak','others','settings','after_t1','before_t1')},
         modality=[{k: pattern(v) for k,v in t[o].items()} for o in ('modality','modality_weak')],
         pairs={o: k for o,k in each(t['modality']).items() if '-' in o})
 
@@ -77,10 +80,12 @@ class Token:
 @cache
 def _known():
     "Words of the table of structures, and all words that need neither splitting nor correcting"
-    t,texts = word_table(),[o for s in structures().values() for o in s.spoken]
-    own = {fold(o) for text in texts for o in re.findall(r'[^\W_]+', text)}|{o for v in t['same'] for o in v.split()}
+    t,rows = word_table(),structures().values()
+    def folded(texts): return {fold(o) for text in texts for o in re.findall(r'[^\W_]+', text)}
+    abroad = folded(o for s in rows for o in s.abroad) # nothing is corrected towards these: a typing error is more likely English
+    own = folded(o for s in rows for o in s.spoken if o not in s.abroad)|{o for v in t['same'] for o in v.split()}
     own |= {'left','right','bilateral',*t['plurals'],*t['plurals'].values(),*t['heads']}
-    return frozenset(own),frozenset(own|t['others']|set(t['kinds'])|set(t['numbers']))
+    return frozenset(own),frozenset(own|abroad|t['others']|set(t['kinds'])|set(t['numbers']))
 
 def fold(
     text:str,

@@ -18,7 +18,7 @@ from medals.data import (PRESETS, CaseError, DataCfg, Sampler, batches, held_out
                          swap_sides, to_batch)
 from medals.index import index
 from medals.prepare import manifest_row, prepare, recipe_for
-from medals.spatial import PROMPTS, PromptCfg
+from medals.simulate import PROMPTS, PromptCfg
 from medals.store import open_case, write_case
 from medals.work import read_lines, write_lines
 
