@@ -143,11 +143,16 @@ class Sentence:
         "The text before a word, back to the word before it"
         return self.text[self.tokens[i-1].end if i else 0:self.tokens[i].start]
 
+    def joined(self, i, j):
+        "Does an 'and', or a sign for it, stand between two words?"
+        return 'join' in self.kinds[i:j] or any(set('/&+')&set(self.gap(k)) for k in range(i+1, j+1))
+
     def _free(self):
         "Words that a name may use"
         for i,(o,k,t) in enumerate(zip(self.low, self.kinds, self.tokens)):
             short = len(self.low)>3 and not (t.raw.isupper() or t.raw.isdigit()) and t.raw not in _short().get(o, (t.raw,))
-            if not (o in STOP or idle(self.low, i) or short or k=='mod' and len(o)<3): yield i
+            links = k=='join' and not t.raw.isupper()  # "et" in French, and not ET, the enhancing tumour
+            if not (o in STOP or idle(self.low, i) or short or links or k=='mod' and len(o)<3): yield i
 
     def _find(self):
         "Names, the longest first"
@@ -186,7 +191,7 @@ class Sentence:
             if len(at)<len(term.words): return ()
             end = max(at.values())
             between = [self.kinds[i] for i in range(a, end) if self.words[i] not in term.words and self.low[i] not in STOP]
-            joins = any(self.kinds[i]=='join' for i in range(a, end))
+            joins = self.joined(a, end) if between.count('') else 'join' in self.kinds[a:end]  # ascending/descending aorta, L4/L5 disc
             if between.count('')<2 and (term.joined or not joins):
                 return tuple(i for i in spots if a<=i<=end or i==end+1 and self.words[i] in heads())
         return ()

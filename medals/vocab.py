@@ -62,7 +62,7 @@ def _whole(sent):
     nouns = [i for i,w in enumerate(sent.words) if w in heads() and i not in used and sent.kinds[i]!='mod']
     def left_over(m, i):
         phrase,part = sent.where[i]
-        free = not any(m.at[-1]<o.at[0]<i for o in found if o not in bare) and 'join' not in sent.kinds[m.at[-1]:i]
+        free = not any(m.at[-1]<o.at[0]<i for o in found if o not in bare) and not sent.joined(m.at[-1], i)
         return sent.words[i] not in kinds[m] and phrase==m.phrase and (part<m.part or part==m.part and i>m.at[-1] and free)
     def ok(m):
         return m.row.kind in ('lesion','device') or not any(left_over(m, i) for i in nouns+[o.at[0] for o in bare if o is not m])
@@ -196,36 +196,44 @@ def _two(sent, a, b):
     kin = a.row.name in _chain(b.row.name) or b.row.name in _chain(a.row.name) or len({s.kind in ('lesion','device') for s in rows})==2
     return link=='and' or not kin
 
+def _beyond(sent, m, step):
+    "The word before (-1) or behind (1) a name, on the other side of an 'and'; None: there is none"
+    edge = m.at[0] if step<0 else m.at[-1]
+    i = edge+step
+    while 0<=i<len(sent.low) and (sent.kinds[i] in ('join','side') or sent.low[i] in ARTICLES): i += step
+    linked = 0<=i<len(sent.low) and sent.joined(*sorted((i, edge)))
+    return i if linked and not sent.kinds[i] else None
+
 def _sharing(sent, m):
     "The structure that shares words with this one, as the grey of 'grey and white matter'"
     end = m.at[-1]+1
     compound = end<len(sent.low) and not sent.kinds[end] and not sent.gap(end).strip('-_ ') and sent.low[end] not in STOP
-    for step,i in ((-1, m.at[0]-1), (1, end)):
-        passed = []
-        while 0<=i<len(sent.low) and (sent.kinds[i] in ('join','side') or sent.low[i] in ARTICLES):
-            passed.append(i)
-            i += step
-        linked = 'join' in [sent.kinds[k] for k in passed] or step>0 and i<len(sent.low) and re.fullmatch(r'\s*[/&+]\s*', sent.gap(i))
-        if not linked or not 0<=i<len(sent.low) or sent.kinds[i] or step<0 and compound: continue
+    whole = {i for o in _named(sent) if o.row.kind!='region' and not _bare(sent, o) for i in o.at}  # of names of their own
+    for step in (1,) if compound else (-1, 1):
+        i = _beyond(sent, m, step)
+        if i is None or i in whole: continue
         own = {sent.words[k] for k in m.at}|{sent.words[i]}
         rows = [t.meanings[0].row for t in terms_with(sent.words[i]) if t.words<=own and len(t.words)>1 and t.meanings[0].rank<3]
         if hit:=next((r for r in rows if r and r not in _chain(m.row.name) and m.row.name not in _chain(r)), None): return hit
     return None
 
-def _rest(sent, m, organ, ranked):
+def _called(name, sides): return f'{next(iter(sides))} {name}' if len(sides)==1 and structures()[name].sided else name
+
+def _rest(sent, m, organ, ranked, by_side):
     "Names of further structures that a sentence asks for beside its target"
     mine,more = [o for o in (m, organ) if o],[]
+    if organ and _linked(sent, m, organ)=='and': more.append(organ)  # "kidney and tumour", but not "lesion, liver"
     for _ in ranked:  # "liver, spleen and pancreas": each is linked to its neighbour
         new = [o for o in ranked if o not in mine+more and any(_two(sent, a, o) for a in mine+more)]
         if not new: break
         more += new
     shared = _sharing(sent, m)
-    names = [o.row.name for o in sorted(more, key=lambda o: o.at) if not (shared and _bare(sent, o))]
+    names = [_called(o.row.name, by_side.get(o, ())) for o in sorted(more, key=lambda o: o.at) if not (shared and _bare(sent, o))]
     return list(dict.fromkeys([shared, *names] if shared else names))
 
 COUNT = {2: 'two', 3: 'three', 4: 'four', 5: 'five'}
 
-def _problem(sent, text, left_out, names):
+def _problem(text, left_out, names):
     "What is wrong with a sentence as a question, in one sentence; None: nothing"
     short = text if len(text)<60 else text[:57]+'...'
     if left_out: return f'"{short}" says what is not meant, and negation is not understood; ask for what should be in the mask'
@@ -253,7 +261,7 @@ def _all_read(sent, used, kind):
     def plain(i): return i in used or sent.kinds[i] or sent.low[i] in STOP|idle or sent.low[i].isdigit()
     return all(map(plain, range(len(sent.low))))
 
-def _side(sent, m, s, meaning, sides, by_side):
+def _side(m, s, meaning, sides, by_side):
     "The side of a structure, or None"
     if not s.sided: return None
     said = sides or {meaning.side or s.side}-{None} or _borrowed(by_side, m, s)
@@ -270,7 +278,7 @@ def resolve(
     modality,out = modality_named(modality) or sent.modality,_left_out(sent)
     ranked = [m for m in _ranked(sent, instance) if m.at[0] not in out]
     negated = any(m.at[0] in out for m in sent.matches) or bool(out&set(sent.said))
-    if not ranked: return Resolved(modality, named=sent.modality, problem=_problem(sent, text, negated, ()))
+    if not ranked: return Resolved(modality, named=sent.modality, problem=_problem(text, negated, ()))
     m,by_side = _target(sent, ranked),_by_side(sent, out)
     sides = by_side.get(m, set())
     meaning,organ = _meaning(sent, m, sides, modality),None
@@ -281,9 +289,10 @@ def resolve(
     used = {*m.at, *(organ.at if organ else ())}
     if not name or not _all_read(sent, used, structures()[name].kind): return Resolved(modality, named=sent.modality)
     at = sorted(used if organ and name!=meaning.row else m.at)
-    more = [] if name!=meaning.row and not organ else _rest(sent, m, organ, ranked)
-    return Resolved(modality, name, _side(sent, m, structures()[name], meaning, sides, by_side), ' '.join(sent.tokens[i].raw for i in at),
-                    sent.modality, _problem(sent, text, negated, [name, *more]))
+    side = _side(m, structures()[name], meaning, sides, by_side)
+    more = [] if name!=meaning.row and not organ else _rest(sent, m, organ, ranked, by_side)
+    problem = _problem(text, negated, [_called(name, {side}-{None}), *more])
+    return Resolved(modality, name, side, ' '.join(sent.tokens[i].raw for i in at), sent.modality, problem)
 
 def check_sentences(
     texts,  # What is asked for
@@ -353,18 +362,13 @@ def _flip(text):
         text = text[:t.start]+_like(new[i], t.raw)+text[t.end:]
     return text
 
-OPPOSITE = dict(left='right', right='left')
-
 def swap_side(
     text:str,  # A sentence or a name
-)->str:        # The text itself, if it says no side; None: it says one, and the counterpart cannot be named
+)->str:        # The text itself, if no word of it says a side; None: it cannot be swapped so that swapping again gives it back
     "The same sentence for the other side, in the same spelling"
-    here,other = resolve(text),_flip(text)
-    if other==text: return None if here.side else text
-    there = resolve(other)
-    same = there.structure==here.structure and there.side==OPPOSITE.get(here.side)
-    lost = len(text)>LONGEST or structures().get(here.structure, Structure(None)).side  # not read to the end; exists on one side only
-    return other if same and not lost and _flip(other)==text else None
+    other = _flip(text)
+    tail = text[LONGEST:] and swap_side(text[LONGEST:])!=text[LONGEST:]  # a side behind what is read
+    return None if tail or _flip(other)!=text else other
 
 # %% ../nbs/12_vocab.ipynb #v0c4b012
 def says_side(
@@ -384,6 +388,16 @@ def side_free(
     sent = sentence(text)
     return {o for i,o in enumerate(sent.low) if i not in sent.said}
 
+OPPOSITE = dict(left='right', right='left')
+
+def _stuck(text):
+    "Is there no true sentence for a text in a mirror?"
+    other,here = swap_side(text),resolve(text)
+    row = structures().get(here.structure, Structure(None))
+    if other is None or row.side or row.differ or other==text and here.side: return True
+    there = resolve(other)
+    return (there.structure, there.side)!=(here.structure, OPPOSITE.get(here.side))
+
 def mirror_kind(
     name:str,      # Of a class
     sentences=(),  # That ask for it
@@ -391,8 +405,7 @@ def mirror_kind(
     "What a mirror from left to right does to a class"
     texts = (name, *sentences)
     if not any(map(says_side, texts)): return 'none'
-    rows = [structures()[o.structure] for o in map(resolve, texts) if o.structure]
-    return 'fixed' if any(o.differ for o in rows) or None in map(swap_side, texts) else 'swap'
+    return 'fixed' if any(map(_stuck, texts)) else 'swap'
 
 def counterpart(
     name:str,  # Of a class
@@ -438,6 +451,6 @@ def explain(
     typed = {t.low: o for t,o in zip(sent.typed, sent.low) if t.low!=o}
     near = suggest(' '.join(typed) or text) if typed or not res.structure else []
     return dict(
-        modality=res.modality, structure=res.structure, side=res.side, words=res.words, corrected=typed,
+        modality=res.modality, structure=res.structure, side=res.side, problem=res.problem, words=res.words, corrected=typed,
         found=[m.row.name for m in sent.matches], may_mean=others, region=s.region if s.name else None, part=s.part, window=s.window,
         published=published(res, instance), snomed=s.snomed, usual=s.mod, nearest=[o for o in near if o!=res.structure])

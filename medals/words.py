@@ -41,6 +41,7 @@ def word_table():
 def _singular(w):
     t = word_table()
     if w in t['plurals']: return t['plurals'][w]
+    if re.fullmatch(r'\d+[a-z]s', w): return w[:-1]  # several areas 3b
     if len(w)<4 or not w.endswith('s') or w.endswith(('ss','us','is')) or w in t['keep']: return w
     if w.endswith('ies') and len(w)>5: return w[:-3]+'y'
     return w[:-2] if w.endswith(('sses','xes','ches','shes','zes')) else w[:-1]
@@ -65,7 +66,7 @@ LATIN = dict(
     a='arteria', aa='arteria', v='vena', vv='vena', m='musculus', mm='musculus', n='nervus', nn='nervus', gl='glandula', lig='ligamentum')
 ATLAS = dict(g='gyrus', s='sulcus')                # before an underscore, as in G_and_S_occipital_inf
 GLUED = ('lh','rh','lt','rt','l','r')              # letters that say a side, written as one word with a name
-NO_SIDE = frozenset(('rear','lear','earl'))        # English words that look like one
+NO_SIDE = frozenset(('rear','lear','kneel'))       # English words that look like one
 LEVELLED = frozenset(('muscle','vein','artery'))   # kinds whose parts are named by vertebrae: L3 there is no left third one
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _known():
     abroad = folded(o for s in rows for o in s.abroad) # nothing is corrected towards these: a typing error is more likely English
     own = folded(o for s in rows for o in s.spoken if o not in s.abroad)|{o for v in t['same'] for o in v.split()}
     own |= {'left','right','bilateral',*t['plurals'],*t['plurals'].values(),*t['heads']}
-    return frozenset(own),frozenset(own|abroad|t['others']|set(t['kinds'])|set(t['numbers']))
+    return frozenset(own),frozenset(own|abroad|folded(t['unlisted'])|t['others']|set(t['kinds'])|set(t['numbers']))
 
 def fold(
     text:str,
@@ -114,7 +115,7 @@ def _glued(low):
     for letters in GLUED:
         n = len(letters)
         if low.startswith(letters) and low[n:] in _sided(): return n
-        if low.endswith(letters) and len(low)-n>4 and low[:-n] in _sided(): return len(low)-n
+        if low.endswith(letters) and len(low)-n>3 and low[:-n] in _sided(): return len(low)-n
     return 0
 
 def _numbered(word, before, gap):
@@ -132,7 +133,7 @@ def _pieces(text):
     before,end = '',0
     for m in re.finditer(r'[^\W_]+', text):
         word,i0 = m[0],m.start()
-        whole = fold(word) in _known()[1] and not re.search('[a-z][AV]$', word)
+        whole = fold(word) in _known()[1] and not re.search('[a-z][AVLR]$', word)
         cuts = [0, *([] if whole else (o.start() for o in HUMP.finditer(word))), len(word)]
         for i,j in zip(cuts, cuts[1:]):
             k = _split(word[i:j], before, text[end:i0+i])
