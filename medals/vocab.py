@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .anatomy import Structure, by_region, concepts, heldout, say, structures, wordings
-from .core import UserError, modality_named, read_table
+from .core import UserError, read_table
 from .phrases import ARTICLES, KINDS, STOP, heads, sentence, terms_with
-from .words import LONGEST, fold, normal, word_table, words_in
+from .words import LONGEST, fold, modality_named, normal, word_table, words_in
 
 # %% ../nbs/12_vocab.ipynb #022095f5
 _all_ = ['Structure', 'by_region', 'concepts', 'heldout', 'say', 'structures', 'wordings']  # of `anatomy`, under this name as well

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'HUMP', 'LATIN', 'ATLAS', 'GLUED', 'NO_SIDE', 'LEVELLED', 'SPINE', 'word_table', 'normal', 'Token', 'fold',
-           'tokens', 'words_in', 'correct', 'idle', 'modality_of']
+           'tokens', 'words_in', 'correct', 'idle', 'modality_of', 'modality_named']
 
 # %% ../nbs/09_words.ipynb #3b9bc266
 import re
@@ -34,6 +34,7 @@ def word_table():
         numbers={o: str(i) for k in t['numbers'] for i,o in enumerate(k.split(), 1) if o!='-'},
         unless={k: set(v.split()) for k,v in t['unless'].items()}, heads=t['heads'].split(),
         unlisted=tuple(t['unlisted']), before={k: set(v.split()) for k,v in t['before'].items()}, negation=t['negation'],
+        named=read_table('modalities.toml'),
         **{k: set(t[k].split()) for k in ('keep','weak','others','settings','after_t1','before_t1')},
         modality=[{k: pattern(v) for k,v in t[o].items()} for o in ('modality','modality_weak')],
         pairs={o: k for o,k in each(t['modality']).items() if '-' in o})
@@ -271,3 +272,10 @@ def modality_of(
     order = list(word_table()['modality'][0])
     best = min(hits, key=lambda o: (o[0], order.index(o[1])), default=(0, None))
     return best[1],frozenset(i for v in hits.values() for i in v)
+
+def modality_named(
+    name,    # Such as "MR", "PT", "ultrasound" or "PET/CT"; None: none
+)->str:      # ct, mri, us, pet, microscopy, or None for a name that is not known
+    "The modality that a name stands for, as in the tags of a file"
+    return word_table()['named'].get(re.sub('[^a-z0-9]', '', str(name or '').lower()))
+

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from helpers import here, shared
 from medals.anatomy import structures
 from medals.augment import AugCfg
-from medals.core import MODALITIES, UserError, modality_named
+from medals.core import UserError, read_table
 from medals.data import DataCfg, Sampler
 from medals.vocab import check_sentences, counterpart, explain, mirror_kind, resolve, swap_side
-from medals.words import _known
+from medals.volume import _modality
+from medals.words import _known, modality_named
 from test_data import body, store
 
 # ---- 1.1 sides
@@ -264,13 +265,17 @@ def test_4_5_odd_names(text, structure, side):
 
 # ---- names of modalities, and what a sentence says of its own
 def test_one_table_of_modalities():
-    from medals import index, modality, volume
-    assert volume.NAMES is MODALITIES
-    known = {'PT': 'pet', 'ultrasound': 'us', 'Ultrasound': 'us', 'MR': 'mri', 'CTA': 'ct', 'PET/CT': 'pet', 'US3D': 'us'}
-    for text,want in {**known, None: None, 'x-ray': None}.items():
-        assert modality_named(text)==want and resolve('liver', text).modality==want
-        if want: assert volume._modality(text)==want and modality.NAMES[re.sub('[^a-z0-9]', '', text.lower())]==want
-    assert index.NAMES is MODALITIES and set(MODALITIES.values())=={'ct','mri','us','pet','microscopy'}
+    from medals.modality import guess_modality
+    from medals.volume import NAMES, phantom
+    table,vol = read_table('modalities.toml'),phantom((8,8,8), (20.,20.,20.))[0]
+    assert NAMES==table and set(table.values())=={'ct','mri','us','pet','microscopy'}
+    for name,want in table.items():
+        assert modality_named(name.upper())==resolve('liver', name).modality==guess_modality(vol, modality=name).modality==want
+    for name,want in {'Ultrasound': 'us', 'PET/CT': 'pet', 'US-3D': 'us', 'x-ray': None}.items():
+        assert modality_named(name)==want==resolve('liver', name).modality
+        if want: assert _modality(name)==want
+        else:
+            with pytest.raises(UserError, match="'x-ray' is not known; it is one of ct, mri"): _modality(name)
 
 
 def test_5_1_what_a_sentence_names_is_known_beside_what_was_given():
