@@ -277,7 +277,7 @@ def evaluate(
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, presence, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
     head = Path(cfg.out, 'summary.md').read_text(encoding='utf-8').split('## Classes')[0].splitlines()[2:]
@@ -286,7 +286,8 @@ def evaluate(
 
 def _trained(res, cfg):
     "What came of a training run; gives the exit code"
-    keys = ('dataset','class','prompts','cases','dsc','nsd')
+    from medals.metrics import METRICS
+    keys = ('dataset','class','prompts','cases',*METRICS)
     if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")

@@ -22,7 +22,7 @@ from .core import asset, make_gen, torch_gen
 from .data import Batch
 from .geometry import Grid
 from .log import curve
-from .metrics import dice, surface_dice
+from .metrics import dice, mask_scores
 from .model import MedalS
 from .segment import Frame, Segmenter, write_table
 from .show import compare_fig, save_fig
@@ -202,9 +202,8 @@ def user_marks(
 def score_row(case, sentence, truth, pred, spacing):
     "One row of the table"
     ml = np.prod(spacing)/1000
-    dsc = dice(truth, pred)
-    nsd = surface_dice(truth, pred, spacing, 2.)
-    return dict(case=case, sentence=sentence, dsc=dsc, nsd=nsd, ml=float(pred.sum()*ml), truth_ml=float(truth.sum()*ml))
+    scores = mask_scores(truth, pred, spacing)
+    return dict(case=case, sentence=sentence, **scores, ml=float(pred.sum()*ml), truth_ml=float(truth.sum()*ml))
 
 # %% ../nbs/60_demo.ipynb #12078f89
 def demo_words():

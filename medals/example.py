@@ -23,6 +23,7 @@ from .axes import Region
 from .core import UserError, floats, make_gen, torch_gen
 from .geometry import Grid, grid_of, rigid, sample
 from .intensity import normalise
+from .labelmap import components, largest, piece_sizes
 from .volume import Volume
 
 # %% ../nbs/19_example.ipynb #0d1f13ae
@@ -50,13 +51,6 @@ def _map(kind):
     "T1, grey or white matter of the template, and its affine"
     img = nib.load(_file(f'mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz'))
     return np.asarray(img.dataobj),img.affine
-
-def _largest(mask):
-    "The largest connected piece of a mask"
-    pieces,n = ndi.label(mask)
-    if not n: return mask
-    sizes = np.bincount(pieces.ravel())[1:]
-    return pieces==sizes.argmax()+1
 
 # %% ../nbs/19_example.ipynb #b0e6b119
 STREWN = 12 # points along each edge of a triangle, so that no voxel between them is missed
@@ -87,13 +81,13 @@ LARGE = 3000         # voxels of 1 mm, of a lateral ventricle at least
 def _ventricles(csf, cerebrum, affine):
     "Lateral ventricles and third ventricle, two masks"
     inner = csf&(ndi.distance_transform_edt(cerebrum)>DEEP)
-    pieces,_ = ndi.label(inner)
-    large = np.bincount(pieces.ravel())>LARGE
-    lateral = large[pieces]&inner
+    pieces = components(inner)
+    large = piece_sizes(pieces)>LARGE
+    lateral = large[pieces]
     lo,hi = np.round(apply_affine(np.linalg.inv(affine), THIRD_VENTRICLE)).astype(int)
     box = np.zeros_like(csf)
     box[Region(zip(lo, hi)).slices] = True
-    return lateral,_largest(csf&box)
+    return lateral,largest(csf&box)
 
 def _left_of_middle(shape, affine):
     "Voxels on the patient's left `(x,y,z)`; the axes of the template point to R, A and S"
@@ -103,7 +97,7 @@ def _left_of_middle(shape, affine):
 def _cerebral(brain, cerebrum):
     "Voxels that belong to the cerebrum and not to the hindbrain"
     far = ndi.distance_transform_edt(~cerebrum)
-    hindbrain = _largest(brain&(far>7))
+    hindbrain = largest(brain&(far>7))
     return far<=ndi.distance_transform_edt(~hindbrain)
 
 def template()->tuple:  # T1 as a `Volume`, label map of the nine values
