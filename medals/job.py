@@ -15,7 +15,8 @@ import numpy as np
 from . import vocab
 from .core import UserError, check_affine, check_vol
 from .frame import Frame, Lattice, Turn, check_scan, lattice, turn_to
-from .geometry import bounds, published_facts, repaired, resample, resample_labels
+from .geometry import bounds, resample, resample_labels
+from .published import published_facts, repaired
 from .intensity import Grey, air, limits, rule_for
 from .modality import guess_modality
 from .packed import Bits
