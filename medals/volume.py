@@ -21,7 +21,8 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from .dicom import dicom_series, is_dicom, read_series # noqa: F401 `dicom_series` is known here, too
 from .nifti import image_at, image_under, names_inside, place, read_image
 from .core import (
-    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, spacing_of, write_json)
+    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, read_table,
+    spacing_of, write_json)
 from .grids import grid_difference
 
 # %% ../nbs/02_volume.ipynb #6cfd725b
@@ -135,13 +136,14 @@ def phantom(
     return Volume(x.clip(0).round().astype(np.int16), aff, 'mri'),lbl.astype(np.uint8),names
 
 # %% ../nbs/02_volume.ipynb #7d87cdd9
-NAMES = dict(ct='ct', cta='ct', mr='mri', mri='mri', us='us', pet='pet', pt='pet', autopet='pet', microscopy='microscopy')
+NAMES = read_table('modalities.toml') # such as pt -> pet
 
 def _modality(name):
     "The modality as medals calls it"
     if not name: return None
-    if str(name).lower() not in NAMES: raise UserError(f"modality {name!r} is not known; it is one of ct, mri, us, pet, microscopy")
-    return NAMES[str(name).lower()]
+    known = NAMES.get(re.sub('[^a-z0-9]', '', str(name).lower()))
+    if not known: raise UserError(f"modality {name!r} is not known; it is one of ct, mri, us, pet, microscopy")
+    return known
 
 
 # %% ../nbs/02_volume.ipynb #bc700a43
