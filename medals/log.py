@@ -64,14 +64,19 @@ def _board(out, step):
 
 class Log:
     "Tables and TensorBoard of a run"
-    def __init__(self, out, step=0):
-        self.out,self.waiting,self.first = Path(out),[],rank()==0
+    def __init__(
+        self,
+        out,     # Run folder
+        step=0,  # Rows after it are dropped
+        parts=('loss','dice','bce') # What the losses of a row are, the one that is trained first
+    ):
+        self.out,self.waiting,self.first,self.parts = Path(out),[],rank()==0,parts
         self.out.mkdir(parents=True, exist_ok=True)
         self.board = _board(self.out, step) if self.first else None
         if self.first: [cut_log(f, step) for f in self.out.glob('*.csv')]
 
     def add(self, step, batch, losses):
-        "Keep the losses `(b,3)` of a batch: all, Dice, cross-entropy"
+        "Keep the losses `(b,parts)` of a batch"
         self.waiting.append((step, batch.datasets, batch.names, losses))
 
     def rows(self, name, rows):
@@ -88,14 +93,15 @@ class Log:
 
     def _collect(self):
         "Sums per data set over all processes, and where a loss was not a number"
-        sums,bad = defaultdict(lambda: [0, 0., 0., 0.]),[]
+        none = [0, *(0. for _ in self.parts)]
+        sums,bad = defaultdict(lambda: none),[]
         if self.waiting:
             values = iter(torch.cat([o[3] for o in self.waiting]).tolist())
             for step,sets,names,_ in self.waiting:
                 for d,n,v in zip(sets, names, values):
                     if not math.isfinite(v[0]): bad.append((step, n, v[0]))
                     else: sums[d] = [a+b for a,b in zip(sums[d], (1, *v))]
-        self.waiting,total = [],defaultdict(lambda: [0, 0., 0., 0.])
+        self.waiting,total = [],defaultdict(lambda: none)
         for part,wrong in gather((dict(sums), bad)):
             bad = min(bad, wrong, key=lambda o: o[0][0] if o else math.inf)
             for d,v in part.items(): total[d] = [a+b for a,b in zip(total[d], v)]
@@ -108,7 +114,7 @@ class Log:
             at,name,v = bad[0]
             fail(f"the loss became {v} at step {at} on {name}; that step was left out and the state is saved: --resume goes on behind it. "
                  "Try a lower --lr, or --precision float32, or look at the case")
-        mean = lambda v: dict(zip(('loss','dice','bce'), (o/v[0] for o in v[1:])))
+        mean = lambda v: dict(zip(self.parts, (o/v[0] for o in v[1:])))
         all_ = mean([sum(o) for o in zip(*total.values())])
         self.rows('log', [dict(step=step, **all_, **more)])
         self.rows('datasets', [dict(step=step, dataset=d, samples=v[0], **mean(v)) for d,v in total.items()])
