@@ -201,7 +201,9 @@ class TextEncoder:
         for i in range(0, len(new), batch):
             part = new[i:i+batch]
             ids,mask = tokenise(self.tokenizer, [t for _,t in part])
-            for j,q in zip(part, self.network()(ids, mask, torch.tensor([c for c,_ in part]))):
+            net,given = self.network(),(ids, mask, torch.tensor([c for c,_ in part]))
+            where = next(net.parameters()).device
+            for j,q in zip(part, net(*(o.to(where) for o in given)).float().cpu()):
                 known[j] = q.clone()
                 if self.cache: self.cache.put(self.key, *j, q)
         return torch.stack([known[j] for j in jobs])

@@ -6,7 +6,7 @@
 __all__ = ['HUMPS', 'SayCfg', 'say_side', 'say_name', 'typo', 'empty_words', 'wrap', 'join_words', 'loosen', 'Knowledge',
            'learn_pieces', 'corpus']
 
-# %% ../nbs/63_texts.ipynb #e897e079
+# %% ../nbs/63_texts.ipynb #3549c88e
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .knowledge import meanings
 from .text import CODES
 from .words import word_table
 
-# %% ../nbs/63_texts.ipynb #34774023
+# %% ../nbs/63_texts.ipynb #a7db9db6
 @dataclass(frozen=True, kw_only=True)
 class SayCfg:
     "How things are put into words; plain values, so they can be flags and JSON"
@@ -33,7 +33,7 @@ class SayCfg:
     pieces:float=.15      # Share of words that are cut into smaller pieces than usual
     longest:int=48        # Words of a definition that are shown at once
 
-# %% ../nbs/63_texts.ipynb #7b779b89
+# %% ../nbs/63_texts.ipynb #c4a7a7f3
 @cache
 def _frames():
     "Frames of sentences, of sides, of other languages, and words for modalities"
@@ -68,7 +68,7 @@ def say_name(
     place = _one(regions[row.region if row.region in regions and gen.random()<.8 else 'body'], gen)
     return _one(frames, gen).format(s=say_side(name, row.side, gen), r=place, m=_one(words[modality], gen))
 
-# %% ../nbs/63_texts.ipynb #63aa7fcf
+# %% ../nbs/63_texts.ipynb #a5e920ea
 def typo(
     text:str,
     gen:np.random.Generator,
@@ -105,7 +105,7 @@ def join_words(
     at = int(gen.integers(1, len(words))) if len(words)>1 else 0 # one space is lost
     return ' '.join([*words[:at-1], ''.join(words[at-1:at+1]), *words[at+1:]]) if at else text
 
-# %% ../nbs/63_texts.ipynb #332c0158
+# %% ../nbs/63_texts.ipynb #88707fe4
 def _cut(word, vocab, gen):
     "The pieces of a word, each shorter than need be with a chance of a third; None if letters are unknown"
     pieces,at = [],0
@@ -133,7 +133,7 @@ def loosen(
         return _cut(word, vocab, gen) or parts if len(word)>3 and gen.random()<share else parts
     return [o for parts in words for o in again(parts)]
 
-# %% ../nbs/63_texts.ipynb #9e64e78a
+# %% ../nbs/63_texts.ipynb #b2cc7e80
 def _plain_words(text): return set(re.findall(r'[^\W\d_]+', text.lower()))
 
 class Knowledge:
@@ -158,6 +158,8 @@ class Knowledge:
         self.families = self._families()
 
     def __len__(self): return len(self.things)
+
+    def __repr__(self): return f"Knowledge({len(self.rows)} rows of {len(self)} things, {len(self.held)} names held out)"
 
     def _shown(self, row):
         "Names and synonyms that training may show; the others go to `held`"
@@ -218,6 +220,11 @@ class Knowledge:
         text = self._noisy(name, row, mod, gen)
         return (text if not _plain_words(text)&self.banned and text.lower() not in self.unseen else name),mod,name
 
+    def shown(self, n, most):
+        "Names of a meaning as they stand in the file, with a modality: `[(text, modality)]`"
+        rows = [(o, row) for row in self.things[n] for part in self.names[id(row)] for o in part]
+        return [(o, row.modality[0] if row.modality else 'ct') for o,row in rows[:most]]
+
     def _noisy(self, name, row, mod, gen):
         "A name as people write it"
         way,cfg = gen.random(),self.cfg
@@ -226,7 +233,7 @@ class Knowledge:
         else: text = say_name(name, row, mod, gen)
         return typo(text, gen) if gen.random()<cfg.typos else text
 
-# %% ../nbs/63_texts.ipynb #a6157f51
+# %% ../nbs/63_texts.ipynb #e0629443
 HUMPS = r'(?<=[a-zß-ÿ])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})|(?<=[A-Za-zß-ÿ])(?=[0-9])|(?<=[0-9])(?=[A-Za-zß-ÿ])'
 
 def learn_pieces(
@@ -242,7 +249,8 @@ def learn_pieces(
     letters = [' '.join(signs+'-,._:;()/?+'), *('x'+c for c in signs)]
     made.train_from_iterator([*texts, *letters*2], vocab_size=size, min_frequency=2, show_progress=False,
                              special_tokens=['<s>','<pad>','</s>','[UNK]','[CLS]','[SEP]'])
-    return PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='[UNK]')
+    special = dict(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='[UNK]')
+    return PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, **special)
 
 def corpus(
     known:Knowledge,

@@ -246,7 +246,7 @@ def _validated(run, validate, keep, log):
 @contextmanager
 def _session(run):
     "What is open while a run trains: the module to call, the log, the flag, the bar; the random state of the caller comes back"
-    cfg,devices = run.cfg,[run.device] if run.device.type=='cuda' else []
+    devices = [run.device] if run.device.type=='cuda' else []
     forward = run.module()
     if devices: torch.backends.cudnn.benchmark = True
     if world()>1: forward = DistributedDataParallel(forward, device_ids=devices or None, gradient_as_bucket_view=True)
