@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'LADDER', 'PRECISION', 'Grid', 'grid_of', 'model_grid', 'sample', 'rigid', 'Plan', 'published_facts', 'plan',
-           'repaired', 'taps', 'pieces', 'resample', 'bounds', 'label_boxes', 'resample_labels', 'coarse_axis']
+           'repaired', 'taps', 'pieces', 'resample', 'bounds', 'crop_or_pad', 'label_boxes', 'resample_labels',
+           'coarse_axis']
 
 # %% ../nbs/10_geometry.ipynb #a293bc13
 import math
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from scipy.ndimage import find_objects
 
+from .axes import Region
 from .core import UserError, check_affine, read_table, spacing_of
 
 # %% ../nbs/10_geometry.ipynb #e8b2f7c0
@@ -301,6 +303,18 @@ def bounds(
     at = [np.flatnonzero(c*k>share*np.prod(n, dtype=float)) for c,k in zip(counts, n)]
     if min(map(len, at))==0: raise UserError('the image is empty: every voxel is 0')
     return tuple((int(o[0]), int(o[-1])+1) for o in at)
+
+# %% ../nbs/10_geometry.ipynb #1c6a0bc6
+def crop_or_pad(
+    x,           # Array, or anything that gives slices of one and has `shape` and `dtype`
+    box:Region,  # In voxels of `x`; may lie partly or wholly outside
+)->np.ndarray:   # `box.size`
+    "A box of an array, zeros outside"
+    inside = box.clip(x.shape)
+    if inside==box: return x[box.slices]
+    out = np.zeros(box.size, x.dtype)
+    if not inside.empty: out[inside.within(box).slices] = x[inside.slices]
+    return out
 
 # %% ../nbs/10_geometry.ipynb #21c1db75
 def label_boxes(

@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes
 from .core import UserError, make_gen, read_json, sweep, write_json
 from .geometry import Plan, bounds, coarse_axis, plan, resample, resample_labels
 from .intensity import grey, limits, rule_for
+from .nnunet import axes_of_plans
 from .store import import_case, label_points, open_case, write_case
 from .volume import read_labels, read_volume, stem
 from .work import Failures, read_lines, work, write_lines
@@ -77,20 +78,21 @@ def _ids(y, where):
     return y.astype(np.uint8 if hi<256 else np.uint16)
 
 def load(
-    row:dict,       # Of the index: `data`, `labels`, `modality`
+    row:dict,       # Of the index: `data`, `labels`, `modality`; `same_voxels` if headers of labels are not to be believed
     recipe:Recipe
 )->Loaded:
     "Image and labels of a case on the axes of the network"
     img = read_volume(row['data'], row.get('modality'))
     lbl,_ = read_labels(row['labels'])
-    if lbl.shape!=img.shape: raise UserError(f"image {img.shape} and labels {lbl.shape} differ in shape")
     npz = not img.has_orientation
+    if npz and lbl.shape!=img.shape: raise UserError(f"image {img.shape} and labels {lbl.shape} differ in shape")
     facts = dict(shape=img.shape, spacing=img.spacing, affine=img.affine, orientation=None if npz else img.orientation, notes=img.notes)
     if npz:
         order = axis_order(recipe.frame)
         img,y = img.data.transpose(order),lbl.data.transpose(order)
     else:
-        y = lbl.onto(img)
+        y = lbl.onto(img, row.get('same_voxels', False))
+        facts['notes'] = y.notes
         vol,y = img.reorient(recipe.frame),y.reorient(recipe.frame).data
         img,aff,known = vol.data,vol.affine,recipe.frame
     if npz:
@@ -189,7 +191,8 @@ def _names(rows):
 
 def _mark(row, recipe):
     "What a prepared case depends on"
-    return json.loads(json.dumps(dict(rules=RULES, recipe=asdict(recipe), **{k: row[k] for k in ('data','labels','bytes','mtime_ns')})))
+    source = {k: row[k] for k in ('data','labels','bytes','mtime_ns','same_voxels') if k in row}
+    return json.loads(json.dumps(dict(rules=RULES, recipe=asdict(recipe), **source)))
 
 def prepare_case(
     task:dict, # `name`, `row`, `recipe`, `classes`, `store`, `device`
@@ -228,9 +231,11 @@ def prepare(
     workers:int=0,     # Processes; 0: one per core, 1: this process
     scheduler:str='',  # Address of a Dask scheduler instead
     device:str='cpu',  # Where to resample
+    same_voxels=False, # Do labels lie on the voxels of their images, whatever their headers say?
 )->Failures:
     "Prepare what is missing or changed, and list all that is there"
     rows,store = read_lines(listing),Path(store)
+    if same_voxels: rows = [{**r, 'same_voxels': True} for r in rows]
     if not rows: raise UserError(f"{listing} lists no cases; make it with `medals index`")
     classes = read_json(Path(listing).with_suffix('.classes.json'))
     cases = _names(rows)
@@ -264,6 +269,18 @@ def check_store(
 
 def _import(task): import_case(**task)
 
+def _prepared_files(root, catalogue):
+    "`{DATASET/NAME: (data set, file)}` of the cases that another code has prepared"
+    only = next(iter(catalogue)) if len(catalogue)==1 else None
+    found = {}
+    for f in sorted(Path(root).rglob('*.b2nd')):
+        dataset = only or f.parent.name
+        if f.name.startswith('.') or f.stem.endswith('_seg') or dataset not in catalogue: continue
+        other = found.setdefault(f'{dataset}/{f.stem}', (dataset, f))[1]
+        if other!=f: raise UserError(f"{root} has {f.name} in {other.parent.name} and in {f.parent.name}; take over one folder at a time")
+    if not found: raise UserError(f"{root} holds no NAME.b2nd of a data set that the prompt file names")
+    return found
+
 def import_store(
     root,           # Folder with `.b2nd`, `_seg.b2nd` and `.pkl` files
     store,          # Folder to write
@@ -271,15 +288,13 @@ def import_store(
     workers:int=0,  # Processes; 0: one per core, 1: this process
 )->Failures:
     "Cases prepared by nnU-Net or the published code, as a store of ours"
-    store = Path(store)
-    def name(f): return next(iter(catalogue)) if len(catalogue)==1 else f.parent.name
-    files = [f for f in sorted(Path(root).rglob('*.b2nd')) if not f.stem.endswith('_seg') and name(f) in catalogue]
-    if not files: raise UserError(f"{root} holds no NAME.b2nd of a data set that the prompt file names")
-    def task(f):
-        d = catalogue[name(f)]
-        classes = {k: c['values'] for k,c in d['classes'].items()}
-        return dict(image=str(f), folder=str(store/'cases'/name(f)/f.stem), classes=classes, modality=d['modality'])
-    tasks = {f'{name(f)}/{f.stem}': task(f) for f in files}
+    store,orders = Path(store),{}
+    def task(dataset, f):
+        d,folder = catalogue[dataset],f.parent
+        if folder not in orders: orders[folder] = axes_of_plans(folder)
+        said = dict(classes={k: c['values'] for k,c in d['classes'].items()}, modality=d['modality'], ignored=d.get('ignored', ()))
+        return dict(image=str(f), folder=str(store/'cases'/dataset/f.stem), order=orders[folder], **said)
+    tasks = {name: task(*o) for name,o in _prepared_files(root, catalogue).items()}
     fails = Failures(store/'failed.jsonl')
     for k,res in work(_import, tasks, workers, desc='import'): fails.add(k, res)
     write_json(store/'classes.json', catalogue)
