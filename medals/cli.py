@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'Later', 'SegmentCfg', 'ChallengeCfg', 'DemoCfg', 'IndexCfg', 'PrepareCfg', 'EvaluateCfg', 'InfoCfg',
-           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune', 'info',
-           'download', 'settings', 'add_verb', 'parser', 'main']
+           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune',
+           'knowledge', 'pretrain', 'info', 'download', 'settings', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
@@ -312,6 +312,34 @@ def finetune(
     if res['old']: _say(*_rows(res['old']), f"what was known before is in {cfg.out}/old.csv")
     return _trained(res, cfg)
 
+def knowledge(
+    sources:list,    # Ontologies (OBO, OWL), a folder of the UMLS, CSV tables, prompt files, knowledge files, or the word structures
+    cfg:Later('medals.sources.KnowledgeCfg')
+):
+    "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
+    from medals.knowledge import check_knowledge
+    from medals.sources import make_knowledge
+    if cfg.check:
+        said = [f'{source}, {o}' for source in sources for o in check_knowledge(source)]
+        if said: _say(*said)
+        if said: raise UserError(f"{len(said)} bad row{'s'*(len(said)>1)}")
+        return _say("no bad row")
+    rows,notes = make_knowledge(sources, cfg)
+    _say(*_rows(rows), *(f'note: {o}' for o in notes), f"written to {cfg.out}")
+
+def pretrain(
+    sources:list=(),         # Knowledge files, made by `medals knowledge`; none: images of --store alone
+    cfg:Later('medals.lessons.PretrainCfg')=None
+):
+    "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
+    from medals.pretrain import pretrain as run
+    res = run(sources, cfg)
+    if res['rows']: _say(*_rows(res['rows']))
+    if res['stopped']:
+        _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
+        return 130 if res['stopped']==2 else 0
+    _say(f"{res['step']} steps; the encoder for `medals train --text` is in {cfg.out}/best, the log is {cfg.out}/log.csv")
+
 def info(
     cfg:InfoCfg,
     text:str='',     # A sentence to explain, such as "left kidney in abdominal CT"; empty: versions, device and weights
@@ -360,7 +388,7 @@ def download(
     if cfg.out: path = shutil.copy2(path, Path(cfg.out).resolve()) if Path(path).is_file() else shutil.copytree(path, Path(cfg.out)/name)
     _say(path)
 
-VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, info, download)
+VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, download)
 
 # %% ../nbs/90_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):
