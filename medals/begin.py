@@ -86,7 +86,7 @@ def with_tower(
     part,folded = from_tower(state)
     match = partial_load(net, part)
     odd = [*match.shapes, *match.unexpected]
-    if odd: raise UserError(f"the vision tower does not fit the network in {len(odd)} tensors ({odd[0]}); take the --model it was trained for")
+    if odd: raise UserError(f"the vision tower does not fit in {len(odd)} tensors ({odd[0]}); take the --model it was trained for")
     return replace(match, folded=folded)
 
 # %% ../nbs/24_begin.ipynb #8c609739

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'PretrainCfg', 'settled', 'region_kinds', 'to_regions', 'feed']
 
-# %% ../nbs/66_lessons.ipynb #e46ce003
+# %% ../nbs/66_lessons.ipynb #6b72e75d
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -23,7 +23,7 @@ from .text import codes_of, tokenise
 from .texts import Knowledge, SayCfg, loosen
 from .vocab import resolve
 
-# %% ../nbs/66_lessons.ipynb #6a70d6ad
+# %% ../nbs/66_lessons.ipynb #1634f329
 @dataclass(frozen=True, kw_only=True)
 class PretrainCfg(TrainCfg, DataCfg, SayCfg):
     "Settings of `medals pretrain`"
@@ -85,7 +85,7 @@ def settled(
     free = {k: v for k,v in PUBLISHED.items() if getattr(cfg, k)==getattr(plain, k) and not (mine and k in ('stages','warmups','peaks'))}
     return replace(cfg, **free)
 
-# %% ../nbs/66_lessons.ipynb #36c1a3ba
+# %% ../nbs/66_lessons.ipynb #a4d11e47
 def _texts(known, tok, cfg, step, share, device):
     "The texts of a process for a step"
     things = known.draw(cfg.batch, make_gen(cfg.seed, 'things', step))

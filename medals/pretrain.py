@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['begin_towers', 'Judge', 'card', 'save_encoder', 'keeper', 'PretrainRun', 'build', 'pretrain']
 
-# %% ../nbs/67_pretrain.ipynb #bc567b2e
+# %% ../nbs/67_pretrain.ipynb #91006362
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from .text import DROP, KnowledgeEncoder, TextEncoder, clean_text_state, load_fi
 from .texts import Knowledge, SayCfg, corpus, learn_pieces, typo  # noqa: F401
 from .train import Run, fit, start
 
-# %% ../nbs/67_pretrain.ipynb #b235f429
+# %% ../nbs/67_pretrain.ipynb #2ab39907
 def _small_config(cfg, tok):
     "The language model of a small encoder"
     from transformers import MPNetConfig
@@ -93,7 +93,7 @@ def begin_towers(
     freeze(net, cfg.top if cfg.base else 0, head=not cfg.recipe.pooled or bool(cfg.store), images=bool(cfg.store))
     return tok,net
 
-# %% ../nbs/67_pretrain.ipynb #86eab6fc
+# %% ../nbs/67_pretrain.ipynb #2ac9db9a
 class Judge:
     "(network, run, log) -> score"
     def __init__(self, known, tok, sampler, cfg):
@@ -146,7 +146,7 @@ class Judge:
         if log: log.numbers(run.step, {f"val/{o['kind']}_{k}": o[k] for o in self.rows for k in ('recall_1','recall_5','recall_10')})
         return float(np.mean([o['recall_1'] for o in self.rows])) if self.rows else 0.
 
-# %% ../nbs/67_pretrain.ipynb #40426af7
+# %% ../nbs/67_pretrain.ipynb #65ec28f8
 def card(
     sources:list,     # From `knowledge.provenance`, and stores
     cfg:PretrainCfg,
@@ -209,7 +209,7 @@ def keeper(
                          sources=sources, step=run.step, score=run.best, validation=judge.rows)
     return keep
 
-# %% ../nbs/67_pretrain.ipynb #8b9aeca2
+# %% ../nbs/67_pretrain.ipynb #3c097fec
 class PretrainRun(Run):
     "A pre-training in memory"
     parts = ('loss','right')

@@ -6,7 +6,7 @@
 __all__ = ['SAID_AS', 'NOT_SAID', 'FIELDS', 'COLUMNS', 'ENDINGS', 'KINDS', 'KnowledgeCfg', 'ontology_rows', 'umls_rows',
            'csv_rows', 'kind_of', 'make_knowledge']
 
-# %% ../nbs/62_sources.ipynb #a4b33382
+# %% ../nbs/62_sources.ipynb #453608f3
 import csv
 import gzip
 import warnings
@@ -18,7 +18,7 @@ from pathlib import Path
 from .core import UserError
 from .knowledge import Concept, prompt_rows, read_knowledge, table_rows, write_knowledge
 
-# %% ../nbs/62_sources.ipynb #f6f1a30d
+# %% ../nbs/62_sources.ipynb #99869d84
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeCfg:
     "Settings of `medals knowledge`"
@@ -37,7 +37,7 @@ def _told(cfg, source, licence):
     "Source and licence: as the user says, else as the file says"
     return dict(source=cfg.source or source, licence=cfg.licence or licence or 'unknown')
 
-# %% ../nbs/62_sources.ipynb #e968f09f
+# %% ../nbs/62_sources.ipynb #a7684077
 SAID_AS = dict(
     names=('preferredname','preferredlabel','preflabel','label'),
     synonyms=('synonym','altlabel','alternativeterm','hasexactsynonym','exactsynonym','nonenglishname','nonenglishequivalent','acronym',
@@ -46,8 +46,8 @@ SAID_AS = dict(
 NOT_SAID = ('seealso','isdefinedby','inscheme','source','creator','contributor','type','image','depiction') # links, but no knowledge
 
 def _last(name):
-    "The last part of a property, without case and underscores"
-    return name.replace('#', '/').rpartition('/')[2].replace('_', '').lower()
+    "The last part of a property, without case, hyphens and underscores"
+    return name.replace('#', '/').rpartition('/')[2].replace('_', '').replace('-', '').lower()
 
 def _spaced(name):
     "A relation in words: partOf and part_of are part of"
@@ -76,8 +76,9 @@ def _term_row(term, known, told):
     definitions = [str(o) for o in (term.definition, *said['definitions']) if o and len(str(o))>2]
     def tidy(texts): return tuple(dict.fromkeys(' '.join(o.split()) for o in texts if o.strip()))
     relations = sorted({(relation, target) for relation,target in links if target in known and target!=term.id})
-    return Concept(id=term.id, names=tidy(names)[:1], synonyms=tidy([*names[1:], *synonyms]), definitions=tidy(definitions),
-                   relations=tuple(relations), side=_side_of(names[0]), **told)
+    first,*others = tidy([*names, *synonyms])
+    return Concept(id=term.id, names=(first,), synonyms=tuple(others), definitions=tidy(definitions),
+                   relations=tuple(relations), side=_side_of(first), **told)
 
 def _side_of(name):
     "The side that a name begins with"
@@ -117,7 +118,7 @@ def ontology_rows(
     if None in rows: notes.append(f"{rows.count(None)} terms without a name are left out")
     yield from (r for r in rows if r)
 
-# %% ../nbs/62_sources.ipynb #8b357dba
+# %% ../nbs/62_sources.ipynb #96f6329b
 FIELDS = dict( # of the lines, by number
     MRCONSO=dict(cui=0, language=1, status=2, kind=4, preferred=6, vocabulary=11, text=14, level=15, suppress=16),
     MRDEF=dict(cui=0, vocabulary=4, text=5, suppress=6), MRSTY=dict(cui=0, type=1),
@@ -191,7 +192,7 @@ def umls_rows(
         yield Concept(id=f'UMLS:{cui}', names=(first,), synonyms=tuple(rest), definitions=tuple(dict.fromkeys(definitions[cui])),
                       relations=tuple((r, f'UMLS:{o}') for r,o in dict.fromkeys(relations[cui])), side=_side_of(first), **told)
 
-# %% ../nbs/62_sources.ipynb #b93a2fb2
+# %% ../nbs/62_sources.ipynb #06b15f2f
 COLUMNS = dict(
     id=('id','class id','cui','code','concept id','identifier','uri'),
     names=('name','preferred label','label','term','preferred name','concept','title'),
@@ -244,7 +245,7 @@ def _every(lines, key):
     parts = '|'.join(line.get(key, '') for line in lines).split('|')
     return tuple(dict.fromkeys(o.strip() for o in parts if o.strip() and o.strip().lower()!='nan'))
 
-# %% ../nbs/62_sources.ipynb #f8e2a4fa
+# %% ../nbs/62_sources.ipynb #2817a6a8
 ENDINGS = {'.jsonl': 'knowledge', '.obo': 'ontology', '.owl': 'ontology', '.rdf': 'ontology', '.xml': 'ontology', '.ont': 'ontology',
            '.csv': 'csv', '.tsv': 'csv', '.toml': 'prompts'}
 KINDS = ('structures','prompts','ontology','umls','csv','knowledge')
