@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from .core import UserError, asset, read_json
+from .core import UserError, asset, reading
 from .model import PRESETS, MedalS, ModelCfg
 from .text import TextEncoder, load_file, native_folder
-from .weights import NAMED, canonical, fetch, find_model, load_published, read_folder
+from .weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder
 
 # %% ../nbs/24_begin.ipynb #823415a6
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def find_text(
 def _partial_network(path, preset):
     "A network of a preset with what fits of a folder or file; folder; what fitted"
     folder = path if path.is_dir() else None
-    made = ModelCfg(**read_json(path/'cfg.json')['model']) if folder else ModelCfg()
+    with reading(path): made = ModelCfg(**read_cfg(path)['model']) if folder else ModelCfg()
     net = MedalS(replace(PRESETS[preset], grey=made.grey, signed=made.signed)) # the scale of its numbers is part of the weights
     state = canonical(load_file(path/'model.safetensors' if folder else path))
     state,folded = fold_colours(state)

@@ -277,7 +277,7 @@ def evaluate(
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, presence, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
     head = Path(cfg.out, 'summary.md').read_text(encoding='utf-8').split('## Classes')[0].splitlines()[2:]
@@ -286,7 +286,8 @@ def evaluate(
 
 def _trained(res, cfg):
     "What came of a training run; gives the exit code"
-    keys = ('dataset','class','prompts','cases','dsc','nsd')
+    from medals.metrics import METRICS
+    keys = ('dataset','class','prompts','cases',*METRICS)
     if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
@@ -382,11 +383,8 @@ def download(
     cfg:DownloadCfg
 ):
     "Fetch weights into the cache, for work without a network later"
-    import shutil
-    from medals.weights import fetch
-    path = fetch(name)
-    if cfg.out: path = shutil.copy2(path, Path(cfg.out).resolve()) if Path(path).is_file() else shutil.copytree(path, Path(cfg.out)/name)
-    _say(path)
+    from medals.weights import copy_weights, fetch
+    _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
 VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, download)
 
@@ -394,6 +392,17 @@ VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, kn
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (try {self.prog} -h)\n" if _first() else None)
+
+class _Verb(_Parser):
+    "The parser of one verb: words may stand before, between and behind flags"
+    mixing = False
+    def parse_known_args(self, args=None, namespace=None):
+        if self.mixing: return super().parse_known_args(args, namespace)
+        self.mixing = True # what comes next calls this method, twice
+        try: known,odd = self.parse_known_intermixed_args(args, namespace)
+        finally: self.mixing = False
+        if odd: self.error(f"unrecognized arguments: {' '.join(odd)}")
+        return known,odd
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
@@ -431,7 +440,7 @@ def parser(
     "All verbs"
     p = _Parser(prog='medals', description='Text- and spatially-prompted segmentation of 3D medical images')
     p.add_argument('--version', action='version', version=medals.__version__)
-    subs = p.add_subparsers(metavar='VERB', required=True, parser_class=_Parser)
+    subs = p.add_subparsers(metavar='VERB', required=True, parser_class=_Verb)
     for fn in VERBS: add_verb(subs, fn, verb in (None, fn.__name__))
     return p
 
@@ -445,7 +454,7 @@ def main(
     fn = args.pop('verb')
     pars = inspect.signature(fn).parameters
     try: return fn(*[flags_cfg(argparse.Namespace(**args), settings(p.annotation)) if k=='cfg' else args[k] for k,p in pars.items()]) or 0
-    except (UserError, FileNotFoundError, PermissionError) as e:
+    except (UserError, OSError) as e: # of the system: not there, not allowed, the disk is full
         if not getattr(e, 'quiet', False): sys.stderr.write(f"medals {fn.__name__}: {' '.join(str(e).split())}\n")
         return 2
     except KeyboardInterrupt:

@@ -19,7 +19,8 @@ from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 import medals
-from .core import UserError, atomic, grid_difference
+from .core import UserError, atomic
+from .grids import grid_difference
 from .packed import Bits, Masks
 from .show import palette
 from .vocab import resolve, structures

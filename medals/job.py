@@ -19,7 +19,8 @@ from .geometry import bounds, published_facts, repaired, resample, resample_labe
 from .intensity import Grey, air, limits, rule_for
 from .modality import guess_modality
 from .packed import Bits
-from .regions import published_choice, safe_choice
+from .postprocess import safe_choice
+from .regions import published_choice
 from .spatial import Mask, rasterize
 from .volume import Volume, is_challenge, read_prompts, read_volume, sound
 

@@ -20,8 +20,8 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from .dicom import dicom_series, is_dicom, read_series # noqa: F401 `dicom_series` is known here, too
 from .nifti import image_at, image_under, names_inside, place, read_image
 from .core import (
-    UserError, atomic, check_affine, check_vol, clean_values, grid_difference, npz_array, npz_object, open_npz, read_json,
-    spacing_of, write_json)
+    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, spacing_of, write_json)
+from .grids import grid_difference
 
 # %% ../nbs/02_volume.ipynb #6cfd725b
 def _times(sizes): return 'x'.join(map(str, sizes))
