@@ -284,16 +284,15 @@ def evaluate(
     _say(*head, *notes, *([f"table.csv, summary.md, scores.png and overlays are in {cfg.out}"] if rows else []))
     fails.stop(len({r['case'] for r in rows})+len(fails.rows))
 
-def _trained(res, cfg):
+def _trained(res, cfg, what='the weights for `medals segment --weights` are'):
     "What came of a training run; gives the exit code"
-    from medals.metrics import METRICS
-    keys = ('dataset','class','prompts','cases',*METRICS)
-    if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
+    hidden = ('swapped','false_alarms') # stand in val.csv
+    if res['rows']: _say(*_rows([{k: '' if v is None else v for k,v in r.items() if k not in hidden} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
         return 130 if res['stopped']==2 else 0 # Ctrl-C, or a polite end
     name = 'best' if res['rows'] else 'last'
-    _say(f"{res['step']} steps; the weights for `medals segment --weights` are in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
+    _say(f"{res['step']} steps; {what} in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
 
 def train(
     stores:list=('store',),  # Folders made by `medals prepare`
@@ -318,14 +317,12 @@ def knowledge(
     cfg:Later('medals.sources.KnowledgeCfg')
 ):
     "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
-    from medals.knowledge import check_knowledge
-    from medals.sources import make_knowledge
+    from medals import sources as s
     if cfg.check:
-        said = [f'{source}, {o}' for source in sources for o in check_knowledge(source)]
-        if said: _say(*said)
-        if said: raise UserError(f"{len(said)} bad row{'s'*(len(said)>1)}")
-        return _say("no bad row")
-    rows,notes = make_knowledge(sources, cfg)
+        bad = s.check_sources(sources)
+        _say(*(bad or ["no bad row"]))
+        return 2 if bad else 0
+    rows,notes = s.make_knowledge(sources, cfg)
     _say(*_rows(rows), *(f'note: {o}' for o in notes), f"written to {cfg.out}")
 
 def pretrain(
@@ -334,12 +331,7 @@ def pretrain(
 ):
     "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
     from medals.pretrain import pretrain as run
-    res = run(sources, cfg)
-    if res['rows']: _say(*_rows(res['rows']))
-    if res['stopped']:
-        _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
-        return 130 if res['stopped']==2 else 0
-    _say(f"{res['step']} steps; the encoder for `medals train --text` is in {cfg.out}/best, the log is {cfg.out}/log.csv")
+    return _trained(run(sources, cfg), cfg, "the encoder for `medals train --text` is")
 
 def info(
     cfg:InfoCfg,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAID_AS', 'NOT_SAID', 'FIELDS', 'COLUMNS', 'ENDINGS', 'KINDS', 'KnowledgeCfg', 'ontology_rows', 'umls_rows',
-           'csv_rows', 'kind_of', 'make_knowledge']
+           'csv_rows', 'kind_of', 'make_knowledge', 'check_sources']
 
-# %% ../nbs/62_sources.ipynb #453608f3
+# %% ../nbs/62_sources.ipynb #c89b2e88
 import csv
 import gzip
 import warnings
@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .core import UserError
-from .knowledge import Concept, prompt_rows, read_knowledge, table_rows, write_knowledge
+from .knowledge import Concept, check_knowledge, prompt_rows, read_knowledge, table_rows, write_knowledge
 
-# %% ../nbs/62_sources.ipynb #99869d84
+# %% ../nbs/62_sources.ipynb #51f2d7c0
 @dataclass(frozen=True, kw_only=True)
 class KnowledgeCfg:
     "Settings of `medals knowledge`"
@@ -37,7 +37,7 @@ def _told(cfg, source, licence):
     "Source and licence: as the user says, else as the file says"
     return dict(source=cfg.source or source, licence=cfg.licence or licence or 'unknown')
 
-# %% ../nbs/62_sources.ipynb #a7684077
+# %% ../nbs/62_sources.ipynb #ccdd66a4
 SAID_AS = dict(
     names=('preferredname','preferredlabel','preflabel','label'),
     synonyms=('synonym','altlabel','alternativeterm','hasexactsynonym','exactsynonym','nonenglishname','nonenglishequivalent','acronym',
@@ -118,7 +118,7 @@ def ontology_rows(
     if None in rows: notes.append(f"{rows.count(None)} terms without a name are left out")
     yield from (r for r in rows if r)
 
-# %% ../nbs/62_sources.ipynb #96f6329b
+# %% ../nbs/62_sources.ipynb #ea5dba16
 FIELDS = dict( # of the lines, by number
     MRCONSO=dict(cui=0, language=1, status=2, kind=4, preferred=6, vocabulary=11, text=14, level=15, suppress=16),
     MRDEF=dict(cui=0, vocabulary=4, text=5, suppress=6), MRSTY=dict(cui=0, type=1),
@@ -192,7 +192,7 @@ def umls_rows(
         yield Concept(id=f'UMLS:{cui}', names=(first,), synonyms=tuple(rest), definitions=tuple(dict.fromkeys(definitions[cui])),
                       relations=tuple((r, f'UMLS:{o}') for r,o in dict.fromkeys(relations[cui])), side=_side_of(first), **told)
 
-# %% ../nbs/62_sources.ipynb #06b15f2f
+# %% ../nbs/62_sources.ipynb #558c6d6b
 COLUMNS = dict(
     id=('id','class id','cui','code','concept id','identifier','uri'),
     names=('name','preferred label','label','term','preferred name','concept','title'),
@@ -245,7 +245,7 @@ def _every(lines, key):
     parts = '|'.join(line.get(key, '') for line in lines).split('|')
     return tuple(dict.fromkeys(o.strip() for o in parts if o.strip() and o.strip().lower()!='nan'))
 
-# %% ../nbs/62_sources.ipynb #2817a6a8
+# %% ../nbs/62_sources.ipynb #df8e6748
 ENDINGS = {'.jsonl': 'knowledge', '.obo': 'ontology', '.owl': 'ontology', '.rdf': 'ontology', '.xml': 'ontology', '.ont': 'ontology',
            '.csv': 'csv', '.tsv': 'csv', '.toml': 'prompts'}
 KINDS = ('structures','prompts','ontology','umls','csv','knowledge')
@@ -292,3 +292,9 @@ def make_knowledge(
     if any(licence=='unknown' for _,licence in count): notes.append("the licence of some rows is unknown; --licence says it")
     rows = [dict(zip(('source','licence','rows','names','definitions','relations'), (*key, *n))) for key,n in count.items()]
     return rows,notes
+
+def check_sources(
+    sources:list,  # Knowledge files
+)->list:           # Sentences
+    "What is wrong in knowledge files, one sentence for each bad row"
+    return [f'{source}, {said}' for source in sources for said in check_knowledge(source)]

@@ -269,7 +269,7 @@ def test_the_command_puts_sources_together_and_checks(tmp_path):
     assert run(tmp_path/'k.jsonl', tmp_path/'a.csv', '-o', tmp_path/'both.jsonl', '--licence', 'CC0')[0]==0
     with open(tmp_path/'k.jsonl', 'a') as file: file.write('{"id": "x", "names": "liver", "source": "s", "licence": "l"}\n')
     code,out,err = run(tmp_path/'k.jsonl', '--check')
-    assert code==2 and '["liver"]' in out and err.count('\n')==1
+    assert code==2 and '["liver"]' in out and out.count('\n')==1 and not err
     for argv in (('nothing.csv',), (tmp_path,), (tmp_path/'a.csv', '--kind', 'x')):
         code,_,err = run(*argv, '-o', tmp_path/'new.jsonl')
         assert code==2 and err.count('\n')==1 and not (tmp_path/'new.jsonl').exists(), err
