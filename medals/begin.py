@@ -84,10 +84,10 @@ def with_tower(
 )->Match:
     "A network that starts with the vision tower of a pre-training"
     part,folded = from_tower(state)
-    match = partial_load(net, part)
-    odd = [*match.shapes, *match.unexpected]
+    want = net.state_dict()
+    odd = [k for k,v in part.items() if k not in want or v.shape!=want[k].shape]
     if odd: raise UserError(f"the vision tower does not fit in {len(odd)} tensors ({odd[0]}); take the --model it was trained for")
-    return replace(match, folded=folded)
+    return replace(partial_load(net, part), folded=folded)
 
 # %% ../nbs/24_begin.ipynb #8c609739
 @dataclass

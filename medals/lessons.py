@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'PretrainCfg', 'settled', 'region_kinds', 'to_regions', 'feed']
 
-# %% ../nbs/66_lessons.ipynb #6b72e75d
+# %% ../nbs/66_lessons.ipynb #c19fcccd
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -23,7 +23,7 @@ from .text import codes_of, tokenise
 from .texts import Knowledge, SayCfg, loosen
 from .vocab import resolve
 
-# %% ../nbs/66_lessons.ipynb #1634f329
+# %% ../nbs/66_lessons.ipynb #8d33802b
 @dataclass(frozen=True, kw_only=True)
 class PretrainCfg(TrainCfg, DataCfg, SayCfg):
     "Settings of `medals pretrain`"
@@ -73,7 +73,7 @@ class PretrainCfg(TrainCfg, DataCfg, SayCfg):
 
 PUBLISHED = dict(
     stages=(100_000,), warmups=(10_000,), peaks=(1e-5,), batch=128, betas=(.9,.999), weight_decay=0., clip=0., ema=0., top=3, tokens=256,
-    centres=0, model='medals-s', queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
+    centres=0, queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
 
 def settled(
     cfg:PretrainCfg,
@@ -85,7 +85,7 @@ def settled(
     free = {k: v for k,v in PUBLISHED.items() if getattr(cfg, k)==getattr(plain, k) and not (mine and k in ('stages','warmups','peaks'))}
     return replace(cfg, **free)
 
-# %% ../nbs/66_lessons.ipynb #a4d11e47
+# %% ../nbs/66_lessons.ipynb #7abcaa3d
 def _texts(known, tok, cfg, step, share, device):
     "The texts of a process for a step"
     things = known.draw(cfg.batch, make_gen(cfg.seed, 'things', step))

@@ -9,8 +9,8 @@
 
 The published recipe, in its two stages (a language model of the hub, then images as well):
 
-    torchrun --nproc_per_node 1 sh/pretrain.sh know.jsonl -o ONE --compat --base FremyCompany/BioLORD-2023-C
-    torchrun --nproc_per_node 2 sh/pretrain.sh know.jsonl -o TWO --compat --base ONE --store STORE
+    torchrun --nproc_per_node 1 sh/pretrain.sh know.jsonl -o ONE --compat --model medals-s --base FremyCompany/BioLORD-2023-C
+    torchrun --nproc_per_node 2 sh/pretrain.sh know.jsonl -o TWO --compat --model medals-s --base ONE --store STORE
 """
 import os
 import sys

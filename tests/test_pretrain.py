@@ -254,11 +254,11 @@ def test_the_published_recipe_runs(data, tmp_path):
     first = small(tmp_path/'a', compat=True, layers=2, weight_decay=0., ema=0., clip=0.)
     pretrain([data/'k.jsonl'], first)
     cfg = replace(first, out=str(tmp_path/'b'), base=str(tmp_path/'a'), top=1)
-    run,*_ = build(read_knowledge(data/'k.jsonl'), cfg)
+    run,*_ = build(read_knowledge(data/'k.jsonl'), settled(cfg))
     moving = {k for k,p in run.net.named_parameters() if p.requires_grad}
     assert all(k.startswith('text_tower.biolord.encoder.layer.1.') or k=='temperature' for k in moving) and len(moving)>10
     both = replace(cfg, out=str(tmp_path/'c'), store=str(data/'store'), queries=4, steps=2)
-    run,source,*_ = build(read_knowledge(data/'k.jsonl'), both)
+    run,source,*_ = build(read_knowledge(data/'k.jsonl'), settled(both))
     batches = source(0)
     one,two = next(batches)[0],next(batches)[0]
     assert one.datasets==['regions'] and two.datasets==['texts'] and run.net.atlas_tower.channels==3
