@@ -320,8 +320,10 @@ def test_1_5_mixed_values_healthy_cases_and_one_name(tmp_path):
         save(tmp_path/'t'/f'c{k}.nii.gz', MASK*t)
         write_labels(tmp_path/'p'/f'c{k}.nii.gz', OTHER*p, VOL, {1: 'liver lesion in CT'})
     rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
-    assert [r['outcome'] for r in rows]==['found','found','missed','invented','absent'] and {r['sentence'] for r in rows}=={'liver lesion in CT'}
-    assert rows[4]['dsc']=='' and notes==['truths hold one mask (value 1 or 255) and predictions one (value 1): they are taken as the same class']
+    assert [r['outcome'] for r in rows]==['found','found','missed','invented','absent']
+    assert {r['sentence'] for r in rows}=={'liver lesion in CT'} and rows[4]['dsc']==''
+    says = 'truths hold one mask (value 1 or 255) and predictions one (value 1): they are taken as the same class'
+    assert notes==[says]
     assert 'taken as the same class' in (tmp_path/'o'/'summary.md').read_text() and len(list((tmp_path/'o'/'overlays').iterdir()))==1
 
 
@@ -336,8 +338,10 @@ def test_1_5_ids_with_nothing_in_common_are_told(tmp_path):
     save(tmp_path/'t.nii.gz', LBL)
     save(tmp_path/'p.nii.gz', np.where(LBL>0, LBL+10, 0))
     rows,notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
-    assert {r['outcome'] for r in rows}=={'missed','invented'} and [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4,11,12,13,14)]
-    assert notes==['no label id of a prediction (11, 12, 13, 14) is one of a truth (1, 2, 3, 4), so nothing can agree; name the ids with --names']
+    assert {r['outcome'] for r in rows}=={'missed','invented'}
+    assert [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4,11,12,13,14)]
+    says = 'no label id of a prediction (11, 12, 13, 14) is one of a truth (1, 2, 3, 4), so nothing can agree'
+    assert notes==[f'{says}; name the ids with --names']
 
 
 def test_1_5_probabilities_become_a_mask_and_that_is_said(tmp_path):
@@ -430,7 +434,8 @@ def test_4_3_the_folders_of_one_case(tmp_path):
         for pred,dx in ((tmp_path/'p'/'x', 1), (tmp_path/'p'/'x'/'segmentations', 1), (tmp_path/'flat', 0), (tmp_path/'map.nii.gz', 0)):
             rows,notes,fails = score(pred, truth, tmp_path/'o')
             assert not fails.rows and {r['case'] for r in rows}=={'s0007'}, (pred, truth)
-            assert {r['sentence']: r['dsc'] for r in rows if r['dsc']!=''}=={n: dice(LBL==i, np.roll(LBL==i, dx, 0)) for n,i in ORGANS.items()}
+            want = {n: dice(LBL==i, np.roll(LBL==i, dx, 0)) for n,i in ORGANS.items()}
+            assert {r['sentence']: r['dsc'] for r in rows if r['dsc']!=''}==want
         rows,*_ = score(truth, tmp_path/'map.nii.gz', tmp_path/'o')
         assert [r['dsc'] for r in rows]==[1]*4
 
@@ -454,7 +459,8 @@ def test_4_3_images_and_labels_side_by_side(tmp_path):
         save(tmp_path/'d'/'labelsTr'/f'c{k}.nii.gz', LBL)
         save(tmp_path/'p'/f'c{k}.nii.gz', LBL)
     found,*alone = pairs(tmp_path/'p', tmp_path/'d')
-    assert {c: (t.parent.name, i.parent.name) for c,(_,t,i) in found.items()}=={f'c{k}': ('labelsTr','imagesTr') for k in range(2)} and alone==[[],[]]
+    folders = {c: (t.parent.name, i.parent.name) for c,(_,t,i) in found.items()}
+    assert folders=={f'c{k}': ('labelsTr','imagesTr') for k in range(2)} and alone==[[],[]]
 
 
 def test_4_3_what_is_hidden_empty_doubled_or_named_alike(tmp_path):
@@ -535,7 +541,8 @@ def test_1_2_regions_names_and_objects(tmp_path):
     save(tmp_path/'m'/'a'/'whole_brain.nii.gz', np.isin(LBL, (1,2)))
     save(tmp_path/'m'/'a'/'lateral_ventricle_left.nii.gz', LBL==3)
     rows,*_ = score(tmp_path/'m', tmp_path/'t', tmp_path/'o')
-    assert {r['sentence']: r['dsc'] for r in rows}=={'whole brain': dice(np.isin(LBL, (1,2,3)), np.isin(LBL, (1,2))), 'left lateral ventricle': 1}
+    want = dice(np.isin(LBL, (1,2,3)), np.isin(LBL, (1,2)))
+    assert {r['sentence']: r['dsc'] for r in rows}=={'whole brain': want, 'left lateral ventricle': 1}
     cells = np.zeros((20,8,8), int)
     cells[1:4,2:5,2:5],cells[8:11,2:5,2:5],cells[15:18,2:5,2:5] = 1,2,3
     vol = Volume(cells, np.eye(4))
