@@ -173,6 +173,15 @@ def test_2_8_saving_again_leaves_nothing_old_and_touches_nothing_foreign(tmp_pat
     assert np.array_equal(read_marks(tmp_path, SCAN)['a'][0].data, ~m)
 
 
+def test_2_8_masks_that_somebody_else_named_are_not_ours_to_remove(tmp_path):
+    write_labels(tmp_path/'mark_1.nii.gz', np.full(SHAPE, 7, np.uint8), SCAN)
+    write(tmp_path/'marks.json', {'a': [dict(kind='mask', data='mark_1.nii.gz')]})
+    studio = Studio(None, SCAN, marks=tmp_path, out=tmp_path)
+    studio.marks = {'a': [Point((1,1,1))]}
+    studio.save()
+    assert read_marks(tmp_path, SCAN)=={'a': [Point((1,1,1))]} and (read_labels(tmp_path/'mark_1.nii.gz')[0].data==7).all()
+
+
 def test_2_8_a_save_that_breaks_off_leaves_the_old_marks(tmp_path, monkeypatch):
     m = np.ones(SHAPE, bool)
     write_marks(tmp_path, {'a': [Mask(m), Point((1,1,1))]}, SCAN)
