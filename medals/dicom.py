@@ -90,7 +90,7 @@ def _slice(path):
     from pydicom.uid import UID
     if path.name.startswith('.') or not (is_dicom(path) or path.suffix.lower()=='.dcm'): return None
     def numbers(tag): return tuple(float(o) for o in (ds.get(tag) or ()))
-    def word(tag): return str(ds.get(tag) or '')
+    def word(tag): return ' '.join(str(ds.get(tag) or '').split())
     try:
         ds = read_dataset(path, stop_before_pixels=True, specific_tags=TAGS)
         size,depth = (int(ds.get('Columns') or 0), int(ds.get('Rows') or 0)),int(ds.get('BitsAllocated') or 8)
