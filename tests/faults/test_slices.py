@@ -400,7 +400,8 @@ def test_6_dcm2niix_puts_an_even_series_where_we_do(tmp_path, about):
 
 
 @settings(max_examples=60, deadline=None)
-@given(changes=st.lists(st.tuples(st.integers(0, 899), st.integers(0, 255)), min_size=1, max_size=4), bare=st.booleans(), cut=st.integers(1, 4000))
+@given(changes=st.lists(st.tuples(st.integers(0, 899), st.integers(0, 255)), min_size=1, max_size=4), bare=st.booleans(),
+       cut=st.integers(1, 4000))
 def test_3_6_any_byte_of_a_file_may_be_wrong(tmp_path_factory, changes, bare, cut):
     "Either the series is read or it is refused in one sentence"
     folder = tmp_path_factory.mktemp('b')
