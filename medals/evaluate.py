@@ -146,7 +146,7 @@ def _plain(name): return ' '.join(re.findall(r'[a-z0-9]+', name.lower()))
 
 def _meaning(name):
     got = resolve(name)
-    return got.structure and (got.structure, got.side)
+    return None if got.problem else got.structure and (got.structure, got.side) # "liver and spleen" is not the liver
 
 def align(
     truth:Labelling,
