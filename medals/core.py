@@ -221,8 +221,9 @@ def read_json(
     path,  # File to read
 ):
     "Read JSON, with a message that names the file if it is damaged"
-    try: return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
+    text = read_text(path)
+    try: return json.loads(text)
+    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
 
 def read_toml(
     path,  # File to read
