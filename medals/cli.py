@@ -38,7 +38,8 @@ class SegmentCfg:
     device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
     precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
-    marks:str=''          # JSON file with marks per sentence, in voxels or mm
+    marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
+    same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
     instance:bool=False   # Tell objects apart, such as cells or lesions?
     min_mm3:float=0.      # Objects smaller than this are left out
     stages:str='both'     # coarse, fine or both; for weights with two stages
@@ -192,8 +193,8 @@ def _one_scan(image, sentences, how, cfg):
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
+    marks = read_marks(cfg.marks, read_volume(image), cfg.same_voxels) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
-    marks = read_marks(cfg.marks, read_volume(image)) if cfg.marks else None
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(how))
     if cfg.dry_run: return _say(res)

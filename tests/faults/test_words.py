@@ -310,9 +310,9 @@ def test_4_4_weights_that_learned_a_class_of_two_may_be_asked_for_it(tmp_path):
     from medals.job import settle
     from medals.run import frame_of
     from medals.volume import phantom
-    said = dict(modality='mri', instance=False, classes={
-        'cerebellum and brainstem': dict(values=[1], sentences=['the hind part of the brain']), 'left kidney': dict(values=[2], sentences=['left kidney'])})
-    write_json(tmp_path/'classes.json', dict(MR_x=said))
+    classes = {'cerebellum and brainstem': dict(values=[1], sentences=['the hind part of the brain'])}
+    classes['left kidney'] = dict(values=[2], sentences=['left kidney'])
+    write_json(tmp_path/'classes.json', dict(MR_x=dict(modality='mri', instance=False, classes=classes)))
     write_json(tmp_path/'store.json', dict(recipe=dict(spacing=(3,3,3), frame='RAS', fill=False)))
     frame = Frame(**frame_of([tmp_path], (64,96,64), {'mri'}, True))
     assert frame.joint==('cerebellum and brainstem',)
