@@ -257,8 +257,9 @@ def read_table(
     return read_toml(asset(name))
 
 def home()->Path:
-    "Folder for downloads and caches: `$MEDALS_HOME`, or `~/.cache/medals`"
-    return Path(os.environ.get('MEDALS_HOME') or Path.home()/'.cache'/'medals').expanduser()
+    "Folder for downloads and caches: `$MEDALS_HOME`, or `~/.cache/medals`; who has no home gets one among the temporary files"
+    try: return Path(os.environ.get('MEDALS_HOME') or Path.home()/'.cache'/'medals').expanduser()
+    except RuntimeError: return Path(tempfile.gettempdir())/f'medals-{os.getuid()}' # a container may run under a number without a name
 
 # %% ../nbs/00_core.ipynb #06a4f45e
 def _npy_header(f):

@@ -30,7 +30,8 @@ def published_fact(
     default,
 ):
     "A fact that depends on the stage; a look for regions follows the fine stage"
-    return facts.get(name, {}).get('fine' if stage=='roi' else stage, default)
+    by_stage = facts.get(name, {})
+    return by_stage.get('fine' if stage=='roi' else stage, default)
 
 # %% ../nbs/09_published.ipynb #01d2178d
 def repaired(
@@ -40,12 +41,17 @@ def repaired(
 )->list:                  # mm
     "The published correction of a spacing: tiny ones become 1 mm, and the largest goes to the axis with the fewest slices"
     tiny = .1
+    preparing = stage=='prepare'
     out = []
-    for s in spacing: out.append(1. if s<tiny or (stage=='prepare' and s<=tiny) else s)
-    order = (0,1,2) if stage=='prepare' else (2,0,1) # which axis wins where two are equal
+    for s in spacing:
+        too_small = s<tiny or (preparing and s<=tiny)
+        out.append(1. if too_small else s)
+    order = (0,1,2) if preparing else (2,0,1) # which axis wins where two are equal
     few = min(order, key=lambda i: shape[i])
     wide = max(order, key=lambda i: out[i])
-    if few!=wide and out[wide]>.5: out[few],out[wide] = out[wide],out[few]
+    thick = out[wide]>.5
+    if few!=wide and thick:
+        out[few],out[wide] = out[wide],out[few]
     return out
 
 # %% ../nbs/09_published.ipynb #f695620d
@@ -69,7 +75,8 @@ def _grown(s, t, n, c, limit):
     extent = s*number(n)
     if extent>number(limit) and s>number(t): return number(t),t
     if extent>=number(c*t): return s,t
-    alpha = max((k for k in LADDER if n<=c/k), default=1)
+    steps = [k for k in LADDER if n<=c/k]
+    alpha = max(steps, default=1)
     filled = extent/number(c)
     finest = s/number(alpha)
     return s,min(t, max(filled, finest))
@@ -88,9 +95,11 @@ def _one_axis(s, t, n, c, limit, facts, single, stage):
     whole_mm = any(o.get('unit') for o in facts)
     if whole_mm or (s<1 and n<=limit): s = number(1)
     if single: s = _shrunk(s, t, n, c, facts[0], stage)
-    s,grown = _grown(s, t, n, c, limit*t if stage=='prepare' else limit)
+    longest = limit*t if stage=='prepare' else limit # mm
+    s,grown = _grown(s, t, n, c, longest)
     if stage!='roi': t = grown
-    stretch = max((published_fact(o, 'stretch', stage, 1) for o in facts), default=1)
+    stretches = [published_fact(o, 'stretch', stage, 1) for o in facts]
+    stretch = max(stretches, default=1)
     return s*number(stretch),t
 
 def published_spacing(
@@ -104,14 +113,19 @@ def published_spacing(
     "The published rules, rounded as the published code rounds"
     facts = [published_facts().get(name, {}) for name in classes]
     single = len(classes)==1 and stage!='prepare'
-    if stage in ('prepare','coarse'): spacing = repaired(shape, [float(s) for s in spacing], stage)
+    if stage in ('prepare','coarse'):
+        plain = [float(s) for s in spacing]
+        spacing = repaired(shape, plain, stage)
     taken = np.array(spacing, PRECISION[stage])
     wanted = [float(t) for t in target]
     for i,limit in enumerate(LIMIT):
-        taken[i],wanted[i] = _one_axis(taken[i], wanted[i], shape[i], patch[i], limit, facts, single, stage)
+        axis = taken[i],wanted[i],shape[i],patch[i]
+        taken[i],wanted[i] = _one_axis(*axis, limit, facts, single, stage)
     if stage=='prepare' or single: return taken,wanted
     extent = np.prod(taken*np.array(shape, taken.dtype))
     much = 1.8**3*math.prod(patch)
     if extent>much:
-        for i in range(3): taken[i] = _capped(taken[i], wanted[i], shape[i], patch[i])
+        for i in range(3):
+            axis = taken[i],wanted[i],shape[i],patch[i]
+            taken[i] = _capped(*axis)
     return taken,wanted
