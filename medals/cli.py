@@ -20,7 +20,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints
+from .core import UserError, add_flags, flags_cfg, floats, ints, read_json
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -157,9 +157,15 @@ def _is_image(word):
     if _there(word) or ending(word): return True
     return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not _known(word))
 
+def _joint(weights):
+    "Sentences that the weights of a folder were trained with although they name several structures"
+    file = Path(weights)/'cfg.json'
+    return read_json(file).get('frame', {}).get('joint', ()) if file.is_file() else ()
+
 def _known(word):
     from medals.vocab import resolve
-    return resolve(word).structure
+    got = resolve(word)
+    return got.structure or got.problem
 
 def segment(
     words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
@@ -173,7 +179,9 @@ def segment(
     from medals.job import RunCfg
     from medals.result import format_of
     from medals.volume import is_challenge
+    from medals.vocab import check_sentences
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
+    if not cfg.compat: check_sentences(sentences, _joint(cfg.weights))
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
@@ -364,9 +372,10 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
+    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
     others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
-        structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
+        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
         CT_window=d['window'],
         usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))

@@ -155,6 +155,7 @@ def meaning(
 ):             # (structure, side), or None
     "What a name means to the vocabulary"
     got = resolve(name)
+    if got.problem: return None # "liver and spleen" is not the liver
     return got.structure and (got.structure, got.side)
 
 def _unique(names, how):
