@@ -21,7 +21,7 @@ from .modality import guess_modality
 from .packed import Bits
 from .regions import published_choice, safe_choice
 from .spatial import Mask, rasterize
-from .volume import Volume, is_challenge, read_prompts, read_volume
+from .volume import Volume, is_challenge, read_prompts, read_volume, sound
 
 # %% ../nbs/39_job.ipynb #cd858ee3
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ RULES = {False: Rules(), True: Rules(
 def as_volume(image, modality=None):
     "A `Volume` from a path, a `Volume`, or a pair of array and affine"
     if isinstance(image, (str, Path)): vol = read_volume(image, modality)
-    elif isinstance(image, Volume): vol = replace(image, modality=modality or image.modality)
-    elif isinstance(image, tuple) and len(image)==2: vol = Volume(check_vol(np.asarray(image[0])), check_affine(image[1]), modality)
+    elif isinstance(image, Volume): vol = sound(replace(image, modality=modality or image.modality))
+    elif isinstance(image, tuple) and len(image)==2: vol = sound(Volume(check_vol(np.asarray(image[0])), check_affine(image[1]), modality))
     else: raise UserError(f"an image is a path, a Volume, or a pair of array and affine, got {type(image).__name__}")
     check_scan(vol)
     return vol
