@@ -131,10 +131,10 @@ def _modality(name):
 def read_nifti(
     path,           # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`
     modality=None,  # As medals calls it
-    series=None,    # Only DICOM has several
+    series=None,    # Number of a channel, from 0, if the file has four axes
 )->Volume:
     "A scan from a NIfTI file"
-    x,aff,facts = read_image(path)
+    x,aff,facts = read_image(path, series)
     return Volume(x, aff, modality, source=str(path), **facts)
 
 # %% ../nbs/02_volume.ipynb #ed0d6b42
@@ -244,7 +244,7 @@ def sound(
 def read_volume(
     path,           # `.nii`, `.nii.gz`, challenge `.npz`, or a DICOM series: its folder, `folder#SERIES`, or one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
-    series=None,    # SeriesInstanceUID, if the folder holds several
+    series=None,    # SeriesInstanceUID, if the folder holds several; number of the channel, from 0, if a NIfTI file does
 )->Volume:
     "A scan from a file or folder"
     path,modality = Path(path).expanduser(),_modality(modality)
