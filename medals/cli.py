@@ -83,7 +83,7 @@ class DemoCfg:
 class IndexCfg:
     "Settings of `medals index`"
     out:str='train.jsonl' # List to write; .classes.json and .report.json go beside it
-    prompts:str=''        # Prompt file, JSON or TOML; not needed with nnU-Net's raw layout
+    prompts:str=''        # Prompt file, JSON or TOML; not needed with nnU-Net's raw layout or one folder of masks per case
     workers:int=0         # Processes; 0: one per core, 1: this process
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
 
@@ -231,7 +231,7 @@ def demo(
     _say(*_rows(run_demo(cfg)), f"masks, table.csv and demo.png are in {cfg.out}")
 
 def index(
-    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, or NIfTI pairs
+    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, NIfTI pairs, or one folder of masks per case
     cfg:IndexCfg
 ):
     "List the cases of a data set and what is in them"
@@ -241,7 +241,12 @@ def index(
         _say(f"{name}: {r['cases']} cases")
         if r['ids_without_class']: _say(f"  label ids that the prompt file does not have: {_few(r['ids_without_class'])}")
         if r['classes_without_voxels']: _say(f"  classes that no label volume has: {_few(r['classes_without_voxels'])}")
+        if 'ignored' in r: _say(f"  label ids whose voxels do not count: {_few(r['ignored'])}")
+        if 'masks_missing' in r: _say(f"  classes without a mask in some cases, not asked for there: {_few(r['masks_missing'])}")
     n = sum(r['cases'] for r in res['report'].values())
+    for path,why in list(res['left_out'].items())[:12]: _say(f"left out: {path}: {why}")
+    if len(res['left_out'])>12: _say(f"left out: {len(res['left_out'])-12} more files")
+    for note in res['notes']: _say(f"note: {note}")
     _say(f"{n} cases are listed in {cfg.out}")
     res['failed'].stop(n+len(res['failed'].rows))
 

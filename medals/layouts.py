@@ -67,6 +67,7 @@ def filled(
     left = iter(stars)
     path = Path(root, STARS.sub(lambda _: next(left), pattern.replace('\\', '/')))
     if is_file(path) or not path.parent.is_dir() or path.is_dir(): return path
+    if stem(path) and path.with_name(stem(path)).is_dir(): return path.with_name(stem(path)) # of masks
     alike = [f for f in sorted(path.parent.iterdir()) if is_scan(f) and stem(f).lower()==stem(path).lower()]
     return alike[0] if len(alike)==1 else path
 
@@ -172,5 +173,5 @@ def find_cases(
         _npz_cases(found, root)
         return found
     _pairs(found, root)
-    if not found.rows and not own: found = _mask_folders(root, catalogue) or found
+    if not own and not any(Path(r['labels']).exists() for r in found.rows): found = _mask_folders(root, catalogue) or found
     return _ask_for_masks(found)

@@ -81,9 +81,11 @@ def _ids(y, where):
 def _labels_of(row):
     "The labels of a case, as one file or as one file per mask"
     if 'masks' not in row: return read_labels(row['labels'])[0]
-    vol,kinds = read_masks(wanted_masks(row['labels'], row['masks']))
+    files = wanted_masks(row['labels'], row['masks'])
+    vol,kinds = read_masks(files)
     number = {tuple(k): i for k,i in zip(row['kinds'], row['ids'])}
-    if not set(kinds)<=set(number): raise UserError(f"{row['labels']}: the masks changed since they were listed; index again")
+    if list(files)!=row['files'] or not set(kinds)<=set(number):
+        raise UserError(f"{row['labels']}: the masks changed since they were listed; index again")
     return vol.like(np.array([0, *(number[k] for k in kinds)])[vol.data])
 
 def load(
