@@ -16,7 +16,8 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image as Pil
 
 from .axes import AxisOrder
-from .core import atomic, grid_difference, spacing_of
+from .core import atomic, spacing_of
+from .grids import grid_difference
 from .job import image_on, settle, show_prompts, view_of
 from .metrics import dice
 from .packed import Bits

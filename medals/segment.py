@@ -21,8 +21,8 @@ from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
-from .postprocess import instances
-from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
+from .postprocess import drop_small, instances, keep_pieces
+from .regions import fine_regions, published_roi, window_region
 from .result import Segmentation, presence, write_table
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
 from .spatial import Mask, rasterize
@@ -236,7 +236,7 @@ class Run:
         marks = [Bits.of(rasterize([m], view.shape, job.vol.affine)[0]) for i in some if (m := job.spatial.get(job.texts[i]))]
         missed = [coarse.at[i] for i in some if not coarse.bits[i].any() and coarse.peak[i]>=FAINT]
         masks = [coarse.bits[i] for i in some]+marks
-        return [(view, b) for b in look_closer(masks, missed, view.net, view.turn, view.shape, stage.frame.window)]
+        return [(view, b) for b in fine_regions(masks, missed, view.net, view.turn, view.shape, stage.frame.window)]
 
     def _roi(self, stage, coarse):
         "The published region, or all of the scan if the first stage found nothing"
@@ -336,7 +336,8 @@ def manifest_of(seg, run)->dict:
              for s,v,t,rule,*_ in run.looks]
     return dict(
         **{k: version(k) for k in ('medals','torch','numpy')}, weights=seg.source, sha256={s.name or 'model': s.sha256 for s in seg.stages},
-        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source, notes=oddities(job.vol),
+        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source,
+        notes=[*oddities(job.vol), *getattr(seg.enc, 'notes', ())],
         sentences=job.ids, classes=dict(zip(job.texts, job.keys)), modality=job.modality, modality_from=job.why, instance=job.instance,
         marks={k: len(v) for k,v in job.spatial.items()}, settings=asdict(job.cfg), looks=looks, passes=run.done,
         frames={s.name or 'model': asdict(s.frame) for s in seg.stages}, promised_gb=round(float(run.plan.now+run.plan.host), 2),
@@ -379,7 +380,7 @@ def _again(run, old, new):
         cuts = [(o, c) for o,n in zip(looks, near) if (c := _narrowed(run, *o[:3], n))]
         if looks and not cuts: # nobody has looked there yet
             (stage,view,tiles,*_),n = looks[0],near[0]
-            cuts = [(looks[0], run.tiles(stage, view, fit(n, view.net.shape, tiles.window)))]
+            cuts = [(looks[0], run.tiles(stage, view, window_region(n, view.net.shape, tiles.window)))]
         for o,c in cuts: yield s,o,c
 
 def _objects_again(seg, run, ids, mask):

@@ -21,12 +21,13 @@ from medals import catalogue
 from medals.core import UserError, read_json, spacing_of, write_json
 from medals.data import DataCfg, Sampler, to_batch
 from medals.datasets import sampling
-from medals.geometry import LADDER, coarse_axis, plan, rigid
+from medals.geometry import coarse_axis, plan, rigid
 from medals.index import index, sentences_of
 from medals.layouts import find_cases
 from medals.losses import dice_bce, seg_loss
 from medals.nnunet import is_ignored
 from medals.prepare import import_store, load, manifest_row, prepare, recipe_for
+from medals.published import LADDER
 from medals.store import import_case, label_points, open_case, write_case
 from medals.train import sample_losses
 from medals.validate import Validator, held

@@ -1,13 +1,23 @@
 "Files that are written: what others read in them, what they replace, and what is refused before anything runs"
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals.core import UserError
-from medals.volume import Volume, dicom_series, phantom, read_volume
+from medals.cli import main, parser
+from medals.core import UserError, asset, read_json, read_toml
+from medals.dicom import dicom_series
+from medals.evaluate import read_names
+from medals.index import read_catalogue
+from medals.text import TextEncoder
+from medals.volume import Volume, phantom, read_volume, write_volume
+from medals.weights import NAMED
+from medals.work import read_lines
 from test_dicom import frames_of, write_series
 from test_volume import affines
 
@@ -243,3 +253,101 @@ def test_2_7_what_cannot_be_made_up_is_refused_before_the_work(tmp_path, tag):
     vol = phantom((12,14,10), (16.,16.,18.))[0].reorient('LPS')
     write_series(tmp_path/'s', vol, 'MR', **{tag: ''})
     with pytest.raises(UserError, match=f'no {tag}, which a DICOM segmentation must repeat; save as NIfTI'): check_source(tmp_path/'s')
+
+
+# 2.10 and 4.6 Weights: copied twice, or damaged
+
+def test_2_10_weights_are_copied_into_a_folder_as_often_as_one_likes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path/'home'))
+    for _ in range(2): assert main(['download', 'nano', '-o', str(tmp_path/'X')])==0
+    assert Path(capsys.readouterr().out.splitlines()[-1])==tmp_path/'X'/'nano'
+    assert read_json(tmp_path/'X'/'nano'/'cfg.json')==read_json(asset('nano')/'cfg.json')
+    mine = tmp_path/'home'/'weights'/Path(NAMED['medals-s-coarse']).name # as if it had been downloaded
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b'weights')
+    for _ in range(2): assert main(['download', 'medals-s-coarse', '-o', str(tmp_path/'NEW')])==0
+    assert [f.name for f in (tmp_path/'NEW').iterdir()]==[mine.name] and (tmp_path/'NEW'/mine.name).read_bytes()==b'weights'
+    (tmp_path/'NEW'/mine.name).write_bytes(b'my own')
+    (tmp_path/'file').write_text('a letter')
+    for out,says in (('NEW', 'is there already and is not medals-s-coarse'), ('file', 'is a file; name a folder')):
+        assert main(['download', 'medals-s-coarse', '-o', str(tmp_path/out)])==2
+        err = capsys.readouterr().err
+        assert says in err and err.count('\n')==1
+    assert (tmp_path/'NEW'/mine.name).read_bytes()==b'my own' and (tmp_path/'file').read_text()=='a letter'
+
+
+PARTS = ('cfg.json', 'model.safetensors', 'text/config.json', 'text/text.json', 'text/text.safetensors', 'text/tokenizer.json')
+DAMAGE = dict(
+    gone=lambda raw: None, empty=lambda raw: b'', half=lambda raw: raw[:len(raw)//2], short=lambda raw: raw.rstrip()[:-1],
+    noise=lambda raw: bytes(200), list=lambda raw: b'[]', object=lambda raw: b'{}', other=lambda raw: raw[:-9]+b'\x81'*9)
+
+@pytest.mark.parametrize('part', PARTS)
+def test_4_6_any_damage_to_a_folder_of_weights_is_one_sentence(tmp_path, monkeypatch, capsys, part):
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path/'home')) # no query is known yet
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path/'head.nii.gz', phantom((12,14,10), (16.,16.,18.))[0])
+    for name,damage in DAMAGE.items():
+        shutil.rmtree(tmp_path/'w', ignore_errors=True)
+        shutil.copytree(asset('nano'), tmp_path/'w')
+        raw = damage((tmp_path/'w'/part).read_bytes())
+        if raw is None: (tmp_path/'w'/part).unlink()
+        else: (tmp_path/'w'/part).write_bytes(raw)
+        assert main(['segment', 'head.nii.gz', '--weights', 'w', 'white matter'])==2, name
+        err = capsys.readouterr().err
+        assert err.startswith('medals segment: w') and err.count('\n')==1 and len(err)<500, (name, err)
+        assert not (tmp_path/'out').exists()
+
+
+def test_4_6_a_damaged_cache_of_queries_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path))
+    want = TextEncoder.load(asset('nano')/'text')(['liver'], 'ct')
+    for raw in (b'', b'\x93NUMPY', bytes(300)):
+        for f in tmp_path.rglob('*.npy'): f.write_bytes(raw)
+        assert torch.equal(TextEncoder.load(asset('nano')/'text')(['liver'], 'ct'), want)
+
+
+# 3.9 What is typed and what editors write
+
+@pytest.mark.parametrize('words', [
+    ['a.nii', '--weights', 'W', 'white matter'], ['--weights', 'W', 'a.nii', 'white matter'], ['a.nii', 'white matter', '--weights=W'],
+    ['-o', 'x', 'a.nii', '--tta', '--weights', 'W', 'white matter', '--seed', '3']], ids=' '.join)
+def test_3_9_words_stand_before_between_and_behind_flags(words):
+    args = parser('segment').parse_args(['segment', *words])
+    assert args.words==['a.nii', 'white matter'] and args.weights=='W'
+
+
+def test_3_9_every_verb_takes_its_words_anywhere(capsys):
+    for verb,*words in ('evaluate','p','t'), ('index','r'), ('prepare','l'), ('finetune','d'), ('challenge','i'), ('train','s','t'):
+        first,*rest = words
+        args = parser(verb).parse_args([verb, first, '-o', 'x', *rest])
+        given = [v for k,v in vars(args).items() if v in (*words, words)]
+        assert given in (words, [words]) and args.out=='x', verb
+    assert parser('info').parse_args(['info', '--modality', 'ct', 'left kidney']).text=='left kidney'
+    odd = {'--colour red': ['segment','a.nii','liver','--colour','red'], 'unrecognized arguments: c': ['evaluate','a','b','c']}
+    for says,words in odd.items():
+        with pytest.raises(SystemExit) as e: main(words)
+        err = capsys.readouterr().err
+        assert e.value.code==2 and says in err and f'try medals {words[0]} -h' in err and err.count('\n')==1
+
+
+@pytest.mark.parametrize('coding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32'])
+def test_3_9_byte_order_marks(tmp_path, coding):
+    def write(name, text):
+        mark = '\ufeff' if coding=='utf-16-le' else '' # with the other names Python writes it itself
+        (tmp_path/name).write_bytes((mark+text).replace('\n', '\r\n').encode(coding))
+        return tmp_path/name
+    assert read_json(write('a.json', '{"1": "左肾"}'))=={'1': '左肾'}
+    assert read_toml(write('a.toml', 'organ = "Größe"\nn = 3\n'))==dict(organ='Größe', n=3)
+    toml = 'name = "own"\nmodality = "ct"\n[classes]\nliver = 1\n'
+    assert list(read_catalogue(write('p.toml', toml))['own']['classes'])==['liver']
+    assert read_lines(write('l.jsonl', '{"a": 1}\n{"a": 2}\n'))==[dict(a=1), dict(a=2)]
+    assert read_names(write('n.json', '{"1": "liver"}'))=={1: 'liver'}
+
+
+@pytest.mark.parametrize('raw, says', [
+    ('{"a": "Schädel"}'.encode('latin-1'), 'save it as UTF-8'), (b'\xff\xfe{', 'save it as UTF-8'), (b'{', 'not readable JSON'),
+    (b'', 'not readable JSON'), (b'['*100_000, 'not readable JSON')], ids=('latin','half','open','empty','deep'))
+def test_3_9_what_is_no_json_is_one_sentence(tmp_path, raw, says):
+    (tmp_path/'a.json').write_bytes(raw)
+    with pytest.raises(UserError, match=says) as e: read_json(tmp_path/'a.json')
+    assert 'a.json' in str(e.value) and '\n' not in str(e.value)
