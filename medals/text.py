@@ -122,7 +122,9 @@ def clean_text_state(
 # %% ../nbs/20_text.ipynb #b7d1c312
 class QueryCache:
     "Queries on disk, one small file each"
-    def __init__(self, folder): self.folder = Path(folder)
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.flaw = '' # Why nothing can be kept here
 
     def _path(self, key, code, text):
         h = hashlib.sha256(f'{code}/{text}'.encode()).hexdigest()[:40]
@@ -135,9 +137,13 @@ class QueryCache:
         except (ValueError, EOFError, OSError): return None # damaged: then it is made again
 
     def put(self, key, code, text, q):
-        "Keep a query"
-        with atomic(self._path(key, code, text)) as f:
-            with open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        "Keep a query, if the folder can be written to"
+        if self.flaw: return
+        try:
+            with atomic(self._path(key, code, text)) as f, open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        except OSError as e:
+            self.flaw = (f'the queries of sentences cannot be kept in {self.folder} ({e.strerror}), so they are made anew each time; '
+                         'MEDALS_HOME may name another folder')
 
 # %% ../nbs/20_text.ipynb #0cc8ed47
 def _hash(state):
@@ -171,6 +177,11 @@ class TextEncoder:
         tokenizer,config = _tokenizer_and_config(base)
         def make(): return _encoder(config, None, source if isinstance(source, dict) else load_file(source))
         return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(source, dict) else sha256(source), cache)
+
+    @property
+    def notes(self):
+        "What a user of the encoder should know"
+        return [self.cache.flaw] if self.cache and self.cache.flaw else []
 
     def network(self):
         "The network, read when it is first needed"
