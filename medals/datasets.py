@@ -9,7 +9,7 @@ __all__ = ['KEEP', 'sampling', 'held_out', 'read_stores', 'kept_out', 'need_voxe
 from functools import cache
 from pathlib import Path
 
-from .core import UserError, read_json, read_table, seed_of
+from .core import UserError, read_json, read_table, read_text, seed_of
 from .fields import read_fields
 from .work import read_lines
 
@@ -23,7 +23,7 @@ def _frame(field):
 @cache
 def sampling(
     path:str='',  # TOML laid over the table that ships
-)->dict:          # `weights`, `frames`, `strangers`, `sides`
+)->dict:          # `weights`, `frames`, `strangers`
     "How data sets are drawn, and what is known of them"
     table = read_table('sampling.toml')
     if not path: return table
@@ -71,7 +71,7 @@ def kept_out(
 )->set:           # Names
     "The cases that training must not see"
     if exclude and not Path(exclude).is_file(): raise UserError(f"{exclude}, the list of cases to leave out, is not there")
-    listed = {o.strip() for o in Path(exclude).read_text(encoding='utf-8-sig').splitlines()} if exclude else set()
+    listed = {o.strip() for o in read_text(exclude).splitlines()} if exclude else set()
     return held_out(names, share)|{o for o in names if o in listed or o.split('/')[-1] in listed}
 
 # %% ../nbs/16_datasets.ipynb #0424043d

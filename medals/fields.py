@@ -14,7 +14,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import UserError
+from .core import UserError, read_text
 
 # %% ../nbs/05_fields.ipynb #598384e2
 def _distinct(pairs):
@@ -39,7 +39,7 @@ def read_fields(
     path = Path(path)
     kind = 'TOML' if path.suffix.lower()=='.toml' else 'JSON'
     try:
-        text = path.read_text(encoding='utf-8-sig')
+        text = read_text(path)
         value = tomllib.loads(text) if kind=='TOML' else json.loads(text, object_pairs_hook=_distinct)
     except OSError as e: raise UserError(f"{path} cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e: raise UserError(f"{path} is not a readable {kind} file: {e}") from e

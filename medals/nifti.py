@@ -19,7 +19,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 
-from .core import UserError, check_affine, check_vol, clean_values, corner_gap, spacing_of
+from .core import UserError, check_affine, check_vol, clean_values, spacing_of
+from .grids import corner_gap
 
 # %% ../nbs/01_nifti.ipynb #b1f71008
 GZIP = b'\x1f\x8b'  # How a compressed file begins

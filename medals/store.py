@@ -12,12 +12,12 @@ from pathlib import Path
 import blosc2
 import numpy as np
 from nibabel.orientations import aff2axcodes
-from scipy.ndimage import find_objects
 
 from .axes import Region
 from .core import UserError, atomic, check_vol, make_gen, read_json, read_pickle, sha256, write_json
 from .geometry import crop_or_pad
 from .intensity import grey
+from .labelmap import label_boxes
 from .nnunet import stored_affine
 
 # %% ../nbs/14_store.ipynb #f992da50
@@ -51,7 +51,7 @@ def label_points(
     background:bool=False, # Of label 0 as well?
 )->dict:               # `ids` (v), `counts` (v), `offsets` (v+1), `points` uint16 (n,3)
     "Voxels of every label above zero, drawn without replacement"
-    boxes = {k: b for k,b in enumerate(find_objects(labels if labels.dtype!=np.uint16 else labels.astype(np.int32)), 1) if b}
+    boxes = {k: box.slices for k,box in label_boxes(labels).items()}
     if background and not labels.all(): boxes = {0: Region.whole(labels.shape).slices, **boxes}
     most,ids,counts,points = max(20, min(most, 50*most//max(1, len(boxes)))),[],[],[]
     for k,box in boxes.items():
