@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GZIP', 'HEADERS', 'MAGIC', 'PAIR', 'UNIT_MM', 'FAR', 'GROWTH', 'MOST_NAMES', 'PLACE', 'place', 'read_image',
-           'names_inside', 'image_under', 'image_at']
+           'extensions', 'names_inside', 'image_under', 'image_at']
 
 # %% ../nbs/01_nifti.ipynb #b1f71004
 import gzip
@@ -181,9 +181,9 @@ def read_image(
 # %% ../nbs/01_nifti.ipynb #b1f71021
 MOST_NAMES = 2**24 # Bytes; an extension that is larger holds something else
 
-def _extensions(path):
+def extensions(path): # NIfTI file
     "What stands behind the header, one byte string per extension"
-    head,body = _files(path)
+    head,body = _files(Path(path))
     with _open(head) as f:
         header = _header(f, path)
         order = 'little' if header.endianness=='<' else 'big'
@@ -208,7 +208,7 @@ def names_inside(
     path,      # NIfTI file
 )->dict:       # `{id: name}`, empty if it does not say
     "Names of labels that were saved in the file itself"
-    for raw in _extensions(Path(path)):
+    for raw in extensions(path):
         for parse in (_json_names, _xml_names):
             try: names = parse(raw)
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError): continue # somebody else's; XML raises SyntaxError

@@ -20,6 +20,7 @@ from ipywidgets import HTML, HBox, VBox
 from .board import Board, board_fig, cut, erased, mark_of, read_marks, write_marks
 from .core import UserError, asset
 from .job import as_volume
+from .outputs import check_out, replacing
 from .solid import View3d, solid_picture, view3d
 from .segment import Stopped
 from .look import Png, compare, png_of, prompts_view, slices
@@ -341,9 +342,10 @@ def wait(self:Studio):
 def _save(self:Studio, out, now, drawn):
     "The thread of saving"
     try:
-        if now.result is not None: now.result.save(out)
-        write_marks(out, now.marks, self.volume)
-        for i,(s,m) in enumerate(drawn.items(), 1): write_labels(Path(out)/f'drawn_{i}.nii.gz', m.astype(np.uint8), self.volume, {1: s})
+        with replacing(out, [self.volume.source or '']) as new:
+            if now.result is not None: now.result.save(new)
+            write_marks(new, now.marks, self.volume)
+            for i,(s,m) in enumerate(drawn.items(), 1): write_labels(new/f'drawn_{i}.nii.gz', m.astype(np.uint8), self.volume, {1: s})
         text,wrong = f'saved in {out}',False
     except Exception as e: # a thread has nobody else to tell
         self.error,text,wrong = e,f'not saved: {e}',True
@@ -362,6 +364,7 @@ def save(
         if self.busy: raise UserError("a run is going on; cancel it or wait")
         self.error,self.canvas.out = None,str(out or self.canvas.out)
         if not self.canvas.out.strip(): raise UserError("name a folder to save to")
+        check_out(self.canvas.out, [self.volume.source or ''])
         self._say('saving', busy=True)
         self._start(self._save, self.canvas.out, self.board.now, self.drawn)
     if wait: self.wait()
