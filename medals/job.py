@@ -15,13 +15,14 @@ import numpy as np
 from . import vocab
 from .core import UserError, check_affine, check_vol
 from .frame import Frame, Lattice, Turn, check_scan, lattice, turn_to
-from .geometry import bounds, published_facts, repaired, resample, resample_labels
+from .geometry import bounds, resample, resample_labels
+from .published import published_facts, repaired
 from .intensity import Grey, air, limits, rule_for
 from .modality import guess_modality
 from .packed import Bits
 from .postprocess import safe_choice
 from .regions import published_choice
-from .spatial import Mask, rasterize
+from .spatial import Mask, as_marks, locate, rasterize
 from .volume import Volume, is_challenge, read_prompts, read_volume, sound
 
 # %% ../nbs/39_job.ipynb #cd858ee3
@@ -118,9 +119,14 @@ class Job:
         if rule and rule not in self.lims: self.lims[rule] = limits(x, rule)
         return Grey(x, rule, dtype, self.lims.get(rule))
 
-def _marks(spatial, texts):
-    spatial = {k: list(v) if isinstance(v, (list, tuple)) else [v] for k,v in (spatial or {}).items()}
-    if odd:=[s for s in spatial if s not in texts]: raise UserError(f"marks for {odd}, but the sentences are {texts}")
+def _marks(spatial, texts, vol):
+    "Marks of the sentences, all of which lie on the scan"
+    if not hasattr(spatial or {}, 'items'): raise UserError(f"marks should be {{sentence: [marks]}}, got {type(spatial).__name__}")
+    spatial = {k: as_marks(v) for k,v in (spatial or {}).items()}
+    odd = [s for s in spatial if s not in texts]
+    if odd: raise UserError(f"marks for {odd}, but the sentences are {texts}")
+    for marks in spatial.values():
+        for mark in marks: locate(mark, vol.shape, vol.affine)
     return {k: v for k,v in spatial.items() if v}
 
 def settle(
@@ -144,7 +150,7 @@ def settle(
     def rule(r): return None if eight else rule_for(modality, window(r))
     rules = [rule(r) for r in known]
     groups = [(k, [i for i,o in enumerate(rules) if o==k]) for k in dict.fromkeys(rules)]
-    return Job(vol, ids, texts, modality, why, keys, groups, bool(instance), _marks(spatial, texts), cfg)
+    return Job(vol, ids, texts, modality, why, keys, groups, bool(instance), _marks(spatial, texts, vol), cfg)
 
 # %% ../nbs/39_job.ipynb #b8817d8b
 @dataclass

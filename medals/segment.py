@@ -336,7 +336,8 @@ def manifest_of(seg, run)->dict:
              for s,v,t,rule,*_ in run.looks]
     return dict(
         **{k: version(k) for k in ('medals','torch','numpy')}, weights=seg.source, sha256={s.name or 'model': s.sha256 for s in seg.stages},
-        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source, notes=oddities(job.vol),
+        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source,
+        notes=[*oddities(job.vol), *getattr(seg.enc, 'notes', ())],
         sentences=job.ids, classes=dict(zip(job.texts, job.keys)), modality=job.modality, modality_from=job.why, instance=job.instance,
         marks={k: len(v) for k,v in job.spatial.items()}, settings=asdict(job.cfg), looks=looks, passes=run.done,
         frames={s.name or 'model': asdict(s.frame) for s in seg.stages}, promised_gb=round(float(run.plan.now+run.plan.host), 2),
