@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'Later', 'SegmentCfg', 'ChallengeCfg', 'DemoCfg', 'IndexCfg', 'PrepareCfg', 'EvaluateCfg', 'InfoCfg',
-           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune', 'info',
-           'download', 'settings', 'add_verb', 'parser', 'main']
+           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune',
+           'knowledge', 'pretrain', 'info', 'download', 'settings', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints, read_json
+from .core import UserError, add_flags, flags_cfg, floats, ints
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -156,15 +156,9 @@ def _is_image(word):
     if _there(word) or ending(word): return True
     return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not _known(word))
 
-def _joint(weights):
-    "Sentences that the weights of a folder were trained with although they name several structures"
-    file = Path(weights)/'cfg.json'
-    return read_json(file).get('frame', {}).get('joint', ()) if file.is_file() else ()
-
 def _known(word):
     from medals.vocab import resolve
-    got = resolve(word)
-    return got.structure or got.problem
+    return resolve(word).structure or resolve(word).problem
 
 def segment(
     words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
@@ -178,9 +172,7 @@ def segment(
     from medals.job import RunCfg
     from medals.result import format_of
     from medals.volume import is_challenge
-    from medals.vocab import check_sentences
     if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
-    if not cfg.compat: check_sentences(sentences, _joint(cfg.weights))
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
@@ -293,16 +285,15 @@ def evaluate(
     _say(*head, *notes, *([f"table.csv, summary.md, scores.png and overlays are in {cfg.out}"] if rows else []))
     fails.stop(len({r['case'] for r in rows})+len(fails.rows))
 
-def _trained(res, cfg):
+def _trained(res, cfg, what='the weights for `medals segment --weights` are'):
     "What came of a training run; gives the exit code"
-    from medals.metrics import METRICS
-    keys = ('dataset','class','prompts','cases',*METRICS)
-    if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
+    hidden = ('swapped','false_alarms') # stand in val.csv
+    if res['rows']: _say(*_rows([{k: '' if v is None else v for k,v in r.items() if k not in hidden} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
         return 130 if res['stopped']==2 else 0 # Ctrl-C, or a polite end
     name = 'best' if res['rows'] else 'last'
-    _say(f"{res['step']} steps; the weights for `medals segment --weights` are in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
+    _say(f"{res['step']} steps; {what} in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
 
 def train(
     stores:list=('store',),  # Folders made by `medals prepare`
@@ -321,6 +312,27 @@ def finetune(
     res = run(source, cfg)
     if res['old']: _say(*_rows(res['old']), f"what was known before is in {cfg.out}/old.csv")
     return _trained(res, cfg)
+
+def knowledge(
+    sources:list,    # Ontologies (OBO, OWL), a folder of the UMLS, CSV tables, prompt files, knowledge files, or the word structures
+    cfg:Later('medals.sources.KnowledgeCfg')
+):
+    "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
+    from medals import sources as s
+    if cfg.check:
+        bad = s.check_sources(sources)
+        _say(*(bad or ["no bad row"]))
+        return 2 if bad else 0
+    rows,notes = s.make_knowledge(sources, cfg)
+    _say(*_rows(rows), *(f'note: {o}' for o in notes), f"written to {cfg.out}")
+
+def pretrain(
+    sources:list=(),         # Knowledge files, made by `medals knowledge`; none: images of --store alone
+    cfg:Later('medals.lessons.PretrainCfg')=None
+):
+    "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
+    from medals.pretrain import pretrain as run
+    return _trained(run(sources, cfg), cfg, "the encoder for `medals train --text` is")
 
 def info(
     cfg:InfoCfg,
@@ -356,8 +368,8 @@ def _meaning(text, cfg):
     rows = dict(
         problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'],
-        usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
+        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
+        nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(
@@ -368,7 +380,7 @@ def download(
     from medals.weights import copy_weights, fetch
     _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
-VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, info, download)
+VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, download)
 
 # %% ../nbs/90_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):
