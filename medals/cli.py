@@ -172,7 +172,7 @@ def segment(
     from medals.job import RunCfg
     from medals.result import format_of
     from medals.volume import is_challenge
-    if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
+    if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
