@@ -159,7 +159,7 @@ def _is_image(word):
 
 def _known(word):
     from medals.vocab import resolve
-    return resolve(word).structure
+    return resolve(word).structure or resolve(word).problem
 
 def segment(
     words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
@@ -364,12 +364,13 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
+    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
     others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
-        structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
+        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'],
-        usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
+        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
+        nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(
