@@ -101,7 +101,7 @@ def _named_like_organs(files):
         name,_ = case_of(file)
         if not re.search('[a-z]{4}', name, re.I): return False # `c1` is a case, not a vertebra
         got = resolve(name)
-        if got.structure: meant.add((got.structure, got.side))
+        if got.structure and not got.problem: meant.add((got.structure, got.side))
     return len(files)>1 and len(meant)==len(files)
 
 def holds_masks(

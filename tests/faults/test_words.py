@@ -289,10 +289,12 @@ def test_4_4_a_run_refuses_before_it_starts(tmp_path, capsys):
     from medals.volume import phantom, write_volume
     scan = tmp_path/'scan.nii.gz'
     write_volume(scan, phantom((24,28,22), (8.,8.,8.))[0])
+    write_volume(tmp_path/'other.nii.gz', phantom((24,28,22), (8.,8.,8.))[0])
     for text,says in (('spleen, liver','names two structures'), ('no tumor','negation is not understood')):
-        assert main(['segment', str(scan), 'white matter', text, '-o', str(tmp_path/'out')])==2
-        err = capsys.readouterr().err
-        assert says in err and err.count('\n')==1 and not (tmp_path/'out').exists()
+        for scans in ([str(scan)], [str(scan), str(tmp_path/'other.nii.gz')]):
+            assert main(['segment', *scans, 'white matter', text, '-o', str(tmp_path/'out')])==2
+            err = capsys.readouterr().err
+            assert says in err and err.count('\n')==1 and not (tmp_path/'out').exists()
 
 
 def test_4_4_a_class_of_two_is_neither_of_them():
