@@ -19,7 +19,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints, read_json
+from .core import UserError, add_flags, flags_cfg, floats, ints
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -148,11 +148,6 @@ def _rows(rows):
     return ['  '.join(c.ljust(w) for c,w in zip(r, width)).rstrip() for r in cells]
 
 # %% ../nbs/90_cli.ipynb #9ad9b57c
-def _joint(weights):
-    "Sentences that the weights of a folder were trained with although they name several structures"
-    file = Path(weights)/'cfg.json'
-    return read_json(file).get('frame', {}).get('joint', ()) if file.is_file() else ()
-
 def segment(
     words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
     cfg:SegmentCfg
@@ -161,11 +156,9 @@ def segment(
     from medals.cohort import check_before, find_images, split_words
     from medals.job import RunCfg
     from medals.result import format_of
-    from medals.vocab import check_sentences
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
-    if not cfg.compat: check_sentences(sentences, _joint(cfg.weights))
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
@@ -376,8 +369,8 @@ def _meaning(text, cfg):
     rows = dict(
         problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'],
-        usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
+        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
+        nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(

@@ -24,6 +24,7 @@ from .job import RunCfg
 from .outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
 from .result import check_save, format_of, ranking, write_table
 from .segment import Segmenter
+from .vocab import check_sentences
 from .volume import KINDS, ending, is_challenge, is_scan, read_prompts, read_volume, stem
 from .vocab import resolve
 from .weights import find_model
@@ -302,6 +303,11 @@ class Plan:
         "Scans that are not done yet"
         return [k for k in self.mine if not is_done(self.out/k, self.marks[k])]
 
+def _joint(weights):
+    "Sentences that the weights of a folder were trained with although they name several structures"
+    file = Path(weights)/'cfg.json'
+    return read_json(file).get('frame', {}).get('joint', ()) if file.is_file() else ()
+
 def plan_cohort(
     images:dict,     # `{case: path}`, from `find_images`
     out,             # Folder
@@ -309,6 +315,7 @@ def plan_cohort(
     shard=(0,1),     # From `shard_of`
 )->Plan:
     "What there is to do"
+    if not cfg.run.compat: check_sentences(cfg.prompts, _joint(cfg.weights)) # what is wrong with them is wrong for all scans
     if Path(cfg.weights).exists(): cfg = replace(cfg, weights=str(Path(cfg.weights).resolve())) # workers may stand elsewhere
     asked = question(cfg)
     marks = {k: result_key(p, asked) for k,p in images.items()}

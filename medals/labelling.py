@@ -155,8 +155,8 @@ def meaning(
 ):             # (structure, side), or None
     "What a name means to the vocabulary"
     got = resolve(name)
-    if got.problem: return None # "liver and spleen" is not the liver
-    return got.structure and (got.structure, got.side)
+    if got.problem or not got.structure: return None # "liver and spleen" is not the liver
+    return got.structure,got.side
 
 def _unique(names, how):
     "`{what a name says: key}`, of what is said once"
