@@ -340,38 +340,15 @@ def info(
     text:str='',     # A sentence to explain, such as "left kidney in abdominal CT"; empty: versions, device and weights
 ):
     "What a sentence is understood to mean, the structures that have names (--list), or versions, device and weights"
-    if cfg.list: _say(*_listing(text))
-    elif text: _say(*_meaning(text, cfg))
+    if cfg.list or text:
+        from medals.glossary import listing, meaning
+        _say(*(listing(text) if cfg.list else meaning(text, cfg.modality, cfg.instance)))
     else:
         import torch
         from medals.core import home, pick_device
         from medals.weights import NAMED
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {home()}", f"weights {', '.join(NAMED)}")
-
-def _listing(region):
-    "Names by region; a star marks what has a left and a right"
-    from textwrap import wrap
-    from medals.vocab import by_region
-    names = by_region()
-    if region and region not in names: raise UserError(f"no region {region!r}; there is {', '.join(names)}")
-    for k in [region] if region else names:
-        yield from (f'{k}:', *wrap(', '.join(names[k]), 110, initial_indent='  ', subsequent_indent='  '))
-    yield "* has a left and a right; any other sentence can be asked as well"
-
-def _meaning(text, cfg):
-    "What was understood, one fact a line"
-    from medals.vocab import explain
-    d = explain(text, cfg.modality or None, cfg.instance)
-    fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
-    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
-    others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
-    rows = dict(
-        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
-        words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
-        nearest=', '.join(d['nearest']))
-    return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(
     name:str,  # Weights to fetch, such as medals-s-coarse
