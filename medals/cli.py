@@ -20,7 +20,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints
+from .core import UserError, add_flags, flags_cfg, floats, home, ints, pick_device
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -344,7 +344,6 @@ def info(
     elif text: _say(*_meaning(text, cfg))
     else:
         import torch
-        from medals.core import home, pick_device
         from medals.weights import NAMED
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {home()}", f"weights {', '.join(NAMED)}")
