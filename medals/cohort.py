@@ -106,6 +106,7 @@ def check_before(
     cfg,             # `medals.cli.SegmentCfg`
 ):
     "Refuse an output that would replace what is read, or cannot be written"
+    if cfg.dry_run: return format_of(cfg.out, cfg.format) # nothing will be written
     reads = [*images, cfg.weights, cfg.marks, *mentioned(cfg.marks)]
     if one:
         asked = sentences or list(read_prompts(Path(images[0]).expanduser())[0].values())

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -345,12 +344,9 @@ def _write_drawn(
     drawn:dict,   # `{sentence: bool (x,y,z)}`
     scan:Volume,
 ):
-    "What is drawn, one file per sentence; those of an earlier time that are not written again are removed"
+    "What is drawn, one file per sentence"
     for i,(sentence,mask) in enumerate(drawn.items(), 1):
         write_labels(out/f'drawn_{i}.nii.gz', mask.astype(np.uint8), scan, {1: sentence})
-    for i in count(len(drawn)+1):
-        if not (out/f'drawn_{i}.nii.gz').exists(): break
-        for old in out.glob(f'drawn_{i}.*'): old.unlink()
 
 @patch
 def _save(self:Studio, out, now, drawn):
