@@ -19,7 +19,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints
+from .core import UserError, add_flags, flags_cfg, floats, home, ints, pick_device
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class EvaluateCfg:
     "Settings of `medals evaluate`"
     out:str='scores'      # Folder for table.csv, summary.md, scores.png and overlays
     images:str=''         # Folder of the scans, for the overlays and the sentences of challenge files; empty: beside the labels
-    names:str=''          # JSON file with a name for each label id, where the label files have none
+    names:str=''          # JSON file with a name for each label id, where the label files have none; empty: a dataset.json beside the truth
+    ignore:ints=()        # Label ids of the truth whose voxels do not count, such as 255; also what dataset.json calls "ignore"
     mode:str='correct'    # correct, or challenge: the rules of the CVPR-BiomedSegFM evaluator, and its columns in challenge.csv
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
@@ -156,7 +157,7 @@ def segment(
     from medals.job import RunCfg
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
-    if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
+    if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
@@ -327,7 +328,6 @@ def info(
     elif text: _say(*_meaning(text, cfg))
     else:
         import torch
-        from medals.core import home, pick_device
         from medals.weights import NAMED
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {home()}", f"weights {', '.join(NAMED)}")
@@ -347,12 +347,13 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
+    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
     others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
-        structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
+        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'],
-        usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
+        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
+        nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(

@@ -34,10 +34,11 @@ def _open(path):
 
 def _half(path, base, kind):
     "The half of a pair that is called `kind`"
-    names = [f'{base}.{o}' for k in (kind, kind.upper()) for o in (k, f'{k}.gz', f'{k}.GZ')]
-    hit = next((path.with_name(o) for o in names if path.with_name(o).exists()), None)
-    if not hit: raise UserError(f"{path.name} is half of a pair, and there is no {base}.{kind} beside it; keep both in one folder")
-    return hit
+    for end in (kind, kind.upper()):
+        for packed in ('', '.gz', '.GZ'):
+            file = path.with_name(f'{base}.{end}{packed}')
+            if file.exists(): return file
+    raise UserError(f"{path.name} is half of a pair, and there is no {base}.{kind} beside it; keep both in one folder")
 
 def _files(path):
     "The file with the header and the file with the voxels, which are one unless the name is that of a half"
@@ -153,11 +154,15 @@ def _shape(header, path, size):
 def _values(f, header, shape, start):
     "The voxels of a stream, integers if the header does not scale them; notes"
     slope,inter = float(header['scl_slope']),float(header['scl_inter'])
-    is_scaled = bool(slope and np.isfinite(slope)) # else both numbers say nothing
-    notes = ['the header adds no number to the values (scl_inter); 0 is taken'] if is_scaled and not np.isfinite(inter) else []
-    scale = (slope, inter if np.isfinite(inter) else 0.) if is_scaled else (1.,0.)
-    proxy = ArrayProxy(f, (shape, header.get_data_dtype(), max(int(header['vox_offset']), start), *scale), mmap=False)
-    return proxy.get_unscaled() if scale==(1,0) else np.asarray(proxy, dtype=np.float32),notes
+    notes = []
+    if not slope or not np.isfinite(slope): slope,inter = 1.,0. # then both numbers say nothing
+    if not np.isfinite(inter):
+        inter = 0.
+        notes.append('what the header adds to the values is no number (scl_inter); nothing is added')
+    offset = max(int(header['vox_offset']), start)
+    stored = ArrayProxy(f, (shape, header.get_data_dtype(), offset, slope, inter), mmap=False)
+    is_plain = (slope, inter)==(1,0)
+    return stored.get_unscaled() if is_plain else np.asarray(stored, dtype=np.float32),notes
 
 def read_image(
     path,      # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`
@@ -196,13 +201,16 @@ def extensions(path): # NIfTI file
             yield f.read(size-8).strip(b'\0 ')
             left -= size
 
-def _json_names(raw): return {int(k): str(v) for k,v in json.loads(raw)['names'].items()}
+def _json_names(raw):
+    names = json.loads(raw)['names']
+    return {int(number): str(name) for number,name in names.items()}
 
 def _xml_names(raw):
     text = raw.decode() # in which no other encoding can hide anything
     if '<!DOCTYPE' in text.upper(): raise ValueError('it may define entities')
-    found = ElementTree.fromstring(text.partition('?>')[2] or text).iter('Label')
-    return {int(o.get('Key')): o.text.strip() for o in found if int(o.get('Key')) and (o.text or '').strip()}
+    tree = ElementTree.fromstring(text.partition('?>')[2] or text)
+    names = {int(o.get('Key')): (o.text or '').strip() for o in tree.iter('Label')}
+    return {number: name for number,name in names.items() if number and name}
 
 def names_inside(
     path,      # NIfTI file

@@ -25,7 +25,7 @@ from .postprocess import drop_small, instances, keep_pieces
 from .regions import fine_regions, published_roi, window_region
 from .result import Segmentation, presence, write_table
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
-from .spatial import Mask, rasterize
+from .spatial import Mask, as_marks, rasterize
 from .stages import Asker, Stage, flips_of, load_stages, window_at
 
 _all_ = ['Frame', 'Segmentation', 'write_table'] # so that they can be had here too
@@ -347,7 +347,7 @@ def manifest_of(seg, run)->dict:
 def _new_marks(old, marks, texts):
     "Marks that a result does not know yet"
     if odd:=[s for s in marks if s not in texts]: raise UserError(f"marks for {odd}, but the sentences are {texts}")
-    marks = {s: list(m) if isinstance(m, (list, tuple)) else [m] for s,m in marks.items()}
+    marks = {s: as_marks(m) for s,m in marks.items()}
     return {s: n for s,m in marks.items() if (n := [o for o in m if not any(o is p or o==p for p in old.marks.get(s, ()))])}
 
 def _touched(mask, vol, marks):

@@ -63,6 +63,7 @@ def understood(
     "What the vocabulary makes of a sentence, in one line"
     if not text.strip(): return ''
     r = explain(text, modality)
+    if r['problem']: return r['problem']
     read = ', '.join(f'{a} read as {b}' for a,b in r['corrected'].items())
     said = f"understood: {r['structure']}",r['side'] and f"{r['side']} side",(r['modality'] or '').upper(),read
     if r['structure']: return ' · '.join(o for o in said if o)

@@ -143,7 +143,7 @@ def broken(folder):
     save('shape', imgs=good['imgs'][1:])
     save('range', gts=good['gts'].astype(np.int32)*40000)
     save('minus', gts=-good['gts'].astype(np.int16))
-    save('nan', imgs=good['imgs']*np.nan) # all of it; where only some voxels are no number, the rest is a scan
+    save('nan', imgs=np.where(good['imgs']>100, np.nan, good['imgs'].astype(np.float32))) # read, with a note
     save('empty', gts=good['gts']*0)
     save('zero', spacing=[1.,0.,1.])
     save('half', gts=good['gts']*.5)
