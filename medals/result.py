@@ -15,7 +15,7 @@ import numpy as np
 
 from .core import UserError, atomic, write_json
 from .dicomseg import check_source, write_seg
-from .outputs import ENDINGS, check_files, check_out, file_ending, file_names, replacing
+from .outputs import ENDINGS, check_files, check_out, file_ending, file_names, replacing, result_files
 from .packed import Masks
 from .show import palette, save_fig, show
 from .volume import Volume, side_file, stem, write_labels
@@ -221,7 +221,9 @@ def _files_of(format, sentences, instance, source):
 def _settled(out, format, source, sentences, instance, reads):
     "The format; refuses to replace what is read or what others wrote"
     path,format = check_out(out, reads, ENDINGS),format_of(out, format)
-    if not file_ending(out): check_files(path, _files_of(format, sentences, instance, source), reads)
+    if file_ending(out): return format
+    gone = [] if format=='npz' else result_files(path) # files of the challenge gather in a folder, other results replace each other
+    check_files(path, {*_files_of(format, sentences, instance, source), *gone}, reads)
     return format
 
 def check_save(

@@ -821,3 +821,16 @@ def test_a_sentence_may_be_the_name_of_the_folder(tmp_path, quick, monkeypatch):
     result(tmp_path)
     for _ in range(2): assert main(['segment', 'scan.nii.gz', 'brain', '--weights', quick, '-o', 'brain'])==0
     assert masks_in('brain')==['brain.nii.gz', 'labels.nii.gz']
+
+
+def test_2_3_a_folder_of_the_studio_whose_marks_are_read(tmp_path, idle, monkeypatch, capsys):
+    "A new result would replace the earlier one in the folder, and with it the marks"
+    pytest.importorskip('anywidget')
+    from medals.spatial import Mask, Point
+    from medals.widgets import Studio
+    monkeypatch.chdir(tmp_path)
+    vol = result(tmp_path).volume
+    Studio(None, vol, marks={'a': [Point((3,3,3), 20.), Mask(np.asarray(vol.data)>0)]}).save('studio')
+    before = state(tmp_path)
+    for marks in ('studio', 'studio/marks.json'): refused(capsys, ['segment', 'scan.nii.gz', 'a', '--marks', marks, '-o', 'studio'], READ)
+    assert state(tmp_path)==before and 'studio/marks.json' in before
