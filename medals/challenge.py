@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import medals
-from .core import UserError, atomic, npz_array, open_npz, progress
-from .job import RunCfg
+from .core import UserError, atomic, npz_array, open_npz, part_of, progress
 from .memory import memory_there
 from .segment import Segmenter
+from .settings import InferenceCfg
 from .volume import read_prompts
 from .work import Failed, Failures, attempt
 
@@ -61,7 +61,7 @@ def one_case(
     segmenter:Segmenter,
     path:Path,     # Input file
     out:Path,      # Output folder
-    how:RunCfg,
+    how:InferenceCfg,
 )->dict:           # A row: case, sentences, found, seconds
     "One case from file to file"
     t = time.perf_counter()
@@ -75,7 +75,7 @@ def challenge(
 )->tuple:          # Rows, `Failures`
     "Segment all cases of a folder"
     paths,out = cases_in(inputs),Path(cfg.out)
-    how = RunCfg(stages=cfg.stages, compat=cfg.compat, presence=cfg.presence, max_memory=cfg.max_memory)
+    how = part_of(cfg, InferenceCfg)
     segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision),[],Failures(out/'failed.jsonl')
     for path in progress(paths, 'challenge', unit='case'):
         got = attempt(lambda p: one_case(segmenter, p, out, how), path)

@@ -13,14 +13,16 @@ import inspect
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, ints
+from .core import UserError, add_flags, flags_cfg, floats, ints, part_of
+from .settings import AskCfg, InferenceCfg, WeightsCfg
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -30,42 +32,24 @@ class Later:
     def __repr__(self): return self.where.rpartition('.')[2]
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentCfg:
+class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
     out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
-    format:str=''         # nifti, multilabel, npz or dicomseg; empty: from the name of the output
-    weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
-    device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
-    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
-    modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
     marks:str=''          # JSON file with marks per sentence, in voxels or mm
-    instance:bool=False   # Tell objects apart, such as cells or lesions?
-    min_mm3:float=0.      # Objects smaller than this are left out
-    stages:str='both'     # coarse, fine or both; for weights with two stages
-    compat:bool=False     # The published rules throughout?
-    threshold:float=.5    # Score from which a voxel belongs to a mask
-    presence:float=.5     # Structures that the network is less sure of are reported as not found; 0: keep every mask
-    tta:bool=False        # Average over flips? Left and right are never swapped
-    seed:int=0            # Of random blocks
-    max_memory:float=0.   # GB that the process may use on the host; 0: eight tenths of the machine
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
 
 @dataclass(frozen=True, kw_only=True)
-class ChallengeCfg:
+class ChallengeCfg(InferenceCfg, WeightsCfg):
     "Settings of `medals challenge`"
     out:str='outputs'     # Folder; each case gets a file of its own name in it
-    weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
-    device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
-    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
-    stages:str='both'     # coarse, fine or both; for weights with two stages
-    compat:bool=False     # The published rules throughout?
     presence:float=0.     # Structures that the network is less sure of are left empty; 0: none, as the challenge counts no false alarms
-    max_memory:float=0.   # GB that the process may use on the host; 0: eight tenths of the machine or container
     rehearse:bool=False   # Each case in a process of its own, as the container would, with time and peak memory?
     limit:float=32.       # GB that a case may take in the rehearsal
+
+    no_flags:ClassVar = ('threshold','tta','blind','seed','min_mm3')  # The container has no say in them
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCfg:
@@ -166,7 +150,6 @@ def segment(
     sentences = [w for w in words if w not in images]
     if not images: raise UserError("name a scan, or several, got none; words that are no files are sentences")
     from medals.cohort import find_images
-    from medals.job import RunCfg
     from medals.result import format_of
     from medals.volume import is_challenge
     if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
@@ -174,30 +157,28 @@ def segment(
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
     format_of(cfg.out, cfg.format, str(next(iter(found.values()))))
-    how = RunCfg(**{f.name: getattr(cfg, f.name) for f in fields(RunCfg) if hasattr(cfg, f.name)})
     one = [str(p) for p in found.values()]==[str(Path(images[0]).expanduser().resolve())]
-    return _one_scan(images[0], sentences, how, cfg) if one else _many_scans(found, sentences, how, cfg)
+    return _one_scan(images[0], sentences, cfg) if one else _many_scans(found, sentences, cfg)
 
-def _one_scan(image, sentences, how, cfg):
+def _one_scan(image, sentences, cfg):
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     marks = read_marks(cfg.marks, read_volume(image)) if cfg.marks else None
     ask = segmenter.dry_run if cfg.dry_run else segmenter
-    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(how))
+    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(part_of(cfg, InferenceCfg)))
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format)
     made = res.manifest
     _say(*_rows(res.table), *(f'note: {o}' for o in made['notes']), f"{made['modality']} ({made['modality_from']}), on {made['device']}, "
          f"{made['seconds']['total']:.0f} s; written to {out}")
 
-def _many_scans(images, sentences, how, cfg):
+def _many_scans(images, sentences, cfg):
     from medals import cohort as c
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
     if cfg.out.endswith(('.nii','.nii.gz','.npz','.dcm')): raise UserError(f"several scans need a folder, not the file {cfg.out}")
-    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), weights=cfg.weights, device=cfg.device,
-                        precision=cfg.precision, modality=cfg.modality, instance=cfg.instance, format=cfg.format, run=how)
+    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), **asdict(part_of(cfg, AskCfg)))
     plan = c.plan_cohort(images, cfg.out, asked, c.shard_of(cfg.shard))
     todo,(i,n) = plan.left(),plan.shard
     part = f'share {i+1} of {n}: {len(plan.mine)} of {len(images)} scans' if n>1 else f'{len(images)} scans'

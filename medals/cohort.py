@@ -17,10 +17,10 @@ from multiprocessing import current_process
 from pathlib import Path
 from statistics import median
 
-from .core import UserError, atomic, files_below, progress, read_json, seed_of, sweep, write_json
-from .job import RunCfg
+from .core import UserError, atomic, files_below, part_of, progress, read_json, seed_of, sweep, write_json
 from .result import write_table
 from .segment import Segmenter
+from .settings import AskCfg, InferenceCfg
 from .volume import KINDS, ending, is_challenge, is_scan, read_prompts, read_volume, stem
 from .weights import find_model
 from .work import Failed, Failures, attempt, work
@@ -121,16 +121,9 @@ def own_device(
 
 # %% ../nbs/45_cohort.ipynb #fba7edf2
 @dataclass(frozen=True, kw_only=True)
-class CohortCfg:
+class CohortCfg(AskCfg):
     "What is asked of every scan"
     prompts:tuple=()       # Sentences; empty: those inside challenge files
-    weights:str='nano'     # As for `Segmenter.load`
-    device:str='auto'      # auto: with several workers on a machine, each takes the next GPU
-    precision:str='auto'   # Numbers inside the network: auto, float32, bf16, fp16
-    modality:str=''        # Of all scans; empty: from the files, the sentences, the weights or the grey values
-    instance:bool=False    # Objects? Challenge files say it themselves
-    format:str=''          # Of `Segmentation.save`; empty: nifti
-    run:RunCfg=RunCfg()    # noqa: RUF009
 
 def _stats(path):
     "Size and date of a file, or of all files of a folder; None if it is neither"
@@ -142,7 +135,7 @@ def question(
     cfg:CohortCfg,
 )->str:
     "All that changes the result, in few letters"
-    same = replace(cfg, device='', run=replace(cfg.run, max_memory=0.))
+    same = replace(cfg, device='', max_memory=0.)
     return f'{seed_of(same, _stats(Path(cfg.weights))):016x}'
 
 def mark_of(
@@ -180,7 +173,8 @@ def ask(
 ):                 # `Segmentation`
     "Masks of a case; the weights are loaded once per process"
     vol,texts,instance = given
-    return _loaded(cfg.weights, own_device(cfg.device), cfg.precision)(vol, texts, cfg.modality or None, None, instance, **asdict(cfg.run))
+    how = asdict(part_of(cfg, InferenceCfg))
+    return _loaded(cfg.weights, own_device(cfg.device), cfg.precision)(vol, texts, cfg.modality or None, None, instance, **how)
 
 def write_case(
     res,            # `Segmentation`

@@ -6,7 +6,7 @@
 __all__ = ['UserError', 'spacing_of', 'check_affine', 'check_vol', 'clean_values', 'seed_of', 'make_gen', 'torch_gen',
            'pick_device', 'precision', 'atomic', 'sweep', 'write_json', 'read_json', 'sha256', 'files_below', 'asset',
            'read_table', 'home', 'open_npz', 'npz_array', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg',
-           'dict_cfg', 'progress']
+           'part_of', 'dict_cfg', 'progress']
 
 # %% ../nbs/00_core.ipynb #ef091628
 import hashlib
@@ -318,7 +318,9 @@ def add_flags(
     "Every field of `cls` as a flag"
     from argparse import BooleanOptionalAction
     docs = {k: v for c in reversed(cls.__mro__) if is_dataclass(c) for k,v in docments(c).items() if v} # of inherited fields as well
-    for f in fields(cls):
+    own = vars(cls).get('__annotations__', {})
+    for f in sorted(fields(cls), key=lambda f: f.name not in own): # those of the class before those that it inherits
+        if f.name in getattr(cls, 'no_flags', ()): continue
         default = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
         kw = dict(help=(docs.get(f.name) or '').replace('%', '%%'), default=default, dest=f.name)
         if isinstance(default, bool): kw.update(action=BooleanOptionalAction)
@@ -331,7 +333,14 @@ def flags_cfg(
     cls,   # Dataclass
 ):         # An instance of `cls`
     "The dataclass back from its flags"
-    return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
+    return cls(**{f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)})
+
+def part_of(
+    cfg,  # Settings
+    cls,  # Dataclass whose fields are wanted
+):        # An instance of `cls`
+    "Some of the settings"
+    return cls(**{f.name: getattr(cfg, f.name) for f in fields(cls)})
 
 # %% ../nbs/00_core.ipynb #4d80fb6f
 def dict_cfg(

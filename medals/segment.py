@@ -19,11 +19,12 @@ from scipy.ndimage import binary_dilation
 from .core import UserError, pick_device, precision as number_type, progress as bar_of
 from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .job import RunCfg, image_on, obey, settle, show_prompts, view_of
+from .job import image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
 from .postprocess import instances
 from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
 from .result import Segmentation, presence, write_table
+from .settings import InferenceCfg
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
 from .spatial import Mask, rasterize
 from .stages import Asker, Stage, flips_of, load_stages, window_at
@@ -96,7 +97,7 @@ class Segmenter:
         return [s for s in self.stages if s.name!=drop]
 
     def _job(self, image, prompts, modality, spatial, instance, how):
-        return settle(image, prompts, modality, spatial, instance, RunCfg(**how), self.stages[0].frame)
+        return settle(image, prompts, modality, spatial, instance, InferenceCfg(**how), self.stages[0].frame)
 
     def dry_run(self, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
         "Windows, passes and memory of a run, without running it"
@@ -110,7 +111,7 @@ class Segmenter:
         spatial=None,      # {sentence: marks} on the scan, see `medals.spatial`
         instance=False,    # Objects rather than regions?
         progress=None,     # `(passes done, all) -> False to stop`
-        **how              # Settings, see `RunCfg`
+        **how              # Settings, see `InferenceCfg`
     )->Segmentation:
         "Segment a scan by sentences and marks"
         t = time.perf_counter()
