@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from nibabel.affines import apply_affine
 
-from .core import UserError, read_json, write_json
+from .core import UserError, grid_difference, read_json, write_json
 from .show import PLANES, dress, figure, palette
 from .solid import box_of, rgb_of
 from .spatial import Box, Lasso, Mask, Point, Scribble, rasterize
@@ -203,6 +203,8 @@ class Board:
         "Masks, as a run or a cell has made them"
         if result is not None and result.volume.shape!=self.vol.shape:
             raise UserError(f"masks of {result.volume.shape} voxels do not lie on the scan of {self.vol.shape}")
+        why = '' if result is None else grid_difference(self.vol.shape, result.volume.affine, self.vol.affine)
+        if why: raise UserError(f"these masks are of another scan: {why}")
         names = tuple(dict.fromkeys((*self.now.sentences, *(result.masks if result is not None else ()))))
         self.history.do(result=result, asked=asked, sentences=names)
         self._settle()

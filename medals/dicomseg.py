@@ -11,10 +11,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import from_matvec
 from nibabel.orientations import io_orientation
 
 import medals
-from .core import UserError, atomic
+from .core import UserError, atomic, grid_difference
 from .show import palette
 from .vocab import resolve, structures
 from .dicom import dicom_series
@@ -134,8 +135,9 @@ def _placed(part, like, path):
     to = np.linalg.inv(like.affine)@turned.affine
     at = np.rint(to[:3,3]).astype(int)
     inside = (at>=0).all() and (at+turned.shape<=like.shape).all()
-    if not inside or np.abs(to-np.block([[np.eye(3), at[:,None]], [np.zeros((1,3)), 1]])).max()>.02:
-        raise UserError(f"{path} does not lie on the voxels of {like}; give the scan that it was made on")
+    there = like.affine@from_matvec(np.eye(3), at)
+    why = grid_difference(turned.shape, turned.affine, there) if inside else 'it reaches beyond the scan'
+    if why: raise UserError(f"{path} does not lie on the voxels of {like}: {why}; give the scan that it was made on")
     out = np.zeros(like.shape, bool)
     out[tuple(slice(a, a+n) for a,n in zip(at, turned.shape))] = turned.data
     return out

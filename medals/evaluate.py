@@ -126,11 +126,12 @@ def _boxes(x):
 def read_case(
     path,             # Label map, or folder with one mask per file
     like:Volume=None, # Grid on which the labels must lie
+    same_voxels=False,# Do they lie on it whatever their header says?
 )->Labelling:
     "The masks of a case, on the voxels of `like`"
     files = _masks_in(Path(path)) if Path(path).is_dir() else [Path(path)]
     if len(files)>1:
-        one = [read_case(f, like) for f in files]
+        one = [read_case(f, like, same_voxels) for f in files]
         named = {o.names.get(1) or case_of(f)[0]: o for f,o in zip(files, one)}
         boxes = {k: o.boxes[1] for k,o in named.items() if 1 in o.boxes}
         return Labelling(one[0].grid, boxes, {k: k for k in named}, {k: named[k].cut(1, box) for k,box in boxes.items()})
@@ -139,7 +140,7 @@ def read_case(
         if x.dtype.kind not in 'biu': raise UserError(f"{files[0]} holds {x.dtype} values, which are no labels")
         return Labelling(like.like(x), _boxes(x), {}, {})
     vol,names = read_labels(files[0])
-    if like is not None: vol = vol.onto(like) if like.has_orientation else like.like(vol.data)
+    if like is not None: vol = vol.onto(like, same_voxels) if like.has_orientation else like.like(vol.data)
     return Labelling(vol, _boxes(vol.data), names, {})
 
 def _plain(name): return ' '.join(re.findall(r'[a-z0-9]+', name.lower()))
@@ -223,7 +224,7 @@ def score_case(
     "All scores of one case"
     image,names,instance = task['image'],dict(task['names']),task['instance']
     truth = read_case(task['truth'])
-    pred,keys,own,unknown = read_case(task['pred'], truth.grid),[],None,[]
+    pred,keys,own,unknown = read_case(task['pred'], truth.grid, task.get('same_voxels', False)),[],None,[]
     for f in (image, task['truth']):
         if f and is_challenge(f) and not names:
             try: names,instance = read_prompts(f)
@@ -236,7 +237,8 @@ def score_case(
     kind = task['modality'] or guess_modality(truth.grid, [*said, *pred.names.values()]).modality
     if not kind and image: kind = guess_modality(read_volume(image)).modality
     rows = [{**r, 'modality': kind or 'unknown', 'structure': s} for r,s in zip(rows, _structure_names(said))]
-    return dict(rows=rows, keys=keys, challenge=own, unknown=unknown)
+    told = [o for o in pred.grid.notes if o not in truth.grid.notes]
+    return dict(rows=rows, keys=keys, challenge=own, unknown=unknown, notes=told)
 
 # %% ../nbs/43_evaluate.ipynb #a024aaef
 SCORES,PRESENCE = ('dsc','nsd','f1','dsc_tp'),('found','missed','invented','absent')
@@ -324,7 +326,7 @@ def overlay(
 ):                   # Figure
     "Truth and prediction of one case, its worst classes"
     truth = read_case(task['truth'])
-    pred = read_case(task['pred'], truth.grid)
+    pred = read_case(task['pred'], truth.grid, task.get('same_voxels', False))
     vol = read_volume(task['image']) if task['image'] else truth.grid.like(np.zeros(truth.grid.shape, np.uint8))
     vol = vol if vol.shape==truth.grid.shape else vol.onto(truth.grid)
     worst = sorted((r['dsc'], _short(r['structure']), k) for r,k in zip(res['rows'], res['keys']) if r['dsc']!='')[:most]
@@ -371,8 +373,8 @@ def evaluate(
     if cfg.mode not in ('correct','challenge'): raise UserError(f"mode {cfg.mode!r} is not known; it is correct or challenge")
     found,left,lost = pairs(pred, truth, cfg.images)
     names,out = read_names(cfg.names) if cfg.names else {},Path(cfg.out)
-    same = dict(names=names, mode=cfg.mode, instance=cfg.instance, tolerance=cfg.tolerance, modality=cfg.modality)
-    tasks = {c: dict(case=c, pred=p, truth=t, image=i, **same) for c,(p,t,i) in found.items()}
+    as_asked = {k: getattr(cfg, k) for k in ('mode','instance','tolerance','modality','same_voxels')}
+    tasks = {c: dict(case=c, pred=p, truth=t, image=i, names=names, **as_asked) for c,(p,t,i) in found.items()}
     fails,got = Failures(out/'failed.jsonl'),{}
     for case,res in work(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
         if not fails.add(case, res): got[case] = res
@@ -385,6 +387,7 @@ def evaluate(
         'predictions without a truth': left, 'truths without a prediction, which are not in the means': lost,
         'classes that no truth knows, not scored': unknown, 'classes that no prediction names, not scored': unasked,
         'cases that failed, with reasons in failed.jsonl': [r['case'] for r in fails.rows]}.items() if some]
+    notes += [f'{c}: {o}' for c in sorted(got) for o in got[c]['notes']]
     with atomic(out/'summary.md') as f: f.write_text(summary(rows, cfg.seed, notes), encoding='utf-8')
     if not rows: return rows,notes,fails
     write_table(out/'table.csv', rows)

@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from PIL import Image as Pil
 
-from .core import atomic, spacing_of
+from .core import atomic, grid_difference, spacing_of
 from .job import image_on, settle, show_prompts, view_of
 from .metrics import dice
 from .packed import Bits
@@ -141,7 +141,7 @@ def agreement(
 )->list:      # One row per common name
     "How far two sets of masks agree"
     (va,ma),(vb,mb) = pair_of(*_both(a)),pair_of(*_both(b))
-    if va.shape!=vb.shape or not np.allclose(va.affine, vb.affine, atol=1e-3): return []
+    if va.shape!=vb.shape or grid_difference(va.shape, vb.affine, va.affine): return []
     ml = np.prod(va.spacing)/1000
     def row(k, x, y): return dict(name=k, dsc=round(dice(x, y), 4), ml_a=round(float(x.sum()*ml), 2), ml_b=round(float(y.sum()*ml), 2))
     return [row(k, np.asarray(ma[k]), np.asarray(mb[k])) for k in ma if k in mb]

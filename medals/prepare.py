@@ -77,20 +77,21 @@ def _ids(y, where):
     return y.astype(np.uint8 if hi<256 else np.uint16)
 
 def load(
-    row:dict,       # Of the index: `data`, `labels`, `modality`
+    row:dict,       # Of the index: `data`, `labels`, `modality`; `same_voxels` if headers of labels are not to be believed
     recipe:Recipe
 )->Loaded:
     "Image and labels of a case on the axes of the network"
     img = read_volume(row['data'], row.get('modality'))
     lbl,_ = read_labels(row['labels'])
-    if lbl.shape!=img.shape: raise UserError(f"image {img.shape} and labels {lbl.shape} differ in shape")
     npz = not img.has_orientation
+    if npz and lbl.shape!=img.shape: raise UserError(f"image {img.shape} and labels {lbl.shape} differ in shape")
     facts = dict(shape=img.shape, spacing=img.spacing, affine=img.affine, orientation=None if npz else img.orientation, notes=img.notes)
     if npz:
         order = axis_order(recipe.frame)
         img,y = img.data.transpose(order),lbl.data.transpose(order)
     else:
-        y = lbl.onto(img)
+        y = lbl.onto(img, row.get('same_voxels', False))
+        facts['notes'] = y.notes
         vol,y = img.reorient(recipe.frame),y.reorient(recipe.frame).data
         img,aff,known = vol.data,vol.affine,recipe.frame
     if npz:
@@ -189,7 +190,8 @@ def _names(rows):
 
 def _mark(row, recipe):
     "What a prepared case depends on"
-    return json.loads(json.dumps(dict(rules=RULES, recipe=asdict(recipe), **{k: row[k] for k in ('data','labels','bytes','mtime_ns')})))
+    source = {k: row[k] for k in ('data','labels','bytes','mtime_ns','same_voxels') if k in row}
+    return json.loads(json.dumps(dict(rules=RULES, recipe=asdict(recipe), **source)))
 
 def prepare_case(
     task:dict, # `name`, `row`, `recipe`, `classes`, `store`, `device`
@@ -228,9 +230,11 @@ def prepare(
     workers:int=0,     # Processes; 0: one per core, 1: this process
     scheduler:str='',  # Address of a Dask scheduler instead
     device:str='cpu',  # Where to resample
+    same_voxels=False, # Do labels lie on the voxels of their images, whatever their headers say?
 )->Failures:
     "Prepare what is missing or changed, and list all that is there"
     rows,store = read_lines(listing),Path(store)
+    if same_voxels: rows = [{**r, 'same_voxels': True} for r in rows]
     if not rows: raise UserError(f"{listing} lists no cases; make it with `medals index`")
     classes = read_json(Path(listing).with_suffix('.classes.json'))
     cases = _names(rows)

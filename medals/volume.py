@@ -21,9 +21,12 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 
 from .dicom import dicom_series, is_dicom, read_series # noqa: F401 `dicom_series` is known here, too
 from .core import (
-    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, spacing_of, write_json)
+    UserError, atomic, check_affine, check_vol, clean_values, corner_gap, grid_difference, npz_array, npz_object, open_npz, read_json,
+    spacing_of, write_json)
 
 # %% ../nbs/02_volume.ipynb #6cfd725b
+def _times(sizes): return 'x'.join(map(str, sizes))
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     "One 3D scan: values, and where they are in the patient"
@@ -70,16 +73,25 @@ class Volume:
             raise UserError(f"orientation {codes!r} should name one of L/R, one of A/P and one of S/I, such as 'RAS'")
         return self._turn(ornt_transform(io_orientation(self.affine), axcodes2ornt(codes)))
 
-    def onto(self, other):
+    def onto(
+        self,
+        other,              # `Volume`
+        same_voxels=False,  # Was only the header lost? Then the voxels are taken as they are, with a note, where the headers differ
+    ):
         "The same voxels in the axis order of `other`, on the very voxels of which they must lie"
         turned = self._turn(io_orientation(np.linalg.inv(other.affine)@self.affine))
-        if turned.shape!=other.shape or np.abs(turned.affine-other.affine).max()>.01*min(other.spacing):
-            raise UserError(f"{self} does not lie on the voxels of {other}; resample it first")
-        return other.like(turned.data)
+        if turned.shape==other.shape: why = grid_difference(other.shape, turned.affine, other.affine)
+        else: why = f"it has {_times(self.shape)} voxels and not {_times(other.shape)}"
+        if not why: return other.like(turned.data)
+        name = self.source or 'this volume'
+        if self.shape!=other.shape: hint = ''
+        elif same_voxels: return replace(other, data=self.data, notes=(*other.notes, f'the header of {name} was not believed: {why}'))
+        else: hint = ', or if only its header is wrong, say that it has the same voxels (same_voxels=True, --same-voxels)'
+        raise UserError(f"{name} does not lie on the voxels of {other.source or 'the other volume'}: {why}; resample it first{hint}")
 
     def __repr__(self):
-        size,mm = 'x'.join(map(str, self.shape)),'x'.join(f'{o:.3g}' for o in self.spacing)
-        return f"Volume({size} {self.data.dtype}, {mm} mm, {self.orientation}, {self.modality or 'modality unknown'})"
+        mm = _times(f'{o:.3g}' for o in self.spacing)
+        return f"Volume({_times(self.shape)} {self.data.dtype}, {mm} mm, {self.orientation}, {self.modality or 'modality unknown'})"
 
 # %% ../nbs/02_volume.ipynb #71da9fcc
 def phantom(
@@ -166,8 +178,7 @@ def read_nifti(
     scale = np.diag([UNIT_MM[unit]]*3+[1])
     aff,q = check_affine(scale@img.affine, f'the affine of {path}'),_qform(img)
     q = None if q is None else scale@q
-    corners = np.array([[*c,1] for c in np.ndindex(2,2,2)]).T*[[shape[0]-1],[shape[1]-1],[shape[2]-1],[1]]
-    gap = 0 if q is None else np.abs((q-aff)@corners).max()
+    gap = 0 if q is None else corner_gap(shape, q, aff)[0]
     values,notes = _values(img, shape, path)
     notes = (*_notes(codes, gap, unit, spacing_of(aff)), *notes)
     return Volume(values, aff, modality, codes, notes, q, unit, str(path))
