@@ -87,6 +87,7 @@ class PrepareCfg:
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
     prompts:str=''        # Prompt file, when SOURCE is a store of nnU-Net or of the published code
     check:bool=False      # Only compare the store SOURCE with its checksums?
+    same_voxels:bool=False # Do labels lie on the voxels of their images, whatever their headers say? For labels whose header was lost
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCfg:
@@ -98,6 +99,7 @@ class EvaluateCfg:
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
     tolerance:float=2.    # Of the NSD, mm
+    same_voxels:bool=False # Do predictions lie on the voxels of the truth, whatever their headers say? For masks whose header was lost
     worst:int=4           # How many cases are shown as overlays
     seed:int=0            # Of the bootstrap
     workers:int=0         # Processes; 0: one per core, 1: this process
@@ -244,7 +246,7 @@ def prepare(
         fill = {'yes': True, 'no': False}.get(cfg.fill)
         same = {k: getattr(cfg, k) for k in ('spacing','patch','frame','dtype','compat')}
         recipe = p.recipe_for(cfg.preset, fill=fill, **same)
-        fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device),cfg.out
+        fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device, cfg.same_voxels),cfg.out
     rows = read_lines(Path(store)/'manifest.jsonl')
     _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
     if lost:=[r['name'] for r in rows if r['lost']]:

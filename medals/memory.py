@@ -58,6 +58,7 @@ class Forecast:
     host:float      # GB that come on top
     device:float    # GB on the device, 0 if that is the host
     where:str=''    # The device
+    notes:list=field(default_factory=list) # What looks wrong with the scan or does not fit the weights
     sizes:dict=field(default_factory=dict, repr=False)
 
     @property
@@ -71,7 +72,8 @@ class Forecast:
                     f"{most}{r['windows']} windows, {r['passes']} passes, {r['classes']} classes at a time")
         lines = [line(r) for r in self.rows]
         dev = f', {self.device:.2f} GB on the device' if self.device else ''
-        return '\n'.join([*lines, f"on {self.where}: {self.now:.2f} GB now, at most {self.now+self.host:.2f} GB while it runs{dev}"])
+        lines.append(f"on {self.where}: {self.now:.2f} GB now, at most {self.now+self.host:.2f} GB while it runs{dev}")
+        return '\n'.join([*(f'note: {o}' for o in self.notes), *lines])
 
 # %% ../nbs/32_memory.ipynb #590ebd4c
 @dataclass

@@ -67,6 +67,8 @@ class Segmentation:
     instances:dict=field(default_factory=dict) # `{sentence: object of every voxel, int (x,y,z)}`, if objects were asked for
     marks:dict=field(default_factory=dict)     # `{sentence: marks}` that were obeyed
     again:object=field(default=None, repr=False) # What `refine` calls
+    doubts:list=field(default_factory=list)    # What looks wrong with the scan or does not fit the weights, one sentence each
+    remarks:dict=field(default_factory=dict)   # `{sentence: what is odd about it}`
 
     def __post_init__(self):
         if not isinstance(self.masks, Masks): self.masks = Masks(self.masks)
@@ -81,6 +83,7 @@ class Segmentation:
             row = dict(sentence=s, found=n>0, voxels=n, ml=round(float(n*ml), 3), box=' '.join(f'{a}:{b}' for a,b in box or ()),
                        score=round(self.means.get(s, 0.), 4), presence=round(self.scores.get(s, 0.), 4))
             if self.instances: row['objects'] = int(self.instances[s].max()) if s in self.instances else 0
+            row['note'] = '; '.join(filter(None, [*self.doubts, self.remarks.get(s)]))
             rows.append(row)
         return rows
 

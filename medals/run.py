@@ -118,7 +118,7 @@ def frame_of(
     recipe = next((r for s in stores if (r := read_json(Path(s)/'store.json').get('recipe'))), None)
     if not recipe: return None
     return dict(spacing=recipe['spacing'], window=patch, axes=recipe['frame'], fill=recipe['fill'], phases=1, windows=windows,
-                modality=next(iter(modalities)) if len(modalities)==1 else None)
+                modality=next(iter(modalities)) if len(modalities)==1 else None, modalities=sorted(modalities))
 
 def keeper(
     cfg:RunCfg,

@@ -21,6 +21,7 @@ from .frame import Frame, oddities
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .job import image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
+from .plausible import edge_support, limits_table
 from .postprocess import instances
 from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
 from .result import Segmentation, presence, write_table
@@ -73,28 +74,32 @@ class Segmenter:
     def __repr__(self):
         return f"Segmenter({self.source or 'own weights'}, {' and '.join(s.name for s in self.stages) or 'one stage'}, on {self.where})"
 
-    def queries(self, texts, modality):
+    def queries(self, texts, modality): # One for all, or one per sentence
         "Queries of sentences, each encoded once"
-        new = [t for t in texts if (t, modality) not in self.known]
-        if new: self.known.update(zip(((t, modality) for t in new), self.enc(new, modality).to(self.device)))
-        return torch.stack([self.known[t, modality] for t in texts])
+        kinds = [modality]*len(texts) if isinstance(modality, str) else modality
+        for key in zip(texts, kinds): # one at a time: numbers must not depend on what else is asked
+            if key not in self.known: self.known[key] = self.enc([key[0]], key[1])[0].to(self.device)
+        return torch.stack([self.known[key] for key in zip(texts, kinds)])
 
     def asker(self, job, stage, some, q=None, tick=None):
         "What asks a stage about some sentences"
-        cfg,rounds = job.cfg,[o.get(stage.name or 'coarse', 1) for o in job.facts('iterations', {})]
+        cfg,round_of = job.cfg,{i: o.rounds[stage.name=='fine'] for o in job.groups for i in o.some}
         blind = (job.rules.blind or cfg.blind) if stage.name or stage.frame.iterations else ''
-        iterations = stage.frame.iterations*min(rounds[i] for i in some) if job.instance else 0
+        iterations = stage.frame.iterations*min(round_of[i] for i in some) if job.instance else 0
         flips = flips_of(stage.frame, cfg.tta)
         return Asker(stage, q, self.device, 16, self.amp, flips, blind, iterations, cfg.seed, tick or (lambda: None))
 
-    def wanted(self, job):
-        "The stages that a job goes through"
+    def wanted(self, job, group):
+        "The stages that a group of sentences goes through"
         if len(self.stages)==1:
             if job.cfg.stages!='both': raise UserError(f"these weights have one stage, not a {job.cfg.stages} one; leave out `stages`")
             return self.stages
-        skip = set(job.facts('skip', ''))
-        drop = {'coarse': 'fine', 'fine': 'coarse'}.get(job.cfg.stages) or next((o for o in ('fine','coarse') if o in skip), '')
+        drop = {'coarse': 'fine', 'fine': 'coarse'}.get(job.cfg.stages, group.skip)
         return [s for s in self.stages if s.name!=drop]
+
+    def steps(self, job):
+        "Pairs of stage and group, in the order in which they are asked"
+        return [(s, g) for s in self.stages for g in job.groups if s in self.wanted(job, g)]
 
     def _job(self, image, prompts, modality, spatial, instance, how):
         return settle(image, prompts, modality, spatial, instance, InferenceCfg(**how), self.stages[0].frame)
@@ -141,18 +146,17 @@ def need_of(seg, job, stage, view, some, fine)->Need:
 
 def forecast(seg, job)->Forecast:
     "What a job will take, and how much is done at a time"
-    now,res,stages = memory_used(),Forecast([], memory_used(), 0., 0., seg.where),seg.wanted(job)
+    now,res = memory_used(),Forecast([], memory_used(), 0., 0., seg.where, job.notes)
     limit = ((job.cfg.max_memory or .8*memory_there())-now)*GB
-    for stage in stages:
-        fine = stage is not stages[0]
-        view = view_of(job, stage.frame, stage.name or 'coarse')
-        for rule,some in job.groups:
-            need = need_of(seg, job, stage, view, some, fine)
-            size,host,device = sizes_of(need, len(some), limit, seg.device)
-            res.sizes[stage.name,rule] = size
-            res.host,res.device = max(res.host, host/GB),max(res.device, device/GB)
-            res.rows.append(dict(stage=stage.name, rule=rule, sentences=len(some), voxels=view.net.fine, windows=need.windows,
-                                 passes=need.passes*-(-len(some)//size.classes), classes=size.classes, most=fine))
+    for stage,group in seg.steps(job):
+        fine,some = stage is not seg.wanted(job, group)[0],group.some
+        view = view_of(job, stage.frame, stage.name or 'coarse', None, group.modality)
+        need = need_of(seg, job, stage, view, some, fine)
+        size,host,device = sizes_of(need, len(some), limit, seg.device)
+        res.sizes[stage.name,group] = size
+        res.host,res.device = max(res.host, host/GB),max(res.device, device/GB)
+        res.rows.append(dict(stage=stage.name, rule=group.rule, sentences=len(some), voxels=view.net.fine, windows=need.windows,
+                             passes=need.passes*-(-len(some)//size.classes), classes=size.classes, most=fine, group=group))
     return res
 
 # %% ../nbs/41_segment.ipynb #80096c91
@@ -166,8 +170,8 @@ class Run:
     def __init__(self, seg, job, progress=None):
         self.seg,self.job,self.progress = seg,job,progress
         self.plan = forecast(seg, job)
-        self.done,self.total,self.seconds,self.looks = 0,self.plan.passes,{},[]
-        with self.clock('text'): self.q = seg.queries(job.texts, job.modality)
+        self.done,self.total,self.seconds,self.looks,self.shown = 0,self.plan.passes,{},[],False
+        with self.clock('text'): self.q = seg.queries(job.texts, [job.kind(i) for i in range(len(job.texts))])
         self.bar = bar_of(desc='segment', total=self.total, unit='pass', leave=None) # not left behind below another bar
 
     @contextmanager
@@ -195,22 +199,22 @@ class Run:
 
     def look(self, look, found, some=None, last=None):
         "Ask a stage about some windows; what is found goes into `found`, a `Found` of all classes or a `ToLabels`"
-        stage,view,tiles,rule,every,earlier = look
-        job,k,some = self.job,stage.frame.phases,some or every
+        stage,view,tiles,group,every,earlier = look
+        job,k,some = self.job,stage.frame.phases,list(some or every)
         ends = [(min(s)*k, (max(s)+w)*k) for s,w in zip(tiles.starts, tiles.window)]
         part = [(max(a, 0), min(b, n)) for (a,b),n in zip(ends, view.net.fine)]
-        x = image_on(job, view, rule, part, self.seg.device)
+        x = image_on(job, view, group.rule, part, self.seg.device)
         soft,hard = self.prompts(stage, view, part, some, earlier)
         ask = self.seg.asker(job, stage, some, self.q[some], self.tick)
         def load(tile): return window_at(x, tile.at, stage.frame, soft, hard, [a for a,_ in part])
         first,last = 0,last or len(some)
         while first<last:
-            size = self.plan.sizes[stage.name,rule]
+            size = self.plan.sizes[stage.name,group]
             turn,ask.group,done = (first, min(first+size.classes, last)),size.group,self.done
             try: self._turn(ask, load, look, turn, some, found, size)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-                self.plan.sizes[stage.name,rule],self.total = size.halved(),self.total+self.done-done
+                self.plan.sizes[stage.name,group],self.total = size.halved(),self.total+self.done-done
                 continue
             first = turn[1]
 
@@ -228,11 +232,11 @@ class Run:
         slide(tiles, b-a, load, answers, ToScan(new, view, tiles.box, job.cfg.threshold, size.voxels), view.net.phases, size.kept)
         for c in range(b-a): found.add(some[a+c], new, c)
 
-    def regions(self, stage, some, coarse):
+    def regions(self, stage, group, coarse):
         "Views and boxes in which a stage looks for some classes"
-        job = self.job
+        job,some = self.job,group.some
         if coarse and job.rules.roi: return [((view := self._roi(stage, coarse)), view.box)]
-        view = view_of(job, stage.frame, stage.name or 'coarse')
+        view = view_of(job, stage.frame, stage.name or 'coarse', None, group.modality)
         if not coarse: return [(view, view.box)]
         marks = [Bits.of(rasterize([m], view.shape, job.vol.affine)[0]) for i in some if (m := job.spatial.get(job.texts[i]))]
         missed = [coarse.at[i] for i in some if not coarse.bits[i].any() and coarse.peak[i]>=FAINT]
@@ -251,19 +255,29 @@ class Run:
         box,margin = view.turn.box(union.box(), view.shape),max(job.facts('margin', 1.1))
         return view_of(job, stage.frame, 'fine', published_roi(box, view.turn.of(view.shape), view.net.plan.source, job.keys, margin))
 
-    def stage(self, stage, coarse=None):
-        "All sentences through one stage"
+    def _worth(self, coarse, group):
+        "Did an earlier look find anything that is worth a second one?"
+        return self.job.rules.roi or any(coarse.bits[i].any() or coarse.peak[i]>=FAINT for i in group.some)
+
+    def stage(self, stage, before=None):
+        "All sentences through one stage; `before` is what the one before it found"
         job,n = self.job,len(self.job.texts)
         keep = [i for i,c in enumerate(job.facts('choose')) if c or job.instance]
         found,labels = Found(n, job.vol.shape, () if job.rules.compete else keep),{}
-        for rule,some in job.groups:
-            looks = [(view, self.tiles(stage, view, box)) for view,box in self.regions(stage, some, coarse)]
+        for group in job.groups:
+            some,mine = group.some,self.seg.wanted(job, group)
+            coarse = None if before is None or stage is mine[0] and not self.shown else before
+            if coarse and not (stage in mine and self._worth(coarse, group)):
+                for i in some: found.add(i, coarse, i)
+                continue
+            if stage not in mine: continue
+            looks = [(view, self.tiles(stage, view, box)) for view,box in self.regions(stage, group, coarse)]
             earlier = coarse and {i: b for i,b in enumerate(coarse.bits) if b.any()}
             per = self.seg.asker(job, stage, some).passes(earlier is not None or bool(job.spatial))
-            foreseen = next(r for r in self.plan.rows if (r['stage'], r['rule'])==(stage.name, rule))
+            foreseen = next(r for r in self.plan.rows if (r['stage'], r['group'])==(stage.name, group))
             self.total += per*sum(len(t) for _,t in looks)*-(-len(some)//foreseen['classes'])-foreseen['passes']
             for view,tiles in looks:
-                self.looks.append((stage, view, tiles, rule, some, earlier))
+                self.looks.append((stage, view, tiles, group, some, earlier))
                 if job.rules.compete and view.net not in labels: labels[view.net] = ToLabels(view.net),view
                 self.look(self.looks[-1], labels[view.net][0] if job.rules.compete else found)
         for into,view in labels.values(): self._decide(found, into, view)
@@ -275,10 +289,10 @@ class Run:
 
     def all(self):
         "Through the stages; returns what the last one found"
-        job,stages = self.job,self.seg.wanted(self.job)
+        stages = [s for s in self.seg.stages if any(s is o for o,_ in self.seg.steps(self.job))]
         found = self.given() if len(stages)>1 else None
+        self.shown = found is not None
         for stage in stages[1:] if found else stages:
-            if found and not job.rules.roi and not any(b.any() for b in found.bits) and not (found.peak>=FAINT).any(): break
             with self.clock(stage.name or 'network'): found = self.stage(stage, found)
         return found
 
@@ -301,10 +315,25 @@ def _chosen(job, found, i):
     out[box] = keep_pieces(bits[box], score, job.rules.choose)
     return out
 
-def _voxel_ml(run): # of the last stage's lattice
-    view = run.looks[-1][1] if run.looks else None
+def _view_of(run, i): # of the last look at a sentence
+    return next((o[1] for o in reversed(run.looks) if i in o[4]), None)
+
+def _voxel_ml(run, i): # of the lattice of the last look at a sentence
+    view = _view_of(run, i)
     scan = np.prod(run.job.vol.spacing)/1000
     return float(scan*np.prod(view.net.size, dtype=float)/np.prod(view.net.fine, dtype=float)) if view else float(scan)
+
+def _unfounded(run, i, bits):
+    "Why a mask rests on nothing in the scan; empty if it does, or if every mask is to be kept"
+    job,view = run.job,_view_of(run, i)
+    if not (job.rules.absent and job.cfg.presence): return ''
+    if job.blank: return 'not found, as there is nothing to see in the scan'
+    rule,edge = next(o.rule for o in job.groups if i in o.some),limits_table()['edge']
+    lo,hi = job.lims.get(rule, (0,255))
+    reach = [max(1, round(n/m)) for n,m in zip(view.net.size, view.net.fine)]
+    reach = [reach[view.turn.order.index(a)] for a in range(3)]
+    rests = edge_support(bits, np.asarray(job.vol.data), edge['step']*(hi-lo)/255, reach)
+    return '' if rests>edge['share'] else f'not found: grey values change on {rests:.1%} of the edge of what the network marked'
 
 def _objects(seg, job, found, bits):
     "Objects of every sentence"
@@ -319,25 +348,30 @@ def _objects(seg, job, found, bits):
 
 def result_of(seg, run, found)->Segmentation:
     "What was found, as a result"
-    job,ml,bits,sure,means = run.job,_voxel_ml(run),{},{},{}
+    job,bits,sure,means,remarks = run.job,{},{},{},dict(run.job.remarks)
     for i,s in enumerate(job.texts):
         b,marks = _chosen(job, found, i),job.spatial.get(s)
-        sure[s] = presence(found.hist[i], ml, found.voxels[i]*np.prod(job.vol.spacing)/1000)
+        sure[s] = presence(found.hist[i], _voxel_ml(run, i), found.voxels[i]*np.prod(job.vol.spacing)/1000)
         means[s] = float(found.total[i]/found.voxels[i]) if found.voxels[i] else 0.
         if marks: b = Bits.of(obey(np.asarray(b), job.vol, marks))
+        elif why := b.any() and _unfounded(run, i, b):
+            b,sure[s],remarks[s] = Bits.zeros(b.shape),0.,'; '.join(filter(None, (remarks.get(s), why)))
         elif job.rules.absent and sure[s]<job.cfg.presence: b = Bits.zeros(b.shape)
         bits[s] = b
     objects = _objects(seg, job, found, bits) if job.instance else {}
-    return Segmentation(job.vol, bits, sure, manifest_of(seg, run), means, dict(job.ids), objects, dict(job.spatial))
+    return Segmentation(job.vol, bits, sure, manifest_of(seg, run, remarks), means, dict(job.ids), objects, dict(job.spatial),
+                        doubts=job.notes, remarks=remarks)
 
-def manifest_of(seg, run)->dict:
+def manifest_of(seg, run, remarks=None)->dict:
     "How a result was made"
     job = run.job
-    looks = [dict(stage=s.name, rule=rule, voxels=v.net.fine, cut=v.net.crop, box=t.box, windows=len(t), window=s.frame.window)
-             for s,v,t,rule,*_ in run.looks]
+    remarks = job.remarks if remarks is None else remarks
+    notes = [*oddities(job.vol), *job.notes, *(f'{s}: {o}' for s,o in remarks.items())]
+    looks = [dict(stage=s.name, rule=g.rule, voxels=v.net.fine, cut=v.net.crop, box=t.box, windows=len(t), window=s.frame.window)
+             for s,v,t,g,*_ in run.looks]
     return dict(
         **{k: version(k) for k in ('medals','torch','numpy')}, weights=seg.source, sha256={s.name or 'model': s.sha256 for s in seg.stages},
-        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source, notes=oddities(job.vol),
+        device=seg.where, precision=str(seg.amp or torch.float32).removeprefix('torch.'), scan=job.vol.source, notes=notes,
         sentences=job.ids, classes=dict(zip(job.texts, job.keys)), modality=job.modality, modality_from=job.why, instance=job.instance,
         marks={k: len(v) for k,v in job.spatial.items()}, settings=asdict(job.cfg), looks=looks, passes=run.done,
         frames={s.name or 'model': asdict(s.frame) for s in seg.stages}, promised_gb=round(float(run.plan.now+run.plan.host), 2),
@@ -399,9 +433,9 @@ def refine(seg, first, old, marks, progress=None)->Segmentation:
     run = Run(seg, replace(job, spatial={**old.marks, **{s: [*old.marks.get(s, ()), *m] for s,m in new.items()}}), progress)
     bits,todo = dict(old.masks.bits),list(_again(first, old, new))
     run.total = sum(len(t)*seg.asker(job, o[0], o[4]).passes(True) for _,o,t in todo)
-    for s,(stage,view,_,rule,some,earlier),tiles in todo:
+    for s,(stage,view,_,group,some,earlier),tiles in todo:
         i,found = job.texts.index(s),Found(len(job.texts), job.vol.shape)
-        run.looks.append((stage, view, tiles, rule, some, {**(earlier or {}), i: bits[s]}))
+        run.looks.append((stage, view, tiles, group, some, {**(earlier or {}), i: bits[s]}))
         with run.clock('network'): run.look(run.looks[-1], found, [i, *(o for o in some if o!=i)], 1)
         fine = view.net.covered([(a*view.net.phases, b*view.net.phases) for a,b in tiles.box])
         at = view.turn.box_back([(a+lo, b+lo) for (a,b),(lo,_) in zip(fine, view.net.crop)], job.vol.shape)
