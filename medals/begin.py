@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from .core import UserError, asset, read_json
+from .core import UserError, asset, reading
 from .model import PRESETS, MedalS, ModelCfg
 from .text import TextEncoder, load_file
-from .weights import NAMED, canonical, fetch, find_model, load_published, read_folder
+from .weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder
 
 # %% ../nbs/24_begin.ipynb #823415a6
 @dataclass(frozen=True)
@@ -29,30 +29,40 @@ class Match:
     def __str__(self):
         rest = {k: len(v) for k,v in asdict(self).items() if k!='loaded' and v}
         said = ', '.join(f'{n} {k}' for k,n in rest.items())
-        return f"{len(self.loaded)} tensors of the file are used" + (f"; {said}" if said else ', and none is left over')
+        ending = f"; {said}" if said else ', and none is left over'
+        return f"{len(self.loaded)} tensors of the file are used{ending}"
 
 def partial_load(
     net:torch.nn.Module, # Changed
-    sd:dict,             # State dict with our keys, see `weights.canonical`
+    state:dict,          # State dict with our keys, see `weights.canonical`
 )->Match:
     "Take what has the same name and shape; list the rest"
-    want = net.state_dict()
-    same = [k for k in want if k in sd and sd[k].shape==want[k].shape]
-    if not same: raise UserError(f"no tensor of the file fits the network; the file has {', '.join(list(sd)[:3])}, ...")
-    net.load_state_dict({**want, **{k: sd[k].to(want[k].dtype) for k in same}})
-    shapes = [f"{k} {tuple(sd[k].shape)} -> {tuple(want[k].shape)}" for k in want if k in sd and k not in same]
-    return Match(tuple(same), tuple(k for k in want if k not in sd), tuple(k for k in sd if k not in want), tuple(shapes))
+    wanted = net.state_dict()
+    common = [k for k in wanted if k in state]
+    same = [k for k in common if state[k].shape==wanted[k].shape]
+    if not same:
+        raise UserError(f"no tensor of the file fits the network; the file has {', '.join(list(state)[:3])}, ...")
+    taken = {k: state[k].to(wanted[k].dtype) for k in same}
+    net.load_state_dict({**wanted, **taken})
+    odd = [k for k in common if k not in taken]
+    return Match(
+        loaded=tuple(same),
+        missing=tuple(k for k in wanted if k not in state),
+        unexpected=tuple(k for k in state if k not in wanted),
+        shapes=tuple(f"{k} {tuple(state[k].shape)} -> {tuple(wanted[k].shape)}" for k in odd))
 
 # %% ../nbs/24_begin.ipynb #386c0138
 FIRST = 'backbone.encoder.stages.0.0.convs.0.conv.weight'
 
 def fold_colours(
-    sd:dict,  # State dict
-)->tuple:     # State dict, what was folded
+    state:dict,  # State dict
+)->tuple:        # State dict, what was folded
     "Three equal input channels as one, and a channel for prompts"
-    w = sd.get(FIRST)
-    if w is None or w.shape[1]!=3: return sd,()
-    return {**sd, FIRST: torch.cat([w.sum(1, keepdim=True), torch.zeros_like(w[:,:1])], 1)},(FIRST,)
+    kernel = state.get(FIRST)
+    if kernel is None or kernel.shape[1]!=3: return state,()
+    grey = kernel.sum(1, keepdim=True)
+    prompts = torch.zeros_like(kernel[:,:1])
+    return {**state, FIRST: torch.cat([grey, prompts], 1)},(FIRST,)
 
 # %% ../nbs/24_begin.ipynb #8c609739
 @dataclass
@@ -63,6 +73,12 @@ class Begin:
     source:str          # As it was given; empty: random
     match:Match=None    # None: everything fitted, or nothing was loaded
 
+def _text_source(text, beside, width):
+    "Where the text encoder comes from; empty: nowhere"
+    if text: return text
+    if beside and (beside/'text').exists(): return beside/'text'
+    return asset('nano')/'text' if width==PRESETS['nano'].query else ''
+
 def find_text(
     text:str,      # Native folder, published file, or name; empty: beside the weights, or the small one
     base:str,      # Configuration and tokenizer of a published encoder
@@ -70,29 +86,36 @@ def find_text(
     width:int,     # Of a query
 )->TextEncoder:
     "The text encoder of a network"
-    small = asset('nano')/'text'
-    src = text or (beside/'text' if beside and (beside/'text').exists() else small if width==PRESETS['nano'].query else '')
-    if not src: raise UserError(f"a network with queries of width {width} needs a text encoder: --text, such as medals-s-text or a folder")
-    enc = TextEncoder.load(fetch(src) if src in NAMED else src, **({'base': base} if base else {}))
+    source = _text_source(text, beside, width)
+    if not source:
+        raise UserError(f"a network with queries of width {width} needs a text encoder: --text, such as medals-s-text or a folder")
+    path = fetch(source) if source in NAMED else source
+    enc = TextEncoder.load(path, base) if base else TextEncoder.load(path)
     got = enc(['liver'], 'ct').shape[1]
-    if got!=width: raise UserError(f"the text encoder {src} makes queries of width {got}, the network takes {width}")
+    if got!=width:
+        raise UserError(f"the text encoder {source} makes queries of width {got}, the network takes {width}")
     return enc
+
+def _partial_network(path, preset):
+    "A network of a preset with what fits of a folder or file; folder; what fitted"
+    folder = path if path.is_dir() else None
+    with reading(path): made = ModelCfg(**read_cfg(path)['model']) if folder else ModelCfg()
+    net = MedalS(replace(PRESETS[preset], grey=made.grey, signed=made.signed)) # the scale of its numbers is part of the weights
+    state = canonical(load_file(path/'model.safetensors' if folder else path))
+    state,folded = fold_colours(state)
+    match = partial_load(net, state)
+    return net,folder,replace(match, folded=folded)
 
 def _network(source, preset, partial):
     "Network, folder, what fitted"
     if not source: return MedalS(preset),None,None
     path = find_model(source)
-    if path.is_dir() and not partial: net,folder = read_folder(path),path
-    elif not partial: net,folder = load_published(path),None
-    else:
-        folder = path if path.is_dir() else None
-        made = asdict(ModelCfg(**read_json(path/'cfg.json')['model'])) if folder else asdict(ModelCfg())
-        net = MedalS(replace(PRESETS[preset], grey=made['grey'], signed=made['signed']))
-        sd,folded = fold_colours(canonical(load_file(path/'model.safetensors' if folder else path)))
-        return net,folder,replace(partial_load(net, sd), folded=folded)
+    if partial: return _partial_network(path, preset)
+    folder = path if path.is_dir() else None
+    net = read_folder(path) if folder else load_published(path)
     if net.cfg.aux: return net,folder,None
-    full = MedalS(replace(net.cfg, aux=True))
-    return full,folder,partial_load(full, net.state_dict())
+    trainable = MedalS(replace(net.cfg, aux=True)) # weights for use come without the auxiliary heads
+    return trainable,folder,partial_load(trainable, net.state_dict())
 
 def begin(
     source:str='',      # Folder, file, name or hub id; empty: random numbers
@@ -106,4 +129,5 @@ def begin(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net,folder,match = _network(source, preset, partial)
-    return Begin(net.train(), find_text(text, base, folder, net.cfg.query), str(source), match)
+    enc = find_text(text, base, folder, net.cfg.query)
+    return Begin(net.train(), enc, str(source), match)

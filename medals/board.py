@@ -14,7 +14,8 @@ from types import MappingProxyType
 import numpy as np
 from nibabel.affines import apply_affine
 
-from .core import UserError, grid_difference, read_json, write_json
+from .core import UserError, read_json, write_json
+from .grids import grid_difference
 from .show import PLANES, dress, figure, palette
 from .solid import box_of, rgb_of
 from .spatial import Box, Lasso, Mask, Point, Scribble, rasterize

@@ -62,12 +62,13 @@ def one_case(
     path:Path,     # Input file
     out:Path,      # Output folder
     how:InferenceCfg,
-)->dict:           # A row: case, sentences, found, seconds
+)->dict:           # A row: case, sentences, found, seconds, notes
     "One case from file to file"
     t = time.perf_counter()
     res = segmenter(path, **asdict(how))
     write_segs(out/path.name, segs_of(res))
-    return dict(case=path.stem, sentences=len(res.masks), found=sum(r['found'] for r in res.table), seconds=time.perf_counter()-t)
+    found = sum(r['found'] for r in res.table)
+    return dict(case=path.stem, sentences=len(res.masks), found=found, seconds=time.perf_counter()-t, notes=res.manifest['notes'])
 
 def challenge(
     inputs,        # Folder

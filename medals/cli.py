@@ -123,6 +123,10 @@ def _first(): return os.environ.get('RANK', '0')=='0' # of the processes that to
 def _say(*lines):
     if _first(): sys.stdout.write('\n'.join(map(str, lines))+'\n')
 
+def _note(lines):
+    "What a user should know of a result, on stderr"
+    if _first(): sys.stderr.write(''.join(f'note: {o}\n' for o in lines))
+
 def _rows(rows):
     "Rows as aligned columns"
     cells = [list(rows[0])]+[[f'{v:.3f}' if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
@@ -173,8 +177,9 @@ def _one_scan(image, sentences, cfg):
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format)
     made = res.manifest
-    _say(*_rows(res.table), *(f'note: {o}' for o in made['notes']), f"{made['modality']} ({made['modality_from']}), on {made['device']}, "
-         f"{made['seconds']['total']:.0f} s; written to {out}")
+    _note(made['notes'])
+    _say(*_rows([{k: v for k,v in r.items() if k!='note'} for r in res.table]),
+         f"{made['modality']} ({made['modality_from']}), on {made['device']}, {made['seconds']['total']:.0f} s; written to {out}")
 
 def _many_scans(images, sentences, cfg):
     from medals import cohort as c
@@ -188,6 +193,7 @@ def _many_scans(images, sentences, cfg):
     if cfg.dry_run: return _tell(f'{said}, {len(todo)} to do')
     fails = c.segment_cohort(plan, cfg.workers, cfg.scheduler)
     if found:=c.overview(c.gather(plan)): _say(*_rows(found[:40]))
+    _note(f'{_few(cases)}: {text}' for text,cases in c.notes_of(plan).items())
     _tell(f"{said}, {len(todo)-len(fails.rows)} were done now, {len(fails.rows)} failed; results and table.csv are in {cfg.out}")
     if not (fails.rows and 'TORCHELASTIC_RUN_ID' in os.environ): return fails.stop(len(plan.mine))
     sys.stderr.write(f"medals segment: reasons are in {fails.path}\n") # an exit code would make torchrun end the other processes
@@ -201,6 +207,7 @@ def challenge(
     "Do what the challenge's container does: for each case a file with `segs`"
     from medals import challenge as c
     rows,fails = (c.rehearse if cfg.rehearse else c.challenge)(inputs, cfg)
+    for row in rows: _note(f"{row['case']}: {o}" for o in row.pop('notes', ()))
     if rows: _say(*_rows(rows))
     fails.stop(len(rows)+len(fails.rows))
 
@@ -258,7 +265,7 @@ def evaluate(
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, presence, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
     head = Path(cfg.out, 'summary.md').read_text(encoding='utf-8').split('## Classes')[0].splitlines()[2:]
@@ -267,7 +274,8 @@ def evaluate(
 
 def _trained(res, cfg):
     "What came of a training run; gives the exit code"
-    keys = ('dataset','class','prompts','cases','dsc','nsd')
+    from medals.metrics import METRICS
+    keys = ('dataset','class','prompts','cases',*METRICS)
     if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
@@ -335,11 +343,8 @@ def download(
     cfg:DownloadCfg
 ):
     "Fetch weights into the cache, for work without a network later"
-    import shutil
-    from medals.weights import fetch
-    path = fetch(name)
-    if cfg.out: path = shutil.copy2(path, Path(cfg.out).resolve()) if Path(path).is_file() else shutil.copytree(path, Path(cfg.out)/name)
-    _say(path)
+    from medals.weights import copy_weights, fetch
+    _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
 VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, info, download)
 
@@ -347,6 +352,17 @@ VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, in
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (try {self.prog} -h)\n" if _first() else None)
+
+class _Verb(_Parser):
+    "The parser of one verb: words may stand before, between and behind flags"
+    mixing = False
+    def parse_known_args(self, args=None, namespace=None):
+        if self.mixing: return super().parse_known_args(args, namespace)
+        self.mixing = True # what comes next calls this method, twice
+        try: known,odd = self.parse_known_intermixed_args(args, namespace)
+        finally: self.mixing = False
+        if odd: self.error(f"unrecognized arguments: {' '.join(odd)}")
+        return known,odd
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
@@ -384,7 +400,7 @@ def parser(
     "All verbs"
     p = _Parser(prog='medals', description='Text- and spatially-prompted segmentation of 3D medical images')
     p.add_argument('--version', action='version', version=medals.__version__)
-    subs = p.add_subparsers(metavar='VERB', required=True, parser_class=_Parser)
+    subs = p.add_subparsers(metavar='VERB', required=True, parser_class=_Verb)
     for fn in VERBS: add_verb(subs, fn, verb in (None, fn.__name__))
     return p
 
@@ -398,7 +414,7 @@ def main(
     fn = args.pop('verb')
     pars = inspect.signature(fn).parameters
     try: return fn(*[flags_cfg(argparse.Namespace(**args), settings(p.annotation)) if k=='cfg' else args[k] for k,p in pars.items()]) or 0
-    except (UserError, FileNotFoundError, PermissionError) as e:
+    except (UserError, OSError) as e: # of the system: not there, not allowed, the disk is full
         if not getattr(e, 'quiet', False): sys.stderr.write(f"medals {fn.__name__}: {' '.join(str(e).split())}\n")
         return 2
     except KeyboardInterrupt:

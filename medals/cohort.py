@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['find_images', 'share', 'shard_of', 'own_device', 'CohortCfg', 'question', 'mark_of', 'is_done', 'read_case', 'ask',
-           'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather', 'overview']
+           'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather', 'overview',
+           'notes_of']
 
 # %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
@@ -308,3 +309,13 @@ def overview(
     for r in rows: by.setdefault(r['sentence'], []).append(float(r['ml']) if r['found']=='True' else None)
     found = {s: sorted(v for v in vs if v is not None) for s,vs in by.items()}
     return [dict(sentence=s, scans=len(vs), found=len(found[s]), median_ml=median(found[s] or [0.])) for s,vs in by.items()]
+
+def notes_of(
+    plan:Plan,
+)->dict:       # `{note: cases}`
+    "What was noted of the scans that are done"
+    notes = {}
+    for case,mark in plan.marks.items():
+        if not is_done(plan.out/case, mark): continue
+        for text in read_json(plan.out/case/'manifest.json').get('notes', ()): notes.setdefault(text, []).append(case)
+    return notes

@@ -9,7 +9,6 @@ __all__ = ['PRESETS', 'SIDES', 'KEEP', 'TRIES', 'DataCfg', 'sampling', 'held_out
 
 # %% ../nbs/17_data.ipynb #92e8a4b5
 import re
-import tomllib
 import zipfile
 from collections import Counter, deque
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +22,7 @@ import torch
 from fastcore.basics import patch
 
 from .augment import AUGS, Aug, AugCfg, cut, draw_aug, interpolate, tone, window_of
-from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, torch_gen
+from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, read_text, read_toml, seed_of, torch_gen
 from .simulate import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import resolve, structures, wordings
@@ -69,8 +68,7 @@ def sampling(
     "How data sets are drawn, and what is known of them"
     table = read_table('sampling.toml')
     if not path: return table
-    try: own = tomllib.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, tomllib.TOMLDecodeError) as e: raise UserError(f"{path} is not a readable table of data sets: {e}") from e
+    own = read_toml(path)
     if odd:=sorted(set(own)-{'weights','frames'}): raise UserError(f"{path} has sections {', '.join(odd)}; there is [weights] and [frames]")
     bad = [k for k,v in own.get('weights', {}).items() if not isinstance(v, (int,float)) or v<0]
     bad += [k for k,v in own.get('frames', {}).items() if sorted('LRAPSI'.find(o)//2 for o in str(v))!=[0,1,2]]
@@ -251,7 +249,7 @@ def _read_stores(stores):
 def _kept_out(rows, cfg):
     "The names of the cases that training must not see"
     if cfg.exclude and not Path(cfg.exclude).is_file(): raise UserError(f"{cfg.exclude}, the list of cases to leave out, is not there")
-    listed = {o.strip() for o in Path(cfg.exclude).read_text(encoding='utf-8').splitlines()} if cfg.exclude else set()
+    listed = {o.strip() for o in read_text(cfg.exclude).splitlines()} if cfg.exclude else set()
     names = [r['name'] for r in rows]
     return held_out(names, cfg.holdout)|{o for o in names if o in listed or o.split('/')[-1] in listed}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .adapt import add_adapters, freeze
 from .begin import begin
-from .core import UserError, read_json, write_json
+from .core import UserError, read_json, reading, write_json
 from .data import DataCfg, Sampler
 from .index import index
 from .log import add_rows
@@ -20,7 +20,7 @@ from .ranks import group, on_first, rank
 from .run import RunCfg, build, embed
 from .train import fit
 from .validate import Validator, held
-from .weights import find_model
+from .weights import find_model, read_cfg
 
 # %% ../nbs/57_finetune.ipynb #609ee804
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,14 @@ def recipe_of(
 )->Recipe:
     "How scans are prepared for some weights"
     folder = find_model(weights)
-    frame = read_json(folder/'cfg.json').get('frame') if folder.is_dir() else None
+    frame = read_cfg(folder).get('frame') if folder.is_dir() else None
     name = preset or next((k for k in ('coarse','fine') if k in Path(weights).name), '')
     if preset or not frame:
         if name not in PRESETS:
             raise UserError(f"{weights} does not say how scans are prepared for it; give --preset, one of {', '.join(PRESETS)}")
         return PRESETS[name]
-    return Recipe(tuple(frame['spacing']), tuple(frame['window']), frame.get('axes') or 'RAS', fill=bool(frame.get('fill')))
+    with reading(folder/'cfg.json'):
+        return Recipe(tuple(frame['spacing']), tuple(frame['window']), frame.get('axes') or 'RAS', fill=bool(frame.get('fill')))
 
 def own_store(
     source:str,        # Store, or folder of a data set

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'LADDER', 'PRECISION', 'Grid', 'grid_of', 'model_grid', 'sample', 'rigid', 'Plan', 'published_facts', 'plan',
-           'repaired', 'taps', 'pieces', 'resample', 'bounds', 'label_boxes', 'resample_labels', 'coarse_axis']
+           'repaired', 'taps', 'pieces', 'resample', 'bounds', 'crop_or_pad', 'resample_labels', 'coarse_axis']
 
 # %% ../nbs/10_geometry.ipynb #a293bc13
 import math
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from scipy.ndimage import find_objects
 
+from .axes import Region
 from .core import UserError, check_affine, read_table, spacing_of
+from .labelmap import label_boxes
 
 # %% ../nbs/10_geometry.ipynb #e8b2f7c0
 @dataclass(frozen=True)
@@ -302,15 +303,24 @@ def bounds(
     if min(map(len, at))==0: raise UserError('the image is empty: every voxel is 0')
     return tuple((int(o[0]), int(o[-1])+1) for o in at)
 
+# %% ../nbs/10_geometry.ipynb #1c6a0bc6
+def crop_or_pad(
+    x,           # Array, or anything that gives slices of one and has `shape` and `dtype`
+    box:Region,  # In voxels of `x`; may lie partly or wholly outside
+)->np.ndarray:   # `box.size`
+    "A box of an array, zeros outside"
+    inside = box.clip(x.shape)
+    if inside==box: return x[box.slices]
+    out = np.zeros(box.size, x.dtype)
+    if not inside.empty: out[inside.within(box).slices] = x[inside.slices]
+    return out
+
 # %% ../nbs/10_geometry.ipynb #21c1db75
-def label_boxes(
-    x:np.ndarray,  # Label ids `(h,w,d)`
-)->dict:           # `{id: ((lo,hi), (lo,hi), (lo,hi))}`, ascending
+def _all_boxes(x):
     "The bounding box of every label; background and ids below zero get the whole volume"
-    whole = tuple((0, n) for n in x.shape)
+    whole = Region.whole(x.shape)
     low = {int(v): whole for v in np.unique(x[x<1])}
-    boxes = enumerate(find_objects(x if x.dtype!=np.uint16 else x.astype(np.int32)), 1)
-    return {**low, **{k: tuple((s.start, s.stop) for s in b) for k,b in boxes if b}}
+    return {**low, **label_boxes(x)}
 
 def resample_labels(
     x:np.ndarray,    # Label ids `(h,w,d)`
@@ -322,7 +332,7 @@ def resample_labels(
     "Label ids on more or fewer voxels, each voxel with the label that is strongest there"
     if tuple(shape)==x.shape: return x.copy()
     tap = [taps(n, m, a==flat) for a,(n,m) in enumerate(zip(x.shape, shape))]
-    boxes = label_boxes(x)
+    boxes = _all_boxes(x)
     best = torch.zeros(shape, dtype=torch.float16, device=device)
     out = torch.full(shape, next(iter(boxes)), dtype=torch.int32 if x.dtype.itemsize>1 else torch.uint8, device=device)
     for v,box in boxes.items():

@@ -8,13 +8,12 @@ __all__ = ['PAIRS', 'sentences_of', 'read_catalogue', 'find_cases', 'look', 'rep
 # %% ../nbs/18_index.ipynb #dfd51a1d
 import json
 import re
-import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, make_gen, read_json, read_table, write_json
+from .core import UserError, make_gen, read_json, read_table, read_toml, write_json
 from .vocab import resolve, say, structures
 from .volume import NAMES, read_labels
 from .work import Failed, Failures, attempt, read_lines, work, write_lines
@@ -66,8 +65,7 @@ def read_catalogue(
 )->dict:      # `{data set: {modality, instance, classes: {name: {values, sentences}}}}`
     "Data sets with their classes and sentences"
     path = Path(path)
-    try: d = tomllib.loads(path.read_text(encoding='utf-8')) if path.suffix=='.toml' else read_json(path)
-    except tomllib.TOMLDecodeError as e: raise UserError(f"{path} is not readable TOML: {e}") from e
+    d = read_toml(path) if path.suffix.lower()=='.toml' else read_json(path)
     if not isinstance(d, dict): raise UserError(f"{path} should hold a table of data sets, got a {type(d).__name__}")
     own = d.get('datasets') or ([d] if 'classes' in d else None)
     return {o['name']: _own(o) for o in own} if own else {k: _challenge(k, v) for k,v in d.items()}

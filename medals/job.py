@@ -20,10 +20,11 @@ from .intensity import Grey, air, limits, rule_for
 from .modality import DEFAULT, guess_modality, modality_of_scan, named_modality, scan_conflicts, sentence_conflict
 from .packed import Bits
 from .plausible import implausible, scan_facts
-from .regions import published_choice, safe_choice
+from .postprocess import safe_choice
+from .regions import published_choice
 from .settings import InferenceCfg
 from .spatial import Mask, rasterize
-from .volume import Volume, is_challenge, read_prompts, read_volume
+from .volume import Volume, is_challenge, read_prompts, read_volume, sound
 
 # %% ../nbs/39_job.ipynb #cd858ee3
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ RULES = {False: Rules(), True: Rules(
 def as_volume(image, modality=None):
     "A `Volume` from a path, a `Volume`, or a pair of array and affine"
     if isinstance(image, (str, Path)): vol = read_volume(image, modality)
-    elif isinstance(image, Volume): vol = replace(image, modality=modality or image.modality)
-    elif isinstance(image, tuple) and len(image)==2: vol = Volume(check_vol(np.asarray(image[0])), check_affine(image[1]), modality)
+    elif isinstance(image, Volume): vol = sound(replace(image, modality=modality or image.modality))
+    elif isinstance(image, tuple) and len(image)==2: vol = sound(Volume(check_vol(np.asarray(image[0])), check_affine(image[1]), modality))
     else: raise UserError(f"an image is a path, a Volume, or a pair of array and affine, got {type(image).__name__}")
     check_scan(vol)
     return vol

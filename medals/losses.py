@@ -16,29 +16,36 @@ class _Sums(torch.autograd.Function):
     def forward(ctx, logits, m, cls, chunk):
         ctx.save_for_backward(logits, m, cls)
         ctx.chunk = chunk
-        out = torch.empty((*logits.shape[:2],3), device=logits.device)
-        for i,part,z,t in _chunks(logits, m, cls, chunk):
-            out[i,part,2] = (F.softplus(z)-z*t).sum(-1)
+        out = torch.empty((*logits.shape[:2], 3), device=logits.device)
+        for sample,queries,z,t in _chunks(logits, m, cls, chunk):
+            sums = out[sample,queries]
+            sums[:,2] = (F.softplus(z)-z*t).sum(-1) # cross-entropy of a logit, without overflow
             p = z.sigmoid_()
-            out[i,part,0],out[i,part,1] = (p*t).sum(-1),p.square().sum(-1)
+            sums[:,0] = (p*t).sum(-1)
+            sums[:,1] = p.square().sum(-1)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         logits,m,cls = ctx.saved_tensors
         out = torch.empty_like(logits)
-        for i,part,z,t in _chunks(logits, m, cls, ctx.chunk):
-            a,b,c = grad[i,part].unsqueeze(-1).unbind(1)
+        for sample,queries,z,t in _chunks(logits, m, cls, ctx.chunk):
+            both,square,bce = grad[sample,queries].unsqueeze(-1).unbind(1)
             p = z.sigmoid_()
-            out[i,part] = ((a*t+2*b*p).mul_(p).mul_(1-p).add_(c*p).sub_(c*t)).reshape(out[i,part].shape).to(out.dtype)
+            slope = (both*t+2*square*p).mul_(p).mul_(1-p) # through the sigmoid
+            slope = slope.add_(bce*p).sub_(bce*t)
+            part = out[sample,queries]
+            part.copy_(slope.reshape(part.shape))
         return out,None,None,None
 
 def _chunks(logits, m, cls, chunk):
     "Sample, slice of queries, their logits as float and their truth as bool, `(k,voxels)`"
-    for i in range(len(logits)):
-        for k in range(0, logits.shape[1], chunk):
-            part = slice(k, k+chunk)
-            yield i,part,logits[i,part].flatten(1).to(torch.float32, copy=True),m[i,cls[i,part]].flatten(1)
+    for sample in range(len(logits)):
+        for first in range(0, logits.shape[1], chunk):
+            queries = slice(first, first+chunk)
+            z = logits[sample,queries].flatten(1).to(torch.float32, copy=True)
+            t = m[sample,cls[sample,queries]].flatten(1)
+            yield sample,queries,z,t
 
 # %% ../nbs/30_losses.ipynb #e2c39cec
 EPS = 1e-7 # Of Dice, as published
@@ -53,7 +60,9 @@ def dice_bce(
     if cls is None: cls = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
     both,square,bce = _Sums.apply(logits, m, cls, chunk).unbind(-1)
     size = m.flatten(2).sum(-1).gather(1, cls)
-    return 1-(2*both+EPS)/(square+size+EPS),bce/m[0,0].numel(),size>0
+    voxels = m[0,0].numel()
+    dice = 1-(2*both+EPS)/(square+size+EPS)
+    return dice,bce/voxels,size>0
 
 def average(
     each:torch.Tensor,  # `(b,n)`
@@ -69,11 +78,14 @@ def shrink(
     chunk:int=4,     # Classes at a time
 )->torch.Tensor:     # `(b,c,x/step,...)`, bool
     "Masks at a lower resolution, thin structures kept"
-    out = torch.empty((*m.shape[:2], *[n//k for n,k in zip(m.shape[2:], step)]), dtype=torch.bool, device=m.device)
-    for k in range(0, m.shape[1], chunk):
-        part = F.avg_pool3d(m[:,k:k+chunk].float(), step)
-        half = part>=.5
-        out[:,k:k+chunk] = half|(part>0)&(F.max_pool3d(half.float(), 3, 1, 1)<.5)
+    size = [n//k for n,k in zip(m.shape[2:], step)]
+    out = torch.empty((*m.shape[:2], *size), dtype=torch.bool, device=m.device)
+    for first in range(0, m.shape[1], chunk):
+        some = slice(first, first+chunk)
+        share = F.avg_pool3d(m[:,some].float(), step)
+        half = share>=.5
+        near_half = F.max_pool3d(half.float(), 3, 1, 1)>=.5
+        out[:,some] = half|((share>0)&~near_half)
     return out
 
 def targets(
@@ -83,9 +95,13 @@ def targets(
     chunk:int=4,        # Classes at a time
 )->list:                # Truth at each scale, bool
     "The truth at the resolution of each answer"
-    steps = [tuple(a//b for a,b in zip(m.shape[2:], s)) for s in sizes]
-    if compat: return [m[(..., *[slice(None, None, k) for k in step])] for step in steps]
-    return [m if max(step)==1 else shrink(m, step, chunk) for step in steps]
+    out = []
+    for size in sizes:
+        step = tuple(a//b for a,b in zip(m.shape[2:], size))
+        every = tuple(slice(None, None, k) for k in step)
+        if compat: out.append(m[(..., *every)])
+        else: out.append(m if max(step)==1 else shrink(m, step, chunk))
+    return out
 
 # %% ../nbs/30_losses.ipynb #8a29ccaf
 def seg_loss(
@@ -98,11 +114,15 @@ def seg_loss(
 )->tuple:                     # Loss, and `{dice, bce}` at full resolution
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
-    total,whole = sum(2.**-i for i in range(len(scales))),0.
     if valid is None: valid = torch.ones(scales[0].shape[:2], dtype=torch.bool, device=m.device)
-    for i,(o,t) in enumerate(zip(scales, targets(m, [tuple(o.shape[2:]) for o in scales], compat, chunk))):
-        dice,bce,there = dice_bce(o, t, cls, chunk)
-        loss = average(dice, valid if compat else valid&there),average(bce, valid)
-        if i==0: parts = dict(dice=loss[0].detach(), bce=loss[1].detach())
-        whole = whole+2.**-i/total*sum(loss)
+    weights = [2.**-i for i in range(len(scales))]
+    sizes = [tuple(scale.shape[2:]) for scale in scales]
+    whole = 0.
+    parts = None
+    for weight,scale,truth in zip(weights, scales, targets(m, sizes, compat, chunk)):
+        dice,bce,there = dice_bce(scale, truth, cls, chunk)
+        dice = average(dice, valid if compat else valid&there)
+        bce = average(bce, valid)
+        if parts is None: parts = dict(dice=dice.detach(), bce=bce.detach()) # the first scale is the full one
+        whole = whole+weight/sum(weights)*(dice+bce)
     return whole,parts

@@ -50,13 +50,16 @@ def positions(
 )->torch.Tensor:   # `(t,1,width)`
     "Positional encoding of a grid of tokens"
     c = 2*ceil(width/6)
-    freq = 10000**(-torch.arange(0, c, 2, dtype=torch.float64)/c)
+    even = torch.arange(0, c, 2, dtype=torch.float64)
+    freq = 10000**(-even/c)
     parts = []
-    for a,n in enumerate(grid):
+    for axis,n in enumerate(grid):
         angle = torch.arange(n, dtype=torch.float64)[:,None]*freq
         wave = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-        parts.append(wave.reshape([n if i==a else 1 for i in range(3)]+[c]).expand(*grid, c))
-    return torch.cat(parts, -1).reshape(-1, 1, 3*c)[...,:width].to(device, dtype)
+        shape = [n if i==axis else 1 for i in range(3)]
+        parts.append(wave.reshape([*shape, c]).expand(*grid, c))
+    codes = torch.cat(parts, -1).reshape(-1, 1, 3*c)
+    return codes[...,:width].to(device, dtype)
 
 # %% ../nbs/22_model.ipynb #9ca92015
 class QueryLayer(nn.Module):
@@ -64,41 +67,57 @@ class QueryLayer(nn.Module):
     def __init__(self, e, heads, ffn, dropout):
         super().__init__()
         self.multihead_attn = nn.MultiheadAttention(e, heads, dropout=dropout)
-        self.linear1,self.linear2 = nn.Linear(e, ffn),nn.Linear(ffn, e)
-        self.norm1,self.norm2,self.norm3 = nn.LayerNorm(e),nn.LayerNorm(e),nn.LayerNorm(e)
+        self.linear1 = nn.Linear(e, ffn)
+        self.linear2 = nn.Linear(ffn, e)
+        self.norm1 = nn.LayerNorm(e)
+        self.norm2 = nn.LayerNorm(e)
+        self.norm3 = nn.LayerNorm(e)
         self.norm1.requires_grad_(False) # in published files, but never used
         self.p = dropout
 
     def image(self, mem, pos):
         "Keys and values of the image `(b,heads,t,d)`"
-        a = self.multihead_attn
-        _,wk,wv = a.in_proj_weight.chunk(3)
-        _,bk,bv = a.in_proj_bias.chunk(3)
-        return self._split(F.linear(mem+pos, wk, bk)),self._split(F.linear(mem, wv, bv))
+        attention = self.multihead_attn
+        _,wk,wv = attention.in_proj_weight.chunk(3)
+        _,bk,bv = attention.in_proj_bias.chunk(3)
+        keys = F.linear(mem+pos, wk, bk)
+        values = F.linear(mem, wv, bv)
+        return self._split(keys),self._split(values)
 
     def _split(self, x): # `(t,b,e)` to `(b,heads,t,d)`
-        return x.reshape(*x.shape[:2], self.multihead_attn.num_heads, -1).permute(1,2,0,3)
+        heads = self.multihead_attn.num_heads
+        return x.reshape(*x.shape[:2], heads, -1).permute(1,2,0,3)
+
+    def _attended(self, q, kv, drop):
+        "What the image answers to queries `(n,b,e)`"
+        attention = self.multihead_attn
+        e = q.shape[-1]
+        asked = F.linear(q, attention.in_proj_weight[:e], attention.in_proj_bias[:e])
+        h = F.scaled_dot_product_attention(self._split(asked), *kv, dropout_p=drop)
+        return attention.out_proj(h.permute(2,0,1,3).flatten(2))
+
+    def _fed_forward(self, q, drop):
+        hidden = F.relu(self.linear1(q))
+        return self.linear2(F.dropout(hidden, drop))
 
     def forward(self, q, kv):
         "Queries `(n,b,e)` that have looked at the image once more"
-        a,e = self.multihead_attn,q.shape[-1]
         drop = self.p if self.training else 0.
-        h = self._split(F.linear(self.norm2(q), a.in_proj_weight[:e], a.in_proj_bias[:e]))
-        h = F.scaled_dot_product_attention(h, *kv, dropout_p=drop).permute(2,0,1,3).flatten(2)
-        q = q+F.dropout(a.out_proj(h), drop)
-        return q+F.dropout(self.linear2(F.dropout(F.relu(self.linear1(self.norm3(q))), drop)), drop)
+        q = q+F.dropout(self._attended(self.norm2(q), kv, drop), drop)
+        return q+F.dropout(self._fed_forward(self.norm3(q), drop), drop)
 
 class QueryDecoder(nn.Module):
     "Layers of cross-attention; all start from the same weights"
     def __init__(self, cfg):
         super().__init__()
         self.layers = nn.ModuleList(QueryLayer(cfg.query, cfg.heads, cfg.ffn, cfg.dropout) for _ in range(cfg.layers))
-        for o in self.layers[1:]: o.load_state_dict(self.layers[0].state_dict())
+        first = self.layers[0].state_dict()
+        for layer in self.layers[1:]: layer.load_state_dict(first)
         self.norm = nn.LayerNorm(cfg.query)
 
     def image(self, mem, pos):
         "Keys and values of the image, for each layer"
-        return [o.image(mem, pos) for o in self.layers]
+        return [layer.image(mem, pos) for layer in self.layers]
 
     def forward(self, q, kvs):
         "Queries `(n,b,e)` that have looked at the image"
@@ -113,17 +132,28 @@ class Features:
     kvs:list   # Keys and values of every query layer
 
 def _mlp(e, hidden, out, signed):
-    return nn.Sequential(nn.Linear(e, hidden), nn.GELU(), nn.Linear(hidden, out), nn.Identity() if signed else nn.GELU())
+    last = nn.Identity() if signed else nn.GELU()
+    return nn.Sequential(nn.Linear(e, hidden), nn.GELU(), nn.Linear(hidden, out), last)
 
 def check_size(
     shape,  # Sizes of the three axes
 ):
     "The U-Net halves an image five times"
-    if bad:=[n for n in shape if n%32 or n<32]:
+    bad = [n for n in shape if n%32 or n<32]
+    if bad:
         good = tuple(max(32, 32*ceil(n/32)) for n in shape)
         raise UserError(f"image size {tuple(shape)}: {bad[0]} is not a multiple of 32; pad to {good}")
 
 # %% ../nbs/22_model.ipynb #13e6312f
+def _folded_kernel(kernel, vectors, masks):
+    "Few classes: their mask vectors `(n,c)` are worked into the kernel, and the prompts `(n,x,y,z)` stay as they are"
+    return torch.einsum('ocxyz,nc->onxyz', kernel, vectors),masks[None]
+
+def _summed_prompts(kernel, vectors, masks):
+    "Many classes: prompts `(n,x,y,z)` times mask vectors `(n,c)` are added up, 16 classes at a time"
+    parts = zip(masks.split(16), vectors.split(16))
+    return kernel,sum(torch.einsum('nxyz,nc->cxyz', m, v) for m,v in parts)[None]
+
 def fuse(
     block:ConvBlock,     # `2c` channels in, `c` out
     d:torch.Tensor,      # Image features `(b,c,x,y,z)`
@@ -133,14 +163,14 @@ def fuse(
 )->torch.Tensor:         # `(b,c,x,y,z)`
     "Image features and prompts of all classes, in one convolution"
     y = conv_parts(block.conv, d)
-    if m is not None:
-        w,n = block.conv.weight[:,d.shape[1]:],m.shape[1]
-        for i in range(len(d)):
-            if n<=(d.shape[1] if few is None else few): kernel,given = torch.einsum('ocxyz,nc->onxyz', w, vec[i]),m[i:i+1].to(d.dtype)
-            else:
-                parts = zip(m[i].split(16), vec[i].split(16))
-                kernel,given = w,sum(torch.einsum('nxyz,nc->cxyz', o.to(d.dtype), v) for o,v in parts)[None]
-            y[i:i+1] += conv3d(given, kernel.to(given.dtype))
+    if m is None: return block.act(y)
+    c = d.shape[1]
+    kernel = block.conv.weight[:,c:]
+    few = c if few is None else few
+    cheaper = _folded_kernel if m.shape[1]<=few else _summed_prompts
+    for i in range(len(d)):
+        weights,given = cheaper(kernel, vec[i], m[i].to(d.dtype))
+        y[i:i+1] += conv3d(given, weights.to(given.dtype))
     return block.act(y)
 
 # %% ../nbs/22_model.ipynb #1a5f5e13
@@ -167,13 +197,18 @@ class MedalS(nn.Module):
         cfg='medals-s'  # Name of a preset, or a `ModelCfg`
     ):
         super().__init__()
-        if isinstance(cfg, str) and cfg not in PRESETS: raise UserError(f"no preset {cfg!r}; there is {', '.join(PRESETS)}")
-        self.cfg = cfg = PRESETS[cfg] if isinstance(cfg, str) else cfg
-        f,e = cfg.features,cfg.query
+        if isinstance(cfg, str):
+            if cfg not in PRESETS: raise UserError(f"no preset {cfg!r}; there is {', '.join(PRESETS)}")
+            cfg = PRESETS[cfg]
+        self.cfg = cfg
+        f = cfg.features
+        e = cfg.query
         self.backbone = UNet(cfg.in_channels, f)
         self.projection_layer = nn.Sequential(nn.Linear(sum(f), e), nn.GELU(), nn.Linear(e, e), nn.GELU())
         self.transformer_decoder = QueryDecoder(cfg)
-        if cfg.aux: self.mid_mask_embed_proj = nn.ModuleList(_mlp(e, h, o, cfg.signed) for h,o in zip(cfg.aux_heads, f[1:4]))
+        if cfg.aux:
+            widths = zip(cfg.aux_heads, f[1:4])
+            self.mid_mask_embed_proj = nn.ModuleList(_mlp(e, hidden, out, cfg.signed) for hidden,out in widths)
         self.mask_embed_proj = _mlp(e, cfg.head, f[0], cfg.signed)
         self.fusion_conv = nn.Module()
         self.fusion_conv.convs = nn.ModuleList([ConvBlock(2*f[0], f[0])])
@@ -185,10 +220,13 @@ class MedalS(nn.Module):
     )->Features:
         "What depends on the image alone"
         check_size(x.shape[2:])
-        x = x if self.cfg.grey==1 else x*self.cfg.grey
-        skips,maps = self.backbone(x if fg is None else torch.cat([x, fg.to(x.dtype)], 1))
-        n = len(skips)-1
-        pooled = torch.cat([*(F.avg_pool3d(o, 2**(n-i)) for i,o in enumerate(skips[:-1])), skips[-1]], 1)
+        if self.cfg.grey!=1: x = x*self.cfg.grey
+        if fg is not None: x = torch.cat([x, fg.to(x.dtype)], 1)
+        skips,maps = self.backbone(x)
+        *finer,deepest = skips
+        halvings = range(len(finer), 0, -1) # from each scale to the deepest
+        pooled = [F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
+        pooled = torch.cat([*pooled, deepest], 1)
         mem = self.projection_layer(pooled.flatten(2).permute(2,0,1))
         pos = positions(tuple(pooled.shape[2:]), self.cfg.query, mem.device, mem.dtype)
         return Features(maps, self.transformer_decoder.image(mem, pos))
@@ -214,14 +252,18 @@ class MedalS(nn.Module):
         cls:torch.Tensor=None, # Channel of `m` of each query `(b,n)`, -1: none; None: the one of the same number
     ):                         # Logits `(b,n,x,y,z)`, or a list of four
         "Logits of some queries"
-        d,t = feats.maps[0],self.adapt(feats, q)
-        vec = self.mask_embed_proj(t)
-        each = vec if m is None or cls is None else class_vectors(vec, cls, m.shape[1])
-        if not bypass: d = again(fuse, self.fusion_conv.convs[0], d, each, m, redo=self.backbone.redo>0)
-        res = [torch.einsum('bcxyz,bnc->bnxyz', d, vec)]
-        if not deep: return res[0]
+        d = feats.maps[0]
+        adapted = self.adapt(feats, q)
+        vec = self.mask_embed_proj(adapted)
+        by_class = vec if m is None or cls is None else class_vectors(vec, cls, m.shape[1])
+        if not bypass: d = again(fuse, self.fusion_conv.convs[0], d, by_class, m, redo=self.backbone.redo>0)
+        logits = torch.einsum('bcxyz,bnc->bnxyz', d, vec)
+        if not deep: return logits
         if not self.cfg.aux: raise UserError("deep=True needs auxiliary heads; make the network with ModelCfg(aux=True)")
-        return res+[torch.einsum('bcxyz,bnc->bnxyz', o, head(t)) for o,head in zip(feats.maps[1:], self.mid_mask_embed_proj)]
+        scales = [logits]
+        for features,head in zip(feats.maps[1:], self.mid_mask_embed_proj):
+            scales.append(torch.einsum('bcxyz,bnc->bnxyz', features, head(adapted)))
+        return scales
 
     def ask(
         self,
@@ -231,7 +273,8 @@ class MedalS(nn.Module):
         which=None,            # Those `k` queries; None: all
     )->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
         "What is multiplied to get the logits of any query, all prompts worked in"
-        feats = self.encode(x, None if m is None else m.any(1, keepdim=True))
+        fg = None if m is None else m.any(1, keepdim=True)
+        feats = self.encode(x, fg)
         parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
         vec = torch.cat(parts, 1)[:,:len(q)]
         some = vec if which is None else vec[:,which]
@@ -240,4 +283,5 @@ class MedalS(nn.Module):
     def forward(self, x, q, m=None, fg=None, deep=False):
         "Logits `(b,n,x,y,z)` of queries `q` on image `x`, with prompts `m`; their union `fg` follows from `m` unless given"
         if m is not None and fg is None: fg = m.bool().any(1, keepdim=True)
-        return self.decode(self.encode(x, fg), q, m, deep)
+        feats = self.encode(x, fg)
+        return self.decode(feats, q, m, deep)

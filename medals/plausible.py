@@ -29,7 +29,8 @@ class ScanFacts:
     mm:tuple            # Size of what differs from the most frequent value
     range:float=0.      # Of brightness, without the darkest and the brightest half percent
     neighbours:float=0. # Correlation of neighbouring voxels, slow trends left aside, along the best axis
-    bend:float=0.       # Second difference that only one in a hundred exceeds, as a part of the range, along the best axis
+    bend:float=0.       # Second difference that only one in a thousand exceeds, as a part of the range, along the best axis
+    inside:float=0.     # The same range in the middle
     body:float=1.       # Median of what is brighter than a twentieth of the range, as a part of the range
 
 def _spots(shape, most=MOST):
@@ -104,11 +105,11 @@ def _alike(x, axis, trend, ends):
     return _correlation(here.clip(*ends)-usual, there.clip(*ends)-usual)
 
 def _bend(x, axis, lag, ends):
-    "The second difference along an axis that one in a hundred exceeds, as a part of the range"
+    "The second difference along an axis that one in a thousand exceeds, as a part of the range"
     _,values = _moved(x, axis, lag, 2)
     before,here,after = [o.clip(*ends) for o in values]
     bends = abs(before-2*here+after)
-    return float(np.percentile(bends, 99))/(ends[1]-ends[0])
+    return float(np.percentile(bends, 99.9))/(ends[1]-ends[0])
 
 def scan_facts(
     x:np.ndarray,     # Raw values `(x,y,z)`
@@ -125,6 +126,8 @@ def scan_facts(
     seen = _at(part, _spots(part.shape))
     lo,hi = ends = np.percentile(seen, (.5, 99.5)).tolist()
     if lo==hi: return facts
+    middle = part[tuple(slice(n//5, n-n//5) for n in part.shape)]
+    low,high = np.percentile(_at(middle, _spots(middle.shape)), (.5, 99.5))
     bright = seen[seen>lo+.05*(hi-lo)]
     body = float(np.median(bright)-lo)/(hi-lo)
     trend = _trend(part, ends)
@@ -135,7 +138,7 @@ def scan_facts(
         lag = int(np.clip(round(reach[axis]/spacing[axis]), 1, (n-1)//2))
         alike.append(_alike(part, axis, trend, ends))
         bends.append(_bend(part, axis, lag, ends))
-    return replace(facts, range=hi-lo, neighbours=max(alike), bend=max(bends), body=body)
+    return replace(facts, range=hi-lo, neighbours=max(alike), bend=max(bends), inside=float(high-low), body=body)
 
 # %% ../nbs/37_plausible.ipynb #2796e3f1
 @cache

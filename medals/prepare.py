@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes
 from .core import UserError, make_gen, read_json, sweep, write_json
 from .geometry import Plan, bounds, coarse_axis, plan, resample, resample_labels
 from .intensity import grey, limits, rule_for
+from .nnunet import axes_of_plans
 from .store import import_case, label_points, open_case, write_case
 from .volume import read_labels, read_volume, stem
 from .work import Failures, read_lines, work, write_lines
@@ -268,6 +269,18 @@ def check_store(
 
 def _import(task): import_case(**task)
 
+def _prepared_files(root, catalogue):
+    "`{DATASET/NAME: (data set, file)}` of the cases that another code has prepared"
+    only = next(iter(catalogue)) if len(catalogue)==1 else None
+    found = {}
+    for f in sorted(Path(root).rglob('*.b2nd')):
+        dataset = only or f.parent.name
+        if f.name.startswith('.') or f.stem.endswith('_seg') or dataset not in catalogue: continue
+        other = found.setdefault(f'{dataset}/{f.stem}', (dataset, f))[1]
+        if other!=f: raise UserError(f"{root} has {f.name} in {other.parent.name} and in {f.parent.name}; take over one folder at a time")
+    if not found: raise UserError(f"{root} holds no NAME.b2nd of a data set that the prompt file names")
+    return found
+
 def import_store(
     root,           # Folder with `.b2nd`, `_seg.b2nd` and `.pkl` files
     store,          # Folder to write
@@ -275,15 +288,13 @@ def import_store(
     workers:int=0,  # Processes; 0: one per core, 1: this process
 )->Failures:
     "Cases prepared by nnU-Net or the published code, as a store of ours"
-    store = Path(store)
-    def name(f): return next(iter(catalogue)) if len(catalogue)==1 else f.parent.name
-    files = [f for f in sorted(Path(root).rglob('*.b2nd')) if not f.stem.endswith('_seg') and name(f) in catalogue]
-    if not files: raise UserError(f"{root} holds no NAME.b2nd of a data set that the prompt file names")
-    def task(f):
-        d = catalogue[name(f)]
-        classes = {k: c['values'] for k,c in d['classes'].items()}
-        return dict(image=str(f), folder=str(store/'cases'/name(f)/f.stem), classes=classes, modality=d['modality'])
-    tasks = {f'{name(f)}/{f.stem}': task(f) for f in files}
+    store,orders = Path(store),{}
+    def task(dataset, f):
+        d,folder = catalogue[dataset],f.parent
+        if folder not in orders: orders[folder] = axes_of_plans(folder)
+        said = dict(classes={k: c['values'] for k,c in d['classes'].items()}, modality=d['modality'], ignored=d.get('ignored', ()))
+        return dict(image=str(f), folder=str(store/'cases'/dataset/f.stem), order=orders[folder], **said)
+    tasks = {name: task(*o) for name,o in _prepared_files(root, catalogue).items()}
     fails = Failures(store/'failed.jsonl')
     for k,res in work(_import, tasks, workers, desc='import'): fails.add(k, res)
     write_json(store/'classes.json', catalogue)

@@ -22,8 +22,8 @@ from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .job import image_on, obey, settle, show_prompts, view_of
 from .packed import Bits
 from .plausible import edge_support, limits_table
-from .postprocess import instances
-from .regions import drop_small, fit, keep_pieces, look_closer, published_roi
+from .postprocess import drop_small, instances, keep_pieces
+from .regions import fine_regions, published_roi, window_region
 from .result import Segmentation, presence, write_table
 from .settings import InferenceCfg
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
@@ -241,7 +241,7 @@ class Run:
         marks = [Bits.of(rasterize([m], view.shape, job.vol.affine)[0]) for i in some if (m := job.spatial.get(job.texts[i]))]
         missed = [coarse.at[i] for i in some if not coarse.bits[i].any() and coarse.peak[i]>=FAINT]
         masks = [coarse.bits[i] for i in some]+marks
-        return [(view, b) for b in look_closer(masks, missed, view.net, view.turn, view.shape, stage.frame.window)]
+        return [(view, b) for b in fine_regions(masks, missed, view.net, view.turn, view.shape, stage.frame.window)]
 
     def _roi(self, stage, coarse):
         "The published region, or all of the scan if the first stage found nothing"
@@ -414,7 +414,7 @@ def _again(run, old, new):
         cuts = [(o, c) for o,n in zip(looks, near) if (c := _narrowed(run, *o[:3], n))]
         if looks and not cuts: # nobody has looked there yet
             (stage,view,tiles,*_),n = looks[0],near[0]
-            cuts = [(looks[0], run.tiles(stage, view, fit(n, view.net.shape, tiles.window)))]
+            cuts = [(looks[0], run.tiles(stage, view, window_region(n, view.net.shape, tiles.window)))]
         for o,c in cuts: yield s,o,c
 
 def _objects_again(seg, run, ids, mask):

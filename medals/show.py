@@ -8,6 +8,7 @@ __all__ = ['COLOURS', 'GOLDEN', 'PLANES', 'OUTLINE', 'WHITE', 'ROUND_LENGTHS', '
 
 # %% ../nbs/04_show.ipynb #ca123030
 import io
+from collections.abc import Mapping
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ def cutters(
 )->dict:         # `{name: f(axis, i) -> bool (u,v)}`
     "Each mask as a function that cuts one slice of it"
     if masks is None: return {}
-    if isinstance(masks, dict): return {k: _cutter(m) for k,m in masks.items()}
+    if isinstance(masks, Mapping): return {k: _cutter(m) for k,m in masks.items()}
     masks = np.asarray(masks)
     if masks.ndim==3 and masks.dtype!=bool:
         names = names or {}
@@ -168,7 +169,7 @@ class _Ras:
     def _cuts(self, masks):
         "Each mask as a function that cuts a turned slice of it"
         if masks is None: return {}
-        if isinstance(masks, dict): return {k: self._cutter(m) for k,m in masks.items()}
+        if isinstance(masks, Mapping): return {k: self._cutter(m) for k,m in masks.items()}
         if np.ndim(masks)==4: return cutters(np.stack([self._view(m) for m in masks]), self.names)
         return cutters(self._view(masks), self.names)
 

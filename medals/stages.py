@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from .core import UserError, make_gen, read_json, sha256
+from .core import UserError, make_gen, reading, sha256
 from .frame import Frame
 from .model import PRESETS, MedalS
 from .text import CODES, TextEncoder
-from .weights import fetch, find_model, load_model, load_published
+from .weights import fetch, find_model, load_model, load_published, read_cfg
 
 # %% ../nbs/38_stages.ipynb #14ec71ed
 FRAMES = dict(
@@ -74,9 +74,10 @@ def _published(names):
     return stages,TextEncoder.load(files['text'])
 
 def _native(folder, name=''):
-    cfg = read_json(folder/'cfg.json')
+    cfg = read_cfg(folder)
     if 'frame' not in cfg: raise UserError(f"{folder} has weights but no frame in cfg.json; name a folder made by medals")
-    return Stage(load_model(folder), Frame(**cfg['frame']), name, cfg['sha256'])
+    with reading(folder/'cfg.json'): frame = Frame(**cfg['frame'])
+    return Stage(load_model(folder), frame, name, cfg['sha256'])
 
 def load_stages(
     source='nano', # Name, folder, hub id, or `random:PRESET`
@@ -87,7 +88,7 @@ def load_stages(
     if source in PUBLISHED: return _published(PUBLISHED[source])
     folder = find_model(source)
     if not folder.is_dir(): raise UserError(f"{folder} is one file, without frame and text encoder; name a folder made by medals")
-    names = read_json(folder/'cfg.json').get('stages')
+    names = read_cfg(folder).get('stages')
     stages = [_native(folder/n, n) for n in names] if names else [_native(folder)]
     text = next((o for o in (folder/'text', folder/(names or [''])[0]/'text') if o.exists()), None)
     if not text: raise UserError(f"{folder} has no text encoder; put it into {folder.name}/text")

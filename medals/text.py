@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .core import UserError, atomic, home, read_json, write_json
+from .core import UserError, atomic, home, read_json, reading, sha256, write_json
 
 # %% ../nbs/20_text.ipynb #7869f88e
 CODES = dict(ct=0, mri=1, us=2, pet=3, microscopy=4)
@@ -86,7 +86,7 @@ def load_file(
     if not path.exists(): raise UserError(f"no file {path}")
     if path.suffix=='.safetensors':
         from safetensors.torch import load_file
-        return load_file(path)
+        with reading(path): return load_file(path)
     from numpy import dtype, dtypes
     scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
     try:
@@ -129,7 +129,7 @@ class QueryCache:
         "The query `(e,)`, or None"
         p = self._path(key, code, text)
         try: return torch.from_numpy(np.load(p, allow_pickle=False)) if p.exists() else None
-        except ValueError: return None
+        except (ValueError, EOFError, OSError): return None # damaged: then it is made again
 
     def put(self, key, code, text, q):
         "Keep a query"
@@ -163,18 +163,11 @@ class TextEncoder:
         cache=None,
     ):
         "An encoder from a file, a state dict or a folder"
-        from medals.core import sha256
-        from transformers import AutoConfig
-        if native:=not isinstance(source, dict) and Path(source).is_dir(): base,file = source,Path(source)/'text.safetensors'
-        else: file = source
-        tokenizer,config = _tokenizer(base),_offline_hint(AutoConfig.from_pretrained, base)
-        def make():
-            net = KnowledgeEncoder(config, read_json(Path(source)/'text.json')['width'] if native else None)
-            state = clean_text_state(source if isinstance(source, dict) else load_file(file))
-            load_strict(net, {k: v.float() for k,v in state.items()}, 'the text encoder')
-            return net.eval().requires_grad_(False)
-        if not isinstance(file, dict) and not Path(file).exists(): raise UserError(f"no text encoder at {file}")
-        return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(file, dict) else sha256(file), cache)
+        if not isinstance(source, dict) and Path(source).is_dir(): return cls(*_native(Path(source)), cache)
+        if not isinstance(source, dict) and not Path(source).exists(): raise UserError(f"no text encoder at {source}")
+        tokenizer,config = _tokenizer_and_config(base)
+        def make(): return _encoder(config, None, source if isinstance(source, dict) else load_file(source))
+        return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(source, dict) else sha256(source), cache)
 
     def network(self):
         "The network, read when it is first needed"
@@ -211,16 +204,35 @@ class TextEncoder:
             self.tokenizer.save_pretrained(tmp)
             save_file({k: v.half().contiguous() for k,v in net.state_dict().items()}, tmp/'text.safetensors')
             (tmp/'text.safetensors').chmod(0o644)
-            write_json(tmp/'text.json', dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES)))
+            facts = dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES), sha256=sha256(tmp/'text.safetensors'))
+            write_json(tmp/'text.json', facts)
 
-def _offline_hint(load, base):
-    "Call a `transformers` loader; say what to do when the hub cannot be reached"
-    try: return load(str(base))
+def _tokenizer_and_config(base):
+    "What `transformers` needs to know of an encoder, from a folder or the hub"
+    from transformers import AutoConfig, AutoTokenizer
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    if Path(base).is_dir():
+        with reading(base): return AutoTokenizer.from_pretrained(str(base)),AutoConfig.from_pretrained(str(base))
+    try: return AutoTokenizer.from_pretrained(str(base)),AutoConfig.from_pretrained(str(base))
     except (OSError, ValueError) as e:
         raise UserError(f"no configuration and tokenizer at {str(base)!r}; download config.json and the tokenizer files of it once, "
                         "and name their folder as `base`") from e
 
-def _tokenizer(base):
-    from transformers import AutoTokenizer
-    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    return _offline_hint(AutoTokenizer.from_pretrained, base)
+def _encoder(config, width, state):
+    "A `KnowledgeEncoder` from its tensors"
+    net = KnowledgeEncoder(config, width)
+    load_strict(net, {k: v.float() for k,v in clean_text_state(state).items()}, 'the text encoder')
+    return net.eval().requires_grad_(False)
+
+def _native(folder):
+    "Tokenizer, what makes the network, and the hash of its weights, of a folder that `save` wrote"
+    file,facts = folder/'text.safetensors',folder/'text.json'
+    with reading(folder):
+        made,key = read_json(facts),sha256(file)
+        width = int(made['width'])
+    if made.get('sha256', key)!=key:
+        raise UserError(f"{file} is not the file that text.json describes; copy or download the folder again")
+    tokenizer,config = _tokenizer_and_config(folder)
+    def make():
+        with reading(folder): return _encoder(config, width, load_file(file))
+    return tokenizer,make,key

@@ -17,7 +17,7 @@ from nibabel.orientations import axcodes2ornt
 
 from .core import torch_gen
 from .geometry import spacing_of
-from .metrics import dice, surface_dice
+from .metrics import METRICS, dice, mask_scores
 from .ranks import gather, mine
 from .show import compare_fig
 from .simulate import PromptCfg, jittered_box, with_marks
@@ -129,8 +129,8 @@ def case_rows(
     for i,k in enumerate(names):
         there,o = bool(truth[i].any()),other_side(k, names)
         row = dict(dataset=held.dataset, case=held.name, **{'class': k}, prompts=prompts, present=there, voxels=int(found[i].sum()))
-        row['dsc'] = dice(truth[i], found[i]) if there else None
-        row['nsd'] = surface_dice(truth[i], found[i], spacing, 2.) if there and nsd else None
+        row.update(dict.fromkeys(METRICS))
+        if there: row.update(mask_scores(truth[i], found[i], spacing, leave_out=() if nsd else ('nsd',)))
         row['swapped'] = dice(truth[names.index(o)], found[i]) if o and truth[names.index(o)].any() else None
         rows.append(row)
     return rows
@@ -145,7 +145,7 @@ def by_class(
         v = [r[k] for r in rs if r[k] is not None]
         return float(np.mean(v)) if v else None
     def one(key, rs):
-        means = {o: mean(rs, o) for o in ('dsc','nsd','swapped')}
+        means = {o: mean(rs, o) for o in (*METRICS, 'swapped')}
         false = sum(r['voxels']>0 and not r['present'] for r in rs)
         return dict(zip(('dataset','class','prompts'), key), cases=sum(r['present'] for r in rs), **means, false_alarms=false)
     return [one(*o) for o in sorted(groups.items())]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-from .core import UserError, atomic, progress
+from .core import UserError, atomic, progress, read_text
 
 # %% ../nbs/03_work.ipynb #bfbd3ca7
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def read_lines(
 )->list:     # Dictionaries
     "The objects in a file of JSON lines; a half line is skipped"
     rows = []
-    for line in Path(path).read_text(encoding='utf-8').splitlines() if Path(path).exists() else ():
+    for line in read_text(path).splitlines() if Path(path).exists() else ():
         try: rows.append(json.loads(line))
         except json.JSONDecodeError: pass # cut off by a kill
     return [r for r in rows if isinstance(r, dict)]

@@ -18,7 +18,7 @@ from medals.cli import main
 from medals.challenge import check_segs
 from medals.cohort import CohortCfg, find_images, gather, is_done, plan_cohort, question, read_case, segment_cohort, share, shard_of
 from medals.core import UserError, asset, read_json, write_json
-from medals.demo import template
+from medals.example import template
 from medals.volume import Volume, phantom, write_volume
 from medals.work import read_lines
 

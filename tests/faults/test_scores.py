@@ -9,12 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.affines import from_matvec
 from nibabel.orientations import inv_ornt_aff
+from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
+from medals import metrics, postprocess, validate
 from medals.cli import EvaluateCfg
-from medals.core import CORNER_TOLERANCE, UserError, corner_gap, grid_difference, read_json
+from medals.core import UserError, read_json
 from medals.evaluate import evaluate
+from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
+from medals.labelmap import components, label_boxes, largest
 from medals.look import agreement
+from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.prepare import Recipe, load
 from medals.spatial import read_marks
 from medals.volume import Volume, phantom, write_labels, write_volume
@@ -156,3 +161,90 @@ def test_1_7_prepare_takes_the_flag_and_labels_in_another_axis_order(tmp_path):
     counts = [read_json(tmp_path/'s'/'cases'/'d'/f'c{k}'/'case.json') for k in range(2)]
     sums = [{k: v for k,v in o['sha256'].items() if k!='points.npz'} for o in counts] # points are drawn by the name of the case
     assert len(sums[0])>1 and sums[0]==sums[1] and any('not believed' in o for o in counts[1]['source']['notes'])
+
+
+# ---- 1.6: a distance that equals the tolerance meets it, whatever the last digits of a header say
+
+def two_cubes(shift):
+    a = np.zeros((24,24,24), bool)
+    a[4:14,5:15,6:16] = True
+    return a,np.roll(a, shift, (0,1,2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(angles=st.tuples(*[st.floats(-.8, .8)]*3), mm=st.floats(.2, 5), steps=st.integers(1, 5), axis=st.integers(0, 2),
+       scale=st.floats(-1e-6, 1e-6), single=st.booleans())
+def test_1_6_turns_scalings_and_single_precision_do_not_change_a_score(angles, mm, steps, axis, scale, single):
+    "Cubes that are moved by a whole number of voxels, at a tolerance of just as many"
+    a,b = two_cubes(np.eye(3, dtype=int)[axis]*steps)
+    affine = from_matvec(Rotation.from_euler('xyz', angles).as_matrix()*mm*(1+scale), [-90.,126.,-72.])
+    if single: affine = affine.astype(np.float32)
+    spacing = Volume(a.astype(np.uint8), affine).spacing
+    assert surface_dice(a, b, spacing, mm*steps)==1
+    assert surface_dice(a, b, spacing, mm*steps*.999)<1, 'a tolerance that is really smaller is not met'
+
+
+@pytest.mark.parametrize('angles', [(0,0,0), (.3,.2,.1), (.1,-.4,.7)])
+def test_1_6_oblique_files_score_as_straight_ones(tmp_path, angles):
+    for mm,steps in ((1.,2), (.4,5)):
+        a,b = two_cubes((steps,0,0))
+        affine = from_matvec(Rotation.from_euler('xyz', angles).as_matrix()*mm, [10.,20.,30.])
+        for name,m in (('t', a), ('p', b)):
+            nib.save(nib.Nifti1Image(m.astype(np.uint8), affine.astype(np.float32)), tmp_path/f'{name}.nii.gz')
+        (row,),*_ = evaluate(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', EvaluateCfg(out=str(tmp_path/'o'), workers=1, worst=0))
+        assert row['nsd']==1 and row['dsc']==dice(a, b)
+
+
+def test_1_6_the_published_evaluator_makes_no_allowance():
+    a,b = two_cubes((2,0,0))
+    spacing = (np.nextafter(1, 2),)*3 # a hair above 1 mm
+    maps = a.astype(np.uint8),b.astype(np.uint8)
+    nsd = {m: challenge_metrics(*maps, spacing, [1], False, mode=m)['nsd'] for m in ('correct','challenge')}
+    assert nsd['correct']==1 and nsd['challenge']<.8
+    assert surface_dice(a, b, spacing)==1 and surface_dice(a, b, spacing, rounding=0)==nsd['challenge']
+
+
+def test_1_6_tolerances_at_their_ends():
+    a,b = two_cubes((1,0,0))
+    assert surface_dice(a, a, (.7,.9,5.), 0)==1 and 0<surface_dice(a, b, (1,1,1), 0)<1
+    dot,other = np.zeros((2, 5,5,5), bool)
+    dot[0,0,0],other[4,4,4] = True,True
+    assert surface_dice(dot, dot, (1,1,3), 0)==1 and surface_dice(dot, other, (1,1,1), 0)==0 and surface_dice(dot, other, (1,1,1), 7)==1
+    for bad in (-1, -1e-9, float('nan'), float('inf')):
+        with pytest.raises(UserError, match='0 mm or more'): surface_dice(a, b, (1,1,1), bad)
+    for bad in ((1,1), (1,0,1), (1,1,-1), (1,1,float('nan'))):
+        with pytest.raises(UserError, match='voxel size'): surface_dice(a, b, bad)
+
+
+# ---- one of each: metrics, components and boxes
+
+def test_a_metric_that_is_added_has_a_column_everywhere(tmp_path, monkeypatch):
+    def jaccard(truth, pred, spacing): return float((truth&pred).sum()/(truth|pred).sum())
+    monkeypatch.setitem(metrics.METRICS, 'jaccard', jaccard)
+    write_labels(tmp_path/'t.nii.gz', LBL, VOL, NAMES)
+    write_labels(tmp_path/'p.nii.gz', np.roll(LBL, 1, 0), VOL, NAMES)
+    rows,*_ = evaluate(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', EvaluateCfg(out=str(tmp_path/'o'), workers=1, worst=0))
+    assert [r['jaccard'] for r in rows]==pytest.approx([r['dsc']/(2-r['dsc']) for r in rows])
+    table,text = (tmp_path/'o'/'table.csv').read_text(),(tmp_path/'o'/'summary.md').read_text()
+    assert table.startswith('case,sentence,dsc,nsd,jaccard,outcome,') and '| DSC | NSD | JACCARD |' in text
+    held = validate.Held(tmp_path, 'd/c', 'd', 'mri', {'a': [1], 'b': [2]}, (0,1))
+    found = validate.case_rows(held, np.stack([LBL==1, LBL==9]), np.stack([LBL==1, LBL==1]), (8,8,8), 'none', nsd=False)
+    assert [(r['dsc'], r['nsd'], r['jaccard']) for r in found]==[(1,None,1), (None,None,None)]
+    assert validate.by_class(found)[0]['jaccard']==1
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 9999), dtype=st.sampled_from((bool,'uint8','int16','uint16','int32','uint32','int64')), wide=st.booleans())
+def test_boxes_and_components_of_any_ids(seed, dtype, wide):
+    "Against a look at every voxel; ids with nine digits, as in atlases, need no list of that length"
+    gen = np.random.default_rng(seed)
+    x = gen.integers(0, 4, gen.integers(1, 7, 3))*gen.integers(0, 2, 1)
+    if wide and np.dtype(dtype).itemsize>=4: x = np.where(x>1, x+614_454_277, x)
+    x = x.astype(dtype)
+    want = {int(v): tuple((int(o.min()), int(o.max())+1) for o in np.nonzero(x==v)) for v in np.unique(x) if v>0}
+    assert label_boxes(x)==want and list(label_boxes(x))==sorted(want)
+    parts = components(x)
+    assert (parts>0).tolist()==(x>0).tolist() and parts.max(initial=0)==sum(ndi.label(x==v)[1] for v in want)
+    assert postprocess.components is components is metrics.components
+    big = largest(x>0)
+    assert big.sum()==max(np.bincount(components(x>0).ravel())[1:], default=0) and not (big&(x==0)).any()
