@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import medals
-from .core import UserError, atomic, npz_array, open_npz, part_of, progress
+from .core import UserError, atomic, npz_array, open_npz, part_of
 from .memory import memory_there
+from .progress import progress
 from .segment import Segmenter
 from .settings import InferenceCfg
 from .volume import read_prompts

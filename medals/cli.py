@@ -183,6 +183,7 @@ def _one_scan(image, sentences, cfg):
 
 def _many_scans(images, sentences, cfg):
     from medals import cohort as c
+    from medals.memory import in_words
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
     if cfg.out.endswith(('.nii','.nii.gz','.npz','.dcm')): raise UserError(f"several scans need a folder, not the file {cfg.out}")
     asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), **asdict(part_of(cfg, AskCfg)))
@@ -190,7 +191,9 @@ def _many_scans(images, sentences, cfg):
     todo,(i,n) = plan.left(),plan.shard
     part = f'share {i+1} of {n}: {len(plan.mine)} of {len(images)} scans' if n>1 else f'{len(images)} scans'
     said = f'{part}, {len(plan.mine)-len(todo)} were done before'
-    if cfg.dry_run: return _tell(f'{said}, {len(todo)} to do')
+    if cfg.dry_run:
+        took = c.seconds_left(plan)
+        return _tell(f'{said}, {len(todo)} to do'+('' if took is None else f', in about {in_words(took)} by the time that the others took'))
     fails = c.segment_cohort(plan, cfg.workers, cfg.scheduler)
     if found:=c.overview(c.gather(plan)): _say(*_rows(found[:40]))
     _note(f'{_few(cases)}: {text}' for text,cases in c.notes_of(plan).items())

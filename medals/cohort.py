@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_images', 'share', 'shard_of', 'own_device', 'CohortCfg', 'question', 'mark_of', 'is_done', 'read_case', 'ask',
            'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather', 'overview',
-           'notes_of']
+           'manifests', 'notes_of', 'seconds_left']
 
 # %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
@@ -18,7 +18,8 @@ from multiprocessing import current_process
 from pathlib import Path
 from statistics import median
 
-from .core import UserError, atomic, files_below, part_of, progress, read_json, seed_of, sweep, write_json
+from .core import UserError, atomic, files_below, part_of, read_json, seed_of, sweep, write_json
+from .progress import progress
 from .result import write_table
 from .segment import Segmenter
 from .settings import AskCfg, InferenceCfg
@@ -310,12 +311,25 @@ def overview(
     found = {s: sorted(v for v in vs if v is not None) for s,vs in by.items()}
     return [dict(sentence=s, scans=len(vs), found=len(found[s]), median_ml=median(found[s] or [0.])) for s,vs in by.items()]
 
+def manifests(
+    plan:Plan,
+)->dict:       # `{case: manifest}`
+    "How the results were made that are there"
+    done = [case for case,mark in plan.marks.items() if is_done(plan.out/case, mark)]
+    return {case: read_json(plan.out/case/'manifest.json') for case in done}
+
 def notes_of(
     plan:Plan,
 )->dict:       # `{note: cases}`
     "What was noted of the scans that are done"
     notes = {}
-    for case,mark in plan.marks.items():
-        if not is_done(plan.out/case, mark): continue
-        for text in read_json(plan.out/case/'manifest.json').get('notes', ()): notes.setdefault(text, []).append(case)
+    for case,made in manifests(plan).items():
+        for text in made.get('notes', ()): notes.setdefault(text, []).append(case)
     return notes
+
+def seconds_left(
+    plan:Plan,
+)->float:      # None before one is done
+    "Time that the scans will take that are not done, if they are like those that are"
+    took = [made['seconds']['total'] for made in manifests(plan).values() if 'seconds' in made]
+    return median(took)*len(plan.left()) if took else None

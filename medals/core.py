@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'STAND_INS', 'NUMPY', 'UserError', 'spacing_of', 'check_affine', 'check_vol', 'clean_values', 'seed_of',
            'make_gen', 'torch_gen', 'pick_device', 'precision', 'atomic', 'sweep', 'write_json', 'sha256', 'reading',
            'read_text', 'read_json', 'read_toml', 'files_below', 'asset', 'read_table', 'home', 'open_npz', 'npz_array',
-           'read_pickle', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'part_of', 'dict_cfg', 'progress']
+           'read_pickle', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'part_of', 'dict_cfg']
 
 # %% ../nbs/00_core.ipynb #ef091628
 import hashlib
@@ -16,7 +16,6 @@ import pickle
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import tomllib
 import zipfile
@@ -24,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from itertools import islice
-from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -427,17 +425,3 @@ def dict_cfg(
     types = {f.name: f.type for f in fields(cls)}
     if odd:=sorted(set(d)-set(types)): raise UserError(f"{cls.__name__} has no setting {', '.join(odd)}; it has {', '.join(types)}")
     return cls(**{k: types[k](v) if types[k] in (ints, floats, float) and v is not None else v for k,v in d.items()})
-
-# %% ../nbs/00_core.ipynb #bc9672f4
-def progress(
-    it=None,         # What to go through
-    desc:str='',     # Shown before the bar
-    total:int=None,  # Steps, if `it` has no length
-    show:bool=None,  # None: only where somebody looks
-    **kwargs
-):                   # A `tqdm` bar
-    "A progress bar with time left"
-    from tqdm.auto import tqdm
-    if parent_process(): show = show or False # one of many workers, whose bars would run into each other
-    if show is None: show = sys.stderr.isatty() or ('ipykernel' in sys.modules and not os.environ.get('IN_TEST'))
-    return tqdm(it, desc=desc, total=total, disable=not show, dynamic_ncols=True, **kwargs)

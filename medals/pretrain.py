@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from .anatomy import by_region, concepts, heldout, say, structures, wordings
-from .core import make_gen, progress, write_json
+from .core import make_gen, write_json
+from .progress import progress
 from .text import KnowledgeEncoder, TextEncoder, codes_of, tokenise
 from .vocab import resolve
 from .words import word_table

@@ -1,8 +1,10 @@
 "What a run says and does: modalities that do not fit, scans that are none, how long it takes"
 import csv
 import json
+import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import combinations
 
@@ -225,6 +227,77 @@ def test_5_2_weights_that_know_more_or_do_not_say_are_believed(head):
     assert settle(bare(head), 'liver', 'ct', frame=FRAMES['nano']).notes[0].startswith('the scan is ct (argument')
 
 
+# ---- 5.6: how far it is, and how long it will take
+
+LONG = """
+import sys, time
+import numpy as np, torch
+from medals.frame import Frame
+from medals.segment import Segmenter
+from medals.stages import Stage
+class Slow(torch.nn.Module):
+    def ask(self, x, q, m=None, which=None):
+        time.sleep(float(sys.argv[1]))
+        return x/64-2,q[None]
+seg = Segmenter(Stage(Slow(), Frame(spacing=(2.,)*3, window=(32,32,32))), lambda t, m: torch.ones(len(t), 1), device='cpu')
+x = np.random.default_rng(0).integers(0, 900, (80,80,80)).astype(np.int16)
+seg((x, np.diag([2.,2.,2.,1.])), ['a'], 'pet')
+"""
+
+def log_of(seconds, tmp_path):
+    "What a run with stderr in a file has said, and when it began and ended"
+    with open(tmp_path/'log', 'w+') as f:
+        p = subprocess.Popen([sys.executable, '-c', LONG, str(seconds)], stderr=f, stdout=subprocess.DEVNULL)
+        p.wait(timeout=300)
+        f.seek(0)
+        return p.returncode,f.read().splitlines()
+
+
+def test_5_6_a_log_says_from_the_first_second_how_far_a_run_is(tmp_path):
+    code,lines = log_of(.15, tmp_path) # 64 passes, ten seconds
+    told = [re.fullmatch(r'segment: (\d+) of (\d+), (\d+)%, (\S+) so far, (.*)', o) for o in lines]
+    assert code==0 and all(told) and 2<=len(lines)<=5, lines
+    done = [int(m[1]) for m in told]
+    assert done==sorted(done) and done[0]<=8 and {m[2] for m in told}=={'64'} and told[-1][5].startswith('about ')
+    assert '\r' not in (tmp_path/'log').read_text()
+    assert log_of(0, tmp_path)==(0, []), 'what is quick says nothing'
+
+
+def test_5_6_a_run_that_fails_falls_silent():
+    import threading
+    from medals.progress import LineBar
+    before = LineBar.open,threading.active_count()
+    for _ in range(50):
+        with pytest.raises(ZeroDivisionError), LineBar(total=3): 1/0
+        list(LineBar(range(3)))
+    bar = LineBar(total=3)
+    bar.update()
+    del bar
+    for _ in range(100):
+        if threading.active_count()<=before[1]: break
+        time.sleep(.05)
+    assert (LineBar.open, threading.active_count())==before
+
+
+def test_5_6_a_dry_run_tells_the_time_and_how_it_is_known(head, nano):
+    nano.speed.clear()
+    plan = nano.dry_run(head, ['white matter', 'liver'])
+    assert plan.seconds==plan.passes*plan.speed[''][0] and .01<plan.seconds<60
+    assert 'measured on a window of 64x64x64 voxels' in repr(plan).splitlines()[-1]
+    took = nano(head, ['white matter', 'liver']).manifest['seconds']['network']
+    again = nano.dry_run(head, ['white matter', 'liver'])
+    assert again.seconds==pytest.approx(took, rel=.01) and 'as in the run before' in repr(again)
+    assert .2<plan.seconds/took<5, 'what was measured is about what it took'
+
+
+def test_5_6_a_dry_run_of_two_stages_and_of_many_windows():
+    seg = stand_in(two=True)
+    big = (np.random.default_rng(0).integers(0, 900, (300,300,500)).astype(np.int16), np.diag([2.,2.,2.,1.]))
+    plan = seg.dry_run(big, ['a'], 'pet', max_memory=50.)
+    assert plan.passes>500 and set(plan.speed)=={'coarse','fine'} and plan.seconds>0
+    assert ' a pass of coarse, measured' in repr(plan) and ' a pass of fine, measured' in repr(plan)
+
+
 # ---- 3.12: scans that are none
 
 MADE = dict(
@@ -271,7 +344,8 @@ def test_3_12_a_wrong_unit_is_said(head, nano, times, says):
 
 def test_3_12_a_real_head_is_not_doubted(head, nano):
     x = np.asarray(head.data)
-    for vol in (head, replace(template()[0], modality='mri'), head.reorient('PIL'), head.like(x*1000.-7), head.like(x.astype(np.float32)/255)):
+    scaled = head.like(x*1000.-7),head.like(x.astype(np.float32)/255)
+    for vol in (head, replace(template()[0], modality='mri'), head.reorient('PIL'), *scaled):
         res = nano(vol, ['white matter'])
         assert res.manifest['notes']==[] and res.table[0]['found'] and res.table[0]['note']=='', vol
     mask = nano(head.like((x>60).astype(np.uint8)), ['white matter'])
