@@ -27,6 +27,7 @@ class Structure:
     paired:bool=False  # Is there a left and a right one?
     halves:bool=False  # Is it one organ of which a half may be meant?
     side:str=None      # The only side on which it exists
+    differ:bool=False  # Do left and right differ in shape, so that a mirror makes no right one of a left one?
     region:str='body'
     mod:tuple=()       # Modalities it is usually segmented in
     window:str=None    # CT window: soft_tissue, bone, lung; None outside CT

@@ -84,7 +84,8 @@ class _Dice:
         if self.gen.random()>=share: return None
         lo,hi = pair
         below = self.gen.random()<.5 and lo<1
-        return float(self.gen.uniform(lo, 1) if below else self.gen.uniform(max(lo, 1), hi))
+        if below: return float(self.gen.uniform(lo, 1))
+        return float(self.gen.uniform(max(lo, 1), hi))
 
 def draw_aug(
     gen:np.random.Generator,
@@ -109,7 +110,8 @@ def draw_aug(
         gamma=dice.around_one(cfg.gamma, cfg.gammas))
     drawn = {name: value for name,value in drawn.items() if value is not None}
     mirrored = tuple(bool(allowed and flip) for allowed,flip in zip(mirror, flips))
-    return Aug(mirror=mirrored, cubes=cfg.cubes, relative=cfg.relative, clip=cfg.clip, seed=int(gen.integers(2**62)), **drawn)
+    seed = int(gen.integers(2**62))
+    return Aug(mirror=mirrored, cubes=cfg.cubes, relative=cfg.relative, clip=cfg.clip, seed=seed, **drawn)
 
 # %% ../nbs/16_augment.ipynb #4570a5d5
 def _middle(patch):
@@ -127,8 +129,10 @@ def patch_map(
     turn = rigid(aug.angles)[:3,:3]
     flips = np.where(aug.mirror, -1., 1.)
     mat = np.eye(4)
-    mat[:3,:3] = turn*(size/size[:,None])*aug.scale*flips # turned in mm, not in voxels
-    mat[:3,3] = centre-mat[:3,:3]@_middle(patch)
+    in_mm = turn*(size/size[:,None]) # turned in mm, not in voxels
+    mat[:3,:3] = in_mm*aug.scale*flips
+    to_middle = mat[:3,:3]@_middle(patch)
+    mat[:3,3] = centre-to_middle
     return mat
 
 ROUNDING = 1e-6 # voxels, so that a place that is whole up to float errors stays whole
@@ -205,7 +209,8 @@ def nearest(
     j = np.arange(patch[1], dtype=np.float32)[:,None]
     k = np.arange(patch[2], dtype=np.float32)
     rounding = 1.5 # the border, and half a voxel: cutting off then rounds
-    plane = [j*m[axis,1]+k*m[axis,2]+m[axis,3]+rounding for axis in range(3)]
+    plane = [] # where the first plane of the patch lies, along each axis of the box
+    for row in m[:3]: plane.append(j*row[1]+k*row[2]+row[3]+rounding)
     flat = x.reshape(-1)
     out = np.empty(patch, x.dtype)
     for i in range(patch[0]):
@@ -214,7 +219,8 @@ def nearest(
             moved = plane[axis]+i*m[axis,0]
             at.append(np.clip(moved, 0, n-1).astype(np.int32))
         a,b,c = at
-        out[i] = flat.take((a*x.shape[1]+b)*x.shape[2]+c)
+        row = a*x.shape[1]+b
+        out[i] = flat.take(row*x.shape[2]+c)
     return out
 
 # %% ../nbs/16_augment.ipynb #b9684f34
@@ -222,12 +228,14 @@ def _published_window(case, aug, patch, gen, at):
     "As `window_of`, by the published rules"
     lo = place_published(case.shape, patch, gen, at)
     size = np.array(wide(patch))
-    middle = lo+size/2-.5 if aug.moves else lo+(size-patch)//2+_middle(patch)
+    if aug.moves: middle = lo+size/2-.5
+    else: middle = lo+(size-patch)//2+_middle(patch)
+    mat = patch_map(aug, middle, patch)
     first,last = [],[]
     for start,length,n in zip(lo, size, case.shape):
         first.append(min(max(start, 0), n-1))
         last.append(min(max(start+length, 1), n))
-    return patch_map(aug, middle, patch),tuple(first),tuple(last)
+    return mat,tuple(first),tuple(last)
 
 def window_of(
     case,            # From `store.open_case`
@@ -247,7 +255,9 @@ def window_of(
         turn = mat[:3,:3]
         off = np.linalg.solve(turn, at-middle)
         outside = abs(off)>half
-        if outside.any(): mat = patch_map(aug, at-turn@np.clip(off, -half, half), patch, spacing)
+        if outside.any():
+            allowed = np.clip(off, -half, half)
+            mat = patch_map(aug, at-turn@allowed, patch, spacing)
     return mat,(0,0,0),case.shape
 
 def cut(
@@ -280,7 +290,9 @@ def interpolate(
     patch:tuple,     # Voxels
 )->torch.Tensor:     # `(1,*patch)`, float
     "Grey values of a patch, interpolated; zero outside of the box"
-    return sample(x, Grid(tuple(x.shape[1:]), np.eye(4)), Grid(tuple(patch), mat))
+    box = Grid(tuple(x.shape[1:]), np.eye(4))
+    there = Grid(tuple(patch), mat)
+    return sample(x, box, there)
 
 # %% ../nbs/16_augment.ipynb #341e611b
 def _coarse(x, share):

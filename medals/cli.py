@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'Later', 'SegmentCfg', 'ChallengeCfg', 'DemoCfg', 'IndexCfg', 'PrepareCfg', 'EvaluateCfg', 'InfoCfg',
-           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune', 'info',
-           'download', 'settings', 'add_verb', 'parser', 'main']
+           'DownloadCfg', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune',
+           'knowledge', 'pretrain', 'info', 'download', 'settings', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
@@ -35,7 +35,8 @@ class Later:
 class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
     out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
-    marks:str=''          # JSON file with marks per sentence, in voxels or mm
+    marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
+    same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
@@ -170,8 +171,8 @@ def _one_scan(image, sentences, cfg):
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
+    marks = read_marks(cfg.marks, read_volume(image), cfg.same_voxels) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
-    marks = read_marks(cfg.marks, read_volume(image)) if cfg.marks else None
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(part_of(cfg, InferenceCfg)))
     if cfg.dry_run: return _say(res)
@@ -275,16 +276,15 @@ def evaluate(
     _say(*head, *notes, *([f"table.csv, summary.md, scores.png and overlays are in {cfg.out}"] if rows else []))
     fails.stop(len({r['case'] for r in rows})+len(fails.rows))
 
-def _trained(res, cfg):
+def _trained(res, cfg, what='the weights for `medals segment --weights` are'):
     "What came of a training run; gives the exit code"
-    from medals.metrics import METRICS
-    keys = ('dataset','class','prompts','cases',*METRICS)
-    if res['rows']: _say(*_rows([{k: '' if r[k] is None else r[k] for k in keys} for r in res['rows']]))
+    hidden = ('swapped','false_alarms') # stand in val.csv
+    if res['rows']: _say(*_rows([{k: '' if v is None else v for k,v in r.items() if k not in hidden} for r in res['rows']]))
     if res['stopped']:
         _say(f"stopped at step {res['step']}; the state is saved, --resume goes on from there")
         return 130 if res['stopped']==2 else 0 # Ctrl-C, or a polite end
     name = 'best' if res['rows'] else 'last'
-    _say(f"{res['step']} steps; the weights for `medals segment --weights` are in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
+    _say(f"{res['step']} steps; {what} in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
 
 def train(
     stores:list=('store',),  # Folders made by `medals prepare`
@@ -303,6 +303,27 @@ def finetune(
     res = run(source, cfg)
     if res['old']: _say(*_rows(res['old']), f"what was known before is in {cfg.out}/old.csv")
     return _trained(res, cfg)
+
+def knowledge(
+    sources:list,    # Ontologies (OBO, OWL), a folder of the UMLS, CSV tables, prompt files, knowledge files, or the word structures
+    cfg:Later('medals.sources.KnowledgeCfg')
+):
+    "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
+    from medals import sources as s
+    if cfg.check:
+        bad = s.check_sources(sources)
+        _say(*(bad or ["no bad row"]))
+        return 2 if bad else 0
+    rows,notes = s.make_knowledge(sources, cfg)
+    _say(*_rows(rows), *(f'note: {o}' for o in notes), f"written to {cfg.out}")
+
+def pretrain(
+    sources:list=(),         # Knowledge files, made by `medals knowledge`; none: images of --store alone
+    cfg:Later('medals.lessons.PretrainCfg')=None
+):
+    "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
+    from medals.pretrain import pretrain as run
+    return _trained(run(sources, cfg), cfg, "the encoder for `medals train --text` is")
 
 def info(
     cfg:InfoCfg,
@@ -349,7 +370,7 @@ def download(
     from medals.weights import copy_weights, fetch
     _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
-VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, info, download)
+VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, download)
 
 # %% ../nbs/90_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):

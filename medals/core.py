@@ -219,8 +219,9 @@ def read_json(
     path,  # File to read
 ):
     "Read JSON, with a message that names the file if it is damaged"
-    try: return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
+    text = read_text(path)
+    try: return json.loads(text)
+    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
 
 def read_toml(
     path,  # File to read
@@ -254,8 +255,9 @@ def read_table(
     return read_toml(asset(name))
 
 def home()->Path:
-    "Folder for downloads and caches: `$MEDALS_HOME`, or `~/.cache/medals`"
-    return Path(os.environ.get('MEDALS_HOME') or Path.home()/'.cache'/'medals').expanduser()
+    "Folder for downloads and caches: `$MEDALS_HOME`, or `~/.cache/medals`; who has no home gets one among the temporary files"
+    try: return Path(os.environ.get('MEDALS_HOME') or Path.home()/'.cache'/'medals').expanduser()
+    except RuntimeError: return Path(tempfile.gettempdir())/f'medals-{os.getuid()}' # a container may run under a number without a name
 
 # %% ../nbs/00_core.ipynb #06a4f45e
 def _npy_header(f):

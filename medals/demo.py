@@ -60,7 +60,8 @@ class HeadViews:
         image,labels = case[Region.whole(case.shape).grow(ROOM).slices]
         self.cfg = cfg
         self.seed = seed
-        self.grid = Grid(image.shape, case.affine@from_matvec(np.eye(3), [-ROOM]*3))
+        first = from_matvec(np.eye(3), [-ROOM]*3)
+        self.grid = Grid(image.shape, case.affine@first)
         self.image = torch.as_tensor(image)[None]
         self.labels = torch.as_tensor(labels)[None]
         self.distance = _distance(image, self.grid)
@@ -79,22 +80,35 @@ class HeadViews:
             off = gen.uniform(-.4, .4, 3)*more*self.cfg.spacing
             view = replace(view, shift=tuple(view.shift+off))
             shape = shape+more
-        x,labels,_ = make_view(self.image, self.labels, self.grid, view, tuple(shape), self.cfg.spacing, self.distance)
-        masks = [torch.isin(labels[0], torch.tensor(values)) for values in CLASSES.values()]
+        size = tuple(shape)
+        x,labels,_ = make_view(self.image, self.labels, self.grid, view, size, self.cfg.spacing, self.distance)
+        masks = []
+        for values in CLASSES.values(): masks.append(torch.isin(labels[0], torch.tensor(values)))
         return x,torch.stack(masks)
 
     def batch(self, step):
         "The batch of a step: all classes, and one thing that is not there"
         x,m = self.view('train', step)
         gen = make_gen(self.seed, 'words', step)
-        rows = [int(gen.integers(a, b)) for a,b in zip(self.first, self.first[1:])]
+        rows = []
+        for first,last in zip(self.first, self.first[1:]): rows.append(int(gen.integers(first, last)))
         query = torch.tensor([rows])
-        p,_ = simulate(m, torch_gen(self.seed, 'prompts', step), self.cfg.prompt)
+        prompt_gen = torch_gen(self.seed, 'prompts', step)
+        p,_ = simulate(m, prompt_gen, self.cfg.prompt)
         cls = torch.arange(query.shape[1])[None]
-        return Batch(x=x[None], query=query, cls=cls, valid=cls>=0, m=_one_empty_more(m), p=_one_empty_more(p), fg=None,
-                     datasets=['head'], names=[f'view {step}'])
+        return Batch(
+            x=x[None],
+            query=query,
+            cls=cls,
+            valid=cls>=0,
+            m=_one_empty_more(m),
+            p=_one_empty_more(p),
+            fg=None,
+            datasets=['head'],
+            names=[f'view {step}'])
 
-    def __call__(self, start): return ([self.batch(i)] for i in count(start))
+    def __call__(self, start):
+        for step in count(start): yield [self.batch(step)]
 
 def _one_empty_more(masks):
     "`(n,x,y,z)` to `(1,n+1,x,y,z)`; None stays None"
@@ -114,7 +128,9 @@ def validator(
         scores = []
         for x,masks in seen:
             logits = model(x[None], q)[0]
-            for one,truth in zip(logits, masks): scores.append(dice((one>0).numpy(), truth.numpy()))
+            for one,truth in zip(logits, masks):
+                found = one>0
+                scores.append(dice(found.numpy(), truth.numpy()))
         return float(np.mean(scores))
     return score
 
@@ -127,9 +143,13 @@ def demo_sentences(n=24):  # `{class: sentences}`; the key None holds sentences 
     for name in CLASSES:
         side,_,structure = name.partition(' ')
         sided = side in ('left','right')
-        out[name] = wordings(structure, side, 'mri', n) if sided else wordings(name, None, 'mri', n)
+        if not sided: structure,side = name,None
+        out[name] = wordings(structure, side, 'mri', n)
     away = [s for s in structures().values() if s.region not in HEAD_REGIONS]
-    out[None] = [wordings(s.name, 'left' if s.paired else None, s.mod[0], 2)[1] for s in away]
+    out[None] = []
+    for s in away:
+        plain,other = wordings(s.name, 'left' if s.paired else None, s.mod[0], 2)
+        out[None].append(other)
     return out
 
 # %% ../nbs/60_demo.ipynb #d840dbcd
@@ -158,9 +178,10 @@ def train_demo(
     frame = Frame(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri', phases=2)
     def keep(net, run, best):
         if not best: return
+        folder = out/'nano'
         facts = dict(frame=asdict(frame), train=asdict(cfg), step=run.step, val_dsc=run.best)
-        save_model(net, out/'nano', dtype=torch.float16, keep=('text',), **facts)
-        if not (out/'nano'/'text').exists(): enc.save(out/'nano'/'text')
+        save_model(net, folder, dtype=torch.float16, keep=('text',), **facts)
+        if not (folder/'text').exists(): enc.save(folder/'text')
     run = start(model, cfg, out, views.table, head=asdict(head_cfg))
     fit(run, views, validator(views), keep)
     return out/'nano'
@@ -179,7 +200,8 @@ def _redrawn(truth, k):
     width,height,_ = truth.shape
     marks = [Box((0,0,k), (width,height,k+1), positive=False)]
     for line in outlines(truth[:,:,k]):
-        marks.append(Lasso(tuple((float(u), float(v), k) for u,v in line)))
+        points = [(float(u), float(v), k) for u,v in line]
+        marks.append(Lasso(tuple(points)))
     return marks
 
 def user_marks(

@@ -59,7 +59,8 @@ def _points_of(corners):
     "Points strewn over triangles `(n,3,3)`: `(k,3)`"
     weights = []
     for i in range(STREWN+1):
-        for j in range(STREWN+1-i): weights.append((i, j, STREWN-i-j))
+        rest = STREWN-i
+        for j in range(rest+1): weights.append((i, j, rest-j))
     weights = np.array(weights)/STREWN
     return np.einsum('kc,fcd->fkd', weights, corners).reshape(-1,3)
 
@@ -109,18 +110,21 @@ def template()->tuple:  # T1 as a `Volume`, label map of the nine values
     brain = ndi.binary_fill_holes(t1>0)
     upper = _cerebral(brain, cerebrum)
     left = _left_of_middle(t1.shape, affine)
-    fluid = brain&(grey+white<.6)&(np.maximum(grey, white)<.5)&(t1<158)
+    no_tissue = (grey+white<.6)&(np.maximum(grey, white)<.5)
+    fluid = brain&no_tissue&(t1<158)
     lateral,third = _ventricles(fluid, cerebrum, affine)
     grey_kind = np.where(upper, np.where(left, 1, 2), 8)
     white_kind = np.where(upper, np.where(left, 3, 4), 9)
     kind = np.where(grey>=white, grey_kind, white_kind)
-    labels = np.where(brain&(grey+white>.5), kind, 0).astype(np.uint8)
+    tissue = brain&(grey+white>.5)
+    labels = np.where(tissue, kind, 0).astype(np.uint8)
     labels[lateral] = np.where(left, 5, 6)[lateral]
     labels[third] = 7
     head = np.argwhere(t1>0)
     first = head.min(0)
     box = Region(zip(first, head.max(0)+1)).slices
-    return Volume(t1[box], affine@from_matvec(np.eye(3), first), 'mri'),labels[box]
+    cropped = affine@from_matvec(np.eye(3), first)
+    return Volume(t1[box], cropped, 'mri'),labels[box]
 
 def masks_of(
     labels,  # Label map of the nine values
@@ -183,8 +187,19 @@ def draw_view(
     noise = float(gen.uniform(0, cfg.noise))
     blur = gen.uniform(.3, 1)*cfg.blur
     one_in_three = gen.random()<1/3
-    return View(angles=angles, scale=scale, shift=shift, bend=bend, tone=tuple(np.maximum.accumulate(tone)), gamma=gamma,
-                bias=bias, noise=noise, blur=float(blur*one_in_three), skull=skull, seed=int(gen.integers(2**31)))
+    rising = tuple(np.maximum.accumulate(tone))
+    return View(
+        angles=angles,
+        scale=scale,
+        shift=shift,
+        bend=bend,
+        tone=rising,
+        gamma=gamma,
+        bias=bias,
+        noise=noise,
+        blur=float(blur*one_in_three),
+        skull=skull,
+        seed=int(gen.integers(2**31)))
 
 # %% ../nbs/19_example.ipynb #0b843c71
 def _smooth(knots, shape, device):
@@ -235,9 +250,11 @@ def shade(
     "Contrast, shading, blur and noise"
     air = x<=0
     y = _curve(x, view.tone)**view.gamma
-    y = y*_smooth(view.bias, x.shape[1:], x.device).exp()
+    bias = _smooth(view.bias, x.shape[1:], x.device)
+    y = y*bias.exp()
     if view.blur: y = _blur(y, view.blur)
-    noise = torch.randn(x.shape, generator=torch_gen(view.seed), dtype=torch.float32).to(x.device)
+    gen = torch_gen(view.seed)
+    noise = torch.randn(x.shape, generator=gen, dtype=torch.float32).to(x.device)
     if not air.all():
         size = view.noise*y[~air].std()/TYPICAL_DEVIATION
         y = (y+size*noise).clamp(min=0)

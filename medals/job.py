@@ -15,7 +15,8 @@ import numpy as np
 from . import vocab
 from .core import UserError, check_affine, check_vol
 from .frame import Frame, Lattice, Turn, check_scan, lattice, turn_to
-from .geometry import bounds, published_facts, repaired, resample, resample_labels
+from .geometry import bounds, resample, resample_labels
+from .published import published_facts, repaired
 from .intensity import Grey, air, limits, rule_for
 from .modality import DEFAULT, guess_modality, modality_of_scan, named_modality, scan_conflicts, sentence_conflict
 from .packed import Bits
@@ -23,7 +24,7 @@ from .plausible import implausible, scan_facts
 from .postprocess import safe_choice
 from .regions import published_choice
 from .settings import InferenceCfg
-from .spatial import Mask, rasterize
+from .spatial import Mask, as_marks, locate, rasterize
 from .volume import Volume, is_challenge, read_prompts, read_volume, sound
 
 # %% ../nbs/39_job.ipynb #cd858ee3
@@ -111,9 +112,14 @@ class Job:
         if rule and rule not in self.lims: self.lims[rule] = limits(x, rule)
         return Grey(x, rule, dtype, self.lims.get(rule))
 
-def _marks(spatial, texts):
-    spatial = {k: list(v) if isinstance(v, (list, tuple)) else [v] for k,v in (spatial or {}).items()}
-    if odd:=[s for s in spatial if s not in texts]: raise UserError(f"marks for {odd}, but the sentences are {texts}")
+def _marks(spatial, texts, vol):
+    "Marks of the sentences, all of which lie on the scan"
+    if not hasattr(spatial or {}, 'items'): raise UserError(f"marks should be {{sentence: [marks]}}, got {type(spatial).__name__}")
+    spatial = {k: as_marks(v) for k,v in (spatial or {}).items()}
+    odd = [s for s in spatial if s not in texts]
+    if odd: raise UserError(f"marks for {odd}, but the sentences are {texts}")
+    for marks in spatial.values():
+        for mark in marks: locate(mark, vol.shape, vol.affine)
     return {k: v for k,v in spatial.items() if v}
 
 def _options(keys, cfg):
@@ -160,11 +166,12 @@ def settle(
     def window(r): return getattr(vocab.structures().get(r.structure), 'window', None) if frame.windows else None
     rules = [None if eight else rule_for(m, window(r)) for r,m in zip(known, each)]
     groups = _grouped([Group(m, r, *o) for m,r,o in zip(each, rules, _options(keys, cfg))])
+    marks = _marks(spatial, texts, vol)
     notes,blank = _looked_at(vol, guess, frame)
     remarks = {t: why for t,m in zip(texts, each) if (why := sentence_conflict(t, m))}
     scan = guess.modality or (each[0] if len(set(each))==1 else DEFAULT)
     how = guess.how if guess.modality else f'{guess.how}; each sentence is taken at its word'
-    return Job(vol, ids, texts, scan, how, keys, groups, bool(instance), _marks(spatial, texts), cfg, notes, remarks, blank)
+    return Job(vol, ids, texts, scan, how, keys, groups, bool(instance), marks, cfg, notes, remarks, blank)
 
 # %% ../nbs/39_job.ipynb #b8817d8b
 @dataclass

@@ -19,7 +19,8 @@ class _Sums(torch.autograd.Function):
         out = torch.empty((*logits.shape[:2], 3), device=logits.device)
         for sample,queries,z,t in _chunks(logits, m, cls, chunk):
             sums = out[sample,queries]
-            sums[:,2] = (F.softplus(z)-z*t).sum(-1) # cross-entropy of a logit, without overflow
+            bce = F.softplus(z)-z*t # cross-entropy of a logit, without overflow
+            sums[:,2] = bce.sum(-1)
             p = z.sigmoid_()
             sums[:,0] = (p*t).sum(-1)
             sums[:,1] = p.square().sum(-1)
@@ -30,9 +31,11 @@ class _Sums(torch.autograd.Function):
         logits,m,cls = ctx.saved_tensors
         out = torch.empty_like(logits)
         for sample,queries,z,t in _chunks(logits, m, cls, ctx.chunk):
-            both,square,bce = grad[sample,queries].unsqueeze(-1).unbind(1)
+            slopes = grad[sample,queries].unsqueeze(-1) # of the three sums
+            both,square,bce = slopes.unbind(1)
             p = z.sigmoid_()
-            slope = (both*t+2*square*p).mul_(p).mul_(1-p) # through the sigmoid
+            slope = both*t+2*square*p
+            slope = slope.mul_(p).mul_(1-p) # through the sigmoid
             slope = slope.add_(bce*p).sub_(bce*t)
             part = out[sample,queries]
             part.copy_(slope.reshape(part.shape))
@@ -43,8 +46,10 @@ def _chunks(logits, m, cls, chunk):
     for sample in range(len(logits)):
         for first in range(0, logits.shape[1], chunk):
             queries = slice(first, first+chunk)
-            z = logits[sample,queries].flatten(1).to(torch.float32, copy=True)
-            t = m[sample,cls[sample,queries]].flatten(1)
+            z = logits[sample,queries].flatten(1)
+            z = z.to(torch.float32, copy=True) # it will be changed in place
+            classes = cls[sample,queries]
+            t = m[sample,classes].flatten(1)
             yield sample,queries,z,t
 
 # %% ../nbs/30_losses.ipynb #e2c39cec
@@ -57,8 +62,11 @@ def dice_bce(
     chunk:int=4,              # Queries at a time
 )->tuple:                     # Dice loss and cross-entropy of each query `(b,n)`, is its class there? `(b,n)`
     "Dice loss and mean cross-entropy of each query"
-    if cls is None: cls = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-    both,square,bce = _Sums.apply(logits, m, cls, chunk).unbind(-1)
+    if cls is None:
+        own = torch.arange(logits.shape[1], device=logits.device)
+        cls = own.expand(logits.shape[:2])
+    sums = _Sums.apply(logits, m, cls, chunk)
+    both,square,bce = sums.unbind(-1)
     size = m.flatten(2).sum(-1).gather(1, cls)
     voxels = m[0,0].numel()
     dice = 1-(2*both+EPS)/(square+size+EPS)
@@ -78,8 +86,9 @@ def shrink(
     chunk:int=4,     # Classes at a time
 )->torch.Tensor:     # `(b,c,x/step,...)`, bool
     "Masks at a lower resolution, thin structures kept"
-    size = [n//k for n,k in zip(m.shape[2:], step)]
-    out = torch.empty((*m.shape[:2], *size), dtype=torch.bool, device=m.device)
+    samples,classes,*voxels = m.shape
+    size = [n//k for n,k in zip(voxels, step)]
+    out = torch.empty((samples, classes, *size), dtype=torch.bool, device=m.device)
     for first in range(0, m.shape[1], chunk):
         some = slice(first, first+chunk)
         share = F.avg_pool3d(m[:,some].float(), step)
@@ -95,12 +104,15 @@ def targets(
     chunk:int=4,        # Classes at a time
 )->list:                # Truth at each scale, bool
     "The truth at the resolution of each answer"
+    voxels = m.shape[2:]
     out = []
     for size in sizes:
-        step = tuple(a//b for a,b in zip(m.shape[2:], size))
-        every = tuple(slice(None, None, k) for k in step)
-        if compat: out.append(m[(..., *every)])
-        else: out.append(m if max(step)==1 else shrink(m, step, chunk))
+        step = tuple(a//b for a,b in zip(voxels, size))
+        if compat:
+            every = tuple(slice(None, None, k) for k in step)
+            out.append(m[(..., *every)])
+        elif max(step)==1: out.append(m)
+        else: out.append(shrink(m, step, chunk))
     return out
 
 # %% ../nbs/30_losses.ipynb #8a29ccaf
@@ -114,7 +126,9 @@ def seg_loss(
 )->tuple:                     # Loss, and `{dice, bce}` at full resolution
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
-    if valid is None: valid = torch.ones(scales[0].shape[:2], dtype=torch.bool, device=m.device)
+    if valid is None:
+        queries = scales[0].shape[:2]
+        valid = torch.ones(queries, dtype=torch.bool, device=m.device)
     weights = [2.**-i for i in range(len(scales))]
     sizes = [tuple(scale.shape[2:]) for scale in scales]
     whole = 0.

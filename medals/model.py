@@ -110,7 +110,8 @@ class QueryDecoder(nn.Module):
     "Layers of cross-attention; all start from the same weights"
     def __init__(self, cfg):
         super().__init__()
-        self.layers = nn.ModuleList(QueryLayer(cfg.query, cfg.heads, cfg.ffn, cfg.dropout) for _ in range(cfg.layers))
+        shape = cfg.query,cfg.heads,cfg.ffn,cfg.dropout
+        self.layers = nn.ModuleList(QueryLayer(*shape) for _ in range(cfg.layers))
         first = self.layers[0].state_dict()
         for layer in self.layers[1:]: layer.load_state_dict(first)
         self.norm = nn.LayerNorm(cfg.query)
@@ -132,8 +133,10 @@ class Features:
     kvs:list   # Keys and values of every query layer
 
 def _mlp(e, hidden, out, signed):
+    first = nn.Linear(e, hidden)
+    second = nn.Linear(hidden, out)
     last = nn.Identity() if signed else nn.GELU()
-    return nn.Sequential(nn.Linear(e, hidden), nn.GELU(), nn.Linear(hidden, out), last)
+    return nn.Sequential(first, nn.GELU(), second, last)
 
 def check_size(
     shape,  # Sizes of the three axes
@@ -152,7 +155,8 @@ def _folded_kernel(kernel, vectors, masks):
 def _summed_prompts(kernel, vectors, masks):
     "Many classes: prompts `(n,x,y,z)` times mask vectors `(n,c)` are added up, 16 classes at a time"
     parts = zip(masks.split(16), vectors.split(16))
-    return kernel,sum(torch.einsum('nxyz,nc->cxyz', m, v) for m,v in parts)[None]
+    sums = [torch.einsum('nxyz,nc->cxyz', m, v) for m,v in parts]
+    return kernel,sum(sums)[None]
 
 def fuse(
     block:ConvBlock,     # `2c` channels in, `c` out
@@ -181,7 +185,9 @@ def class_vectors(
 )->torch.Tensor:       # `(b,n,c)`
     "Mask vectors of the queries of each channel, added up"
     out = vec.new_zeros(len(vec), n+1, vec.shape[-1])
-    return out.scatter_add(1, (cls+1)[...,None].expand_as(vec), vec)[:,1:]
+    channel = (cls+1)[...,None] # 0 takes what belongs to none
+    out = out.scatter_add(1, channel.expand_as(vec), vec)
+    return out[:,1:]
 
 # %% ../nbs/22_model.ipynb #2e4b182e
 TOGETHER = 16 # Queries that are adapted at a time when masks are asked for; always as many, so that one does not change another's numbers
@@ -204,7 +210,11 @@ class MedalS(nn.Module):
         f = cfg.features
         e = cfg.query
         self.backbone = UNet(cfg.in_channels, f)
-        self.projection_layer = nn.Sequential(nn.Linear(sum(f), e), nn.GELU(), nn.Linear(e, e), nn.GELU())
+        self.projection_layer = nn.Sequential(
+            nn.Linear(sum(f), e),
+            nn.GELU(),
+            nn.Linear(e, e),
+            nn.GELU())
         self.transformer_decoder = QueryDecoder(cfg)
         if cfg.aux:
             widths = zip(cfg.aux_heads, f[1:4])
@@ -237,7 +247,8 @@ class MedalS(nn.Module):
         q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
     )->torch.Tensor:           # `(b,n,e)`
         "Queries that have seen the image, each on its own"
-        q = q.expand(len(feats.maps[0]), *q.shape) if q.ndim==2 else q
+        samples = len(feats.maps[0])
+        if q.ndim==2: q = q.expand(samples, *q.shape)
         if q.shape[-1]!=self.cfg.query:
             raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
         return self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
@@ -255,8 +266,11 @@ class MedalS(nn.Module):
         d = feats.maps[0]
         adapted = self.adapt(feats, q)
         vec = self.mask_embed_proj(adapted)
-        by_class = vec if m is None or cls is None else class_vectors(vec, cls, m.shape[1])
-        if not bypass: d = again(fuse, self.fusion_conv.convs[0], d, by_class, m, redo=self.backbone.redo>0)
+        own_channel = m is None or cls is None
+        by_class = vec if own_channel else class_vectors(vec, cls, m.shape[1])
+        if not bypass:
+            block = self.fusion_conv.convs[0]
+            d = again(fuse, block, d, by_class, m, redo=self.backbone.redo>0)
         logits = torch.einsum('bcxyz,bnc->bnxyz', d, vec)
         if not deep: return logits
         if not self.cfg.aux: raise UserError("deep=True needs auxiliary heads; make the network with ModelCfg(aux=True)")

@@ -91,7 +91,8 @@ def _best_along(cuts, axis, n):
     "The slice of an axis with the largest sum of each mask's share"
     total = np.zeros(n)
     for cut in cuts.values():
-        counts = np.array([np.count_nonzero(cut(axis, i)) for i in range(n)], float)
+        counts = [np.count_nonzero(cut(axis, i)) for i in range(n)]
+        counts = np.array(counts, float)
         if counts.any(): total += counts/counts.sum()
     return int(np.argmax(total)) if total.any() else n//2
 
@@ -170,7 +171,9 @@ class _Ras:
         "Each mask as a function that cuts a turned slice of it"
         if masks is None: return {}
         if isinstance(masks, Mapping): return {k: self._cutter(m) for k,m in masks.items()}
-        if np.ndim(masks)==4: return cutters(np.stack([self._view(m) for m in masks]), self.names)
+        if np.ndim(masks)==4:
+            turned = [self._view(m) for m in masks]
+            return cutters(np.stack(turned), self.names)
         return cutters(self._view(masks), self.names)
 
     def _cutter(self, mask):
@@ -301,7 +304,8 @@ def compare_fig(
     first = next(iter(sets.values()))
     at = best_slice(first.cuts, first.x.shape)
     window = first.window(at)
-    fig,axs = figure(6, 2.1*len(sets)+.2+_legend_height(first.cuts), len(sets), 3)
+    height = 2.1*len(sets)+.2+_legend_height(first.cuts)
+    fig,axs = figure(6, height, len(sets), 3)
     for line,(title,ras) in zip(axs, sets.items()):
         ras.draw(line, at, window)
         line[0].set_ylabel(title, fontsize=7)

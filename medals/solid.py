@@ -44,7 +44,9 @@ def tight(
 )->tuple:   # First voxel `(3,)`, bool block
     "The part of a mask that is not empty"
     box = box_of(mask)
-    if not box: return np.zeros(3, int),np.zeros((0,0,0), bool)
+    if not box:
+        nothing = np.zeros((0,0,0), bool)
+        return np.zeros(3, int),nothing
     box = Region(box)
     return np.array(box.start),mask[box.slices]
 
@@ -80,12 +82,16 @@ def surface(
     "The surface of a mask"
     from skimage.measure import marching_cubes
     first,block = tight(mask)
-    if not block.size: return np.zeros((0,3)),np.zeros((0,3), np.int32)
+    if not block.size:
+        no_points = np.zeros((0,3))
+        return no_points,no_points.astype(np.int32)
     shares,placed,_ = reduced(block, moved_to(affine, first), size)
     margin = 2 # so that the surface closes where the mask ends
     shares = ndi.gaussian_filter(np.pad(shares, margin), smooth)
     mirrored = np.linalg.det(affine[:3,:3])<0
-    points,triangles,*_ = marching_cubes(shares, min(.5, shares.max()/2), gradient_direction='descent' if mirrored else 'ascent')
+    level = min(.5, shares.max()/2)
+    outwards = 'descent' if mirrored else 'ascent'
+    points,triangles,*_ = marching_cubes(shares, level, gradient_direction=outwards)
     return apply_affine(placed, points-margin),triangles
 
 # %% ../nbs/48_solid.ipynb #964db0c7
@@ -177,7 +183,8 @@ def solid_picture(
     colors = np.float32([rgb_of(looks[k]['colour']) for k in shown])
     opacities = np.float32([firm(looks[k]['opacity']) for k in shown])
     out = _blend(depths, lights, colors, opacities)
-    return np.clip(out, 0, 255).astype(np.uint8).transpose(1,0,2)[::-1]
+    out = np.clip(out, 0, 255).astype(np.uint8)
+    return out.transpose(1,0,2)[::-1] # up is up
 
 # %% ../nbs/48_solid.ipynb #35a9a6af
 def mz3(
@@ -194,8 +201,9 @@ def grey(
 )->np.ndarray:     # uint8
     "Values between percentiles as 256 greys"
     lo,hi = np.percentile(x, (1,99.5))
+    scale = 255/max(hi-lo, 1e-9)
     shifted = np.asarray(x, np.float32)-lo
-    return np.clip(shifted*(255/max(hi-lo, 1e-9)), 0, 255).astype(np.uint8)
+    return np.clip(shifted*scale, 0, 255).astype(np.uint8)
 
 def small_nifti(
     vol:Volume,
@@ -213,7 +221,9 @@ def masks_by_name(
     if masks is None: return {}
     if hasattr(masks, 'items'): return dict(masks)
     masks = np.asarray(masks)
-    if masks.ndim==4: return dict(zip(map(str, names or range(len(masks))), masks))
+    if masks.ndim==4:
+        channels = names or range(len(masks))
+        return dict(zip(map(str, channels), masks))
     if masks.dtype==bool: return {'mask': masks}
     names = names or {}
     return {str(names.get(int(i), i)): masks==i for i in np.unique(masks) if i}
@@ -247,7 +257,8 @@ class View3d(VBox):
         from ipyniivue import Mesh
         if name not in self.meshes or self.meshes[name][0] is not mask:
             points,triangles = surface(mask, self.volume.affine)
-            self.meshes[name] = mask,Mesh(data=mz3(points, triangles), name=f'{name}.mz3')
+            data = mz3(points, triangles)
+            self.meshes[name] = mask,Mesh(data=data, name=f'{name}.mz3')
         return self.meshes[name][1]
 
     def _whole_scan(self):
@@ -272,7 +283,8 @@ class View3d(VBox):
         self.meshes = {k: self.meshes[k] for k in meshes}
         volumes = [] if meshes else [self._whole_scan()]
         # what is equal is not set again: each setting travels to the browser
-        if list(self.viewer.meshes)!=list(meshes.values()): self.viewer.meshes = list(meshes.values())
+        wanted = list(meshes.values())
+        if list(self.viewer.meshes)!=wanted: self.viewer.meshes = wanted
         if list(self.viewer.volumes)!=volumes: self.viewer.volumes = volumes
 
     def snapshot(self, **kwargs):
@@ -296,7 +308,8 @@ def label_map_of(
     "One label map of all masks, small ones on top of large ones"
     out = np.zeros(shape, np.uint8 if len(masks)<256 else np.uint16)
     numbered = list(enumerate(masks.values(), 1))
-    for i,mask in sorted(numbered, key=lambda o: -o[1].sum()): out[np.asarray(mask)] = i
+    largest_first = sorted(numbered, key=lambda o: -o[1].sum())
+    for i,mask in largest_first: out[np.asarray(mask)] = i
     return out
 
 class ItkView:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODES', 'SAME', 'DROP', 'codes_of', 'tokenise', 'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state',
-           'QueryCache', 'TextEncoder']
+           'QueryCache', 'TextEncoder', 'native_folder']
 
 # %% ../nbs/20_text.ipynb #9083036b
 import hashlib
@@ -38,12 +38,15 @@ def tokenise(
     tokenizer,     # From `transformers`
     texts:list,
     longest:int=256,
+    change=None,   # Called with the pieces of each sentence, gives others; None: as they are
 )->tuple:          # ids `(n,l)`, mask `(n,l)`
     "Token ids and mask as the published encoder was tuned with"
     vocab = tokenizer.get_vocab()
     if missing:=[o for o in ('[CLS]','[SEP]') if o not in vocab]:
         raise UserError(f"the tokenizer's vocabulary lacks {missing}; is it the one of the encoder?")
-    rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *tokenizer.tokenize(t), '[SEP]']) for t in texts]
+    pieces = [tokenizer.tokenize(t) for t in texts]
+    if change: pieces = [change(o) for o in pieces]
+    rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *o, '[SEP]']) for o in pieces]
     rows = [r if len(r)<=longest else [*r[:longest-1], vocab['[SEP]']] for r in rows]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for row,r in zip(ids, rows): row[:len(r)] = torch.tensor(r)
@@ -54,14 +57,14 @@ class KnowledgeEncoder(nn.Module):
     "Token ids to queries"
     def __init__(
         self,
-        config,     # `transformers.MPNetConfig`
+        config,     # `transformers.MPNetConfig`, or that of another encoder such as BERT
         out:int=None # Width of a query; None: that of the language model
     ):
         super().__init__()
-        from transformers import MPNetModel
+        from transformers import AutoModel
         e = config.hidden_size
         self.text_tower = nn.Module()
-        self.text_tower.biolord = MPNetModel(config)
+        self.text_tower.biolord = AutoModel.from_config(config)
         self.projection_layer = nn.Sequential(nn.Linear(e, e), nn.GELU(), nn.Linear(e, out or e))
         self.modality_embed = nn.Embedding(len(CODES), out or e)
 
@@ -76,7 +79,7 @@ class KnowledgeEncoder(nn.Module):
         return self.projection_layer(self.pool(ids, mask))+self.modality_embed(codes)
 
 # %% ../nbs/20_text.ipynb #6420276c
-DROP = ('atlas_tower', 'temperature', 'position_ids')
+DROP = ('atlas_tower', 'temperature', 'centres', 'position_ids')
 
 def load_file(
     path,     # `.pth` or `.safetensors`
@@ -119,7 +122,9 @@ def clean_text_state(
 # %% ../nbs/20_text.ipynb #b7d1c312
 class QueryCache:
     "Queries on disk, one small file each"
-    def __init__(self, folder): self.folder = Path(folder)
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.flaw = '' # Why nothing can be kept here
 
     def _path(self, key, code, text):
         h = hashlib.sha256(f'{code}/{text}'.encode()).hexdigest()[:40]
@@ -132,9 +137,13 @@ class QueryCache:
         except (ValueError, EOFError, OSError): return None # damaged: then it is made again
 
     def put(self, key, code, text, q):
-        "Keep a query"
-        with atomic(self._path(key, code, text)) as f:
-            with open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        "Keep a query, if the folder can be written to"
+        if self.flaw: return
+        try:
+            with atomic(self._path(key, code, text)) as f, open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        except OSError as e:
+            self.flaw = (f'the queries of sentences cannot be kept in {self.folder} ({e.strerror}), so they are made anew each time; '
+                         'MEDALS_HOME may name another folder')
 
 # %% ../nbs/20_text.ipynb #0cc8ed47
 def _hash(state):
@@ -158,16 +167,21 @@ class TextEncoder:
     @classmethod
     def load(
         cls,
-        source,  # Published `.pth`, state dict, or native folder
+        source,  # Published `.pth`, state dict, native folder, or run of `medals pretrain`
         base='FremyCompany/BioLORD-2023-C',  # Hub id or folder with configuration and tokenizer
         cache=None,
     ):
         "An encoder from a file, a state dict or a folder"
-        if not isinstance(source, dict) and Path(source).is_dir(): return cls(*_native(Path(source)), cache)
+        if not isinstance(source, dict) and Path(source).is_dir(): return cls(*_native(native_folder(source)), cache)
         if not isinstance(source, dict) and not Path(source).exists(): raise UserError(f"no text encoder at {source}")
         tokenizer,config = _tokenizer_and_config(base)
         def make(): return _encoder(config, None, source if isinstance(source, dict) else load_file(source))
         return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(source, dict) else sha256(source), cache)
+
+    @property
+    def notes(self):
+        "What a user of the encoder should know"
+        return [self.cache.flaw] if self.cache and self.cache.flaw else []
 
     def network(self):
         "The network, read when it is first needed"
@@ -189,7 +203,9 @@ class TextEncoder:
         for i in range(0, len(new), batch):
             part = new[i:i+batch]
             ids,mask = tokenise(self.tokenizer, [t for _,t in part])
-            for j,q in zip(part, self.network()(ids, mask, torch.tensor([c for c,_ in part]))):
+            net,given = self.network(),(ids, mask, torch.tensor([c for c,_ in part]))
+            where = next(net.parameters()).device
+            for j,q in zip(part, net(*(o.to(where) for o in given)).float().cpu()):
                 known[j] = q.clone()
                 if self.cache: self.cache.put(self.key, *j, q)
         return torch.stack([known[j] for j in jobs])
@@ -206,6 +222,13 @@ class TextEncoder:
             (tmp/'text.safetensors').chmod(0o644)
             facts = dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES), sha256=sha256(tmp/'text.safetensors'))
             write_json(tmp/'text.json', facts)
+
+def native_folder(
+    folder,      # Of an encoder, or of a run of `medals pretrain`
+)->Path:
+    "Where the files of an encoder lie: in the folder itself, in its best or in its last weights"
+    places = [Path(folder)/o for o in ('', 'best', 'last')]
+    return next((o for o in places if (o/'text.safetensors').exists()), Path(folder))
 
 def _tokenizer_and_config(base):
     "What `transformers` needs to know of an encoder, from a folder or the hub"

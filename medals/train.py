@@ -73,6 +73,22 @@ class Run:
         half = precision(self.cfg.precision, self.device)==torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=2.**16 if half else 1., growth_interval=2000 if half else 2**31-1)
 
+    def module(self):
+        "What a step calls: the network and its loss"
+        self.net.backbone.redo = self.cfg.recompute
+        if self.cfg.compile: self.net.backbone.compile()
+        return Forward(self.net, self.cfg)
+
+    def given(self, batch):
+        "What the module is called with"
+        bypass = make_gen(self.cfg.seed, 'bypass', self.step).random()<self.cfg.way.bypass
+        return batch,self.table[batch.query],bool(bypass)
+
+    @property
+    def parts(self):
+        "What the module gives for each row of the log"
+        return LOSSES
+
     @property
     def device(self):
         "Where the run computes"
@@ -124,13 +140,13 @@ def start(
     table:torch.Tensor,  # Queries of all sentences `(n,e)`; their device is that of the run
     resume:bool=None,    # Must there be a run to go on with? None: go on if there is
     change:bool=False,   # Go on although settings differ?
+    kind=Run,            # Class of the run
     **facts              # What else the run depends on; remembered in `run.json`
 )->Run:
     "A new run, or the one that lies in `out`"
     fmt = torch.channels_last_3d if cfg.channels_last else torch.preserve_format
     net = net.to(table.device, memory_format=fmt)
-    net.backbone.redo = cfg.recompute
-    run = Run(net, cfg, Path(out), table, facts)
+    run = kind(net, cfg, Path(out), table, facts)
     if path:=on_first(_find, run, resume, change):
         if not Path(path).exists(): raise UserError(f"{path} is not on the disk of this machine; several machines need a shared folder")
         run.load(path)
@@ -182,20 +198,19 @@ def _memory():
 
 def one_step(
     run:Run,
-    forward,         # `Forward`, possibly inside DDP
+    forward,         # From `run.module`, possibly inside DDP
     batches:list,    # Of this process
     lr:float,
 )->list:             # Losses `(b,3)` of each batch, on the device
     "The gradient of some batches, and one update"
     cfg,rows = run.cfg,[]
-    bypass = bool(make_gen(cfg.seed, 'bypass', run.step).random()<cfg.way.bypass)
     torch.manual_seed(seed_of(cfg.seed, 'net', run.step, rank()))
     dtype = precision(cfg.precision, run.device)
     for i,b in enumerate(batches):
         with ExitStack() as stack:
             stack.enter_context(_memory())
             if i<len(batches)-1 and world()>1: stack.enter_context(forward.no_sync())
-            with torch.autocast(run.device.type, dtype, enabled=dtype!=torch.float32): loss,row = forward(b, run.table[b.query], bypass)
+            with torch.autocast(run.device.type, dtype, enabled=dtype!=torch.float32): loss,row = forward(*run.given(b))
             run.scaler.scale(loss/len(batches)).backward()
         rows.append(row)
     run.scaler.unscale_(run.opt)
@@ -238,9 +253,8 @@ def _validated(run, validate, keep, log):
 @contextmanager
 def _session(run):
     "What is open while a run trains: the module to call, the log, the flag, the bar; the random state of the caller comes back"
-    cfg,devices = run.cfg,[run.device] if run.device.type=='cuda' else []
-    forward = Forward(run.net, cfg)
-    if cfg.compile: run.net.backbone.compile()
+    devices = [run.device] if run.device.type=='cuda' else []
+    forward = run.module()
     if devices: torch.backends.cudnn.benchmark = True
     if world()>1: forward = DistributedDataParallel(forward, device_ids=devices or None, gradient_as_bucket_view=True)
     form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
@@ -268,7 +282,7 @@ def fit(
             lr = lr_at(run.used, cfg, run.step)
             rows = one_step(run, forward, batches, lr)
             run.step += 1
-            for batch,losses in zip(batches, rows): log.add(run.step, batch, losses, LOSSES)
+            for batch,losses in zip(batches, rows): log.add(run.step, batch, losses, run.parts)
             done,val = run.used>=1,None
             if validate and (done or run.step%cfg.val_every==0): val = _validated(run, validate, keep, log)
             elif done or run.step%cfg.save_every==0: run.save()

@@ -11,6 +11,7 @@ __all__ = ['NAMES', 'READERS', 'HEADS', 'KINDS', 'INT_TYPES', 'Volume', 'phantom
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +21,8 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from .dicom import dicom_series, is_dicom, read_series # noqa: F401 `dicom_series` is known here, too
 from .nifti import image_at, image_under, names_inside, place, read_image
 from .core import (
-    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, spacing_of, write_json)
+    UserError, atomic, check_affine, check_vol, clean_values, npz_array, npz_object, open_npz, read_json, read_table,
+    spacing_of, write_json)
 from .grids import grid_difference
 
 # %% ../nbs/02_volume.ipynb #6cfd725b
@@ -39,6 +41,7 @@ class Volume:
     source:str=None        # File it was read from
     has_orientation:bool=True # Does its source say how the patient lies? Challenge files do not
     header:object=None     # NIfTI header it was read with, whose placement a mask repeats
+    source_grid:object=None # `SliceStack` of the series, where its slices are not the slices of this grid
 
     def __post_init__(self):
         check_vol(self.data)
@@ -91,6 +94,21 @@ class Volume:
         else: hint = ', or if only its header is wrong, say that it has the same voxels (same_voxels=True, --same-voxels)'
         raise UserError(f"{name} does not lie on the voxels of {other.source or 'the other volume'}: {why}; resample it first{hint}")
 
+    @cached_property
+    def _nearest(self): return self.source_grid.nearest(self.shape, self.affine)
+
+    def on_source(self, data):
+        "Masks or labels of these voxels on the slices that the scan was read from, `(columns,rows,n)`; unchanged if those are the same"
+        if self.source_grid is None: return data
+        near = self._nearest
+        return np.where(near<0, 0, np.asarray(data).ravel()[near]).astype(data.dtype)
+
+    def from_source(self, data):
+        "Masks or labels of the slices, on these voxels"
+        if self.source_grid is None: return data
+        upright = Volume(self.source_grid.straighten(data, is_label=True), self.source_grid.straight()[1])
+        return upright.onto(self).data
+
     def __repr__(self):
         mm = _times(f'{o:.3g}' for o in self.spacing)
         return f"Volume({_times(self.shape)} {self.data.dtype}, {mm} mm, {self.orientation}, {self.modality or 'modality unknown'})"
@@ -118,13 +136,14 @@ def phantom(
     return Volume(x.clip(0).round().astype(np.int16), aff, 'mri'),lbl.astype(np.uint8),names
 
 # %% ../nbs/02_volume.ipynb #7d87cdd9
-NAMES = dict(ct='ct', cta='ct', mr='mri', mri='mri', us='us', pet='pet', pt='pet', autopet='pet', microscopy='microscopy')
+NAMES = read_table('modalities.toml') # such as pt -> pet
 
 def _modality(name):
     "The modality as medals calls it"
     if not name: return None
-    if str(name).lower() not in NAMES: raise UserError(f"modality {name!r} is not known; it is one of ct, mri, us, pet, microscopy")
-    return NAMES[str(name).lower()]
+    known = NAMES.get(re.sub('[^a-z0-9]', '', str(name).lower()))
+    if not known: raise UserError(f"modality {name!r} is not known; it is one of ct, mri, us, pet, microscopy")
+    return known
 
 
 # %% ../nbs/02_volume.ipynb #bc700a43
@@ -132,6 +151,7 @@ def read_nifti(
     path,           # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`
     modality=None,  # As medals calls it
     series=None,    # Only DICOM has several
+    resample=False, # Only DICOM slices may be uneven
 )->Volume:
     "A scan from a NIfTI file"
     x,aff,facts = read_image(path)
@@ -142,6 +162,7 @@ def read_npz(
     path,            # Challenge `.npz`
     modality=None,   # As medals calls it; None: from the name of the file
     series=None,     # Only DICOM has several
+    resample=False,  # Only DICOM slices may be uneven
     names=('imgs',), # The first of these arrays that is there
 )->Volume:
     "A scan or label map from a challenge file"
@@ -170,11 +191,13 @@ def read_prompts(
 def read_dicom(
     path,           # Folder of a series, `folder#SERIES`, or one of its files
     modality=None,  # As medals calls it; None: from the tags
-    series=None,    # SeriesInstanceUID, if there are several
+    series=None,    # UID, number or part of the description, if there are several
+    resample=False, # Interpolate slices that are unevenly spaced onto an even grid?
 )->Volume:
     "A scan from a DICOM series"
-    data,aff,facts = read_series(path, series)
-    return Volume(data, aff, modality or NAMES.get(facts['modality'].lower()), notes=facts['notes'], source=str(path))
+    data,aff,facts = read_series(path, series, resample)
+    said = NAMES.get(facts.pop('modality').lower())
+    return Volume(data, aff, modality or said, source=str(path), **facts)
 
 def _is_series(path): return path.is_dir() or '#' in path.name or (path.is_file() and is_dicom(path))
 
@@ -182,7 +205,7 @@ def _is_series(path): return path.is_dir() or '#' in path.name or (path.is_file(
 @dataclass(frozen=True)
 class Reader:
     "How the files of a format are known, and what reads them"
-    read:object        # `(path, modality, series) -> Volume`
+    read:object        # `(path, modality, series, resample) -> Volume`
     endings:tuple      # Of their names, the longest first
     is_whole:bool=True # One file, one scan? A slice of a series is less
     test:object=None   # `path -> bool`, for what the name does not tell
@@ -242,14 +265,15 @@ def sound(
 
 # %% ../nbs/02_volume.ipynb #6600e62f
 def read_volume(
-    path,           # `.nii`, `.nii.gz`, challenge `.npz`, or a DICOM series: its folder, `folder#SERIES`, or one of its files
+    path,           # `.nii`, `.nii.gz`, `.img` and `.hdr`, challenge `.npz`; or a DICOM series: folder, `folder#SERIES`, one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
-    series=None,    # SeriesInstanceUID, if the folder holds several
+    series=None,    # UID, number or part of the description, if the folder holds several
+    resample=False, # Interpolate DICOM slices that are unevenly spaced onto an even grid?
 )->Volume:
     "A scan from a file or folder"
     path,modality = Path(path).expanduser(),_modality(modality)
     if not path.exists() and '#' not in path.name: raise UserError(f"no file {path}")
-    return reader_of(path).read(path, modality, series)
+    return reader_of(path).read(path, modality, series, resample)
 
 def read_labels(
     path,     # `.nii`, `.nii.gz`, or `.npz` with `gts` or `segs`

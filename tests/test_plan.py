@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError
-from medals.geometry import LIMIT, coarse_axis, plan, published_facts, resample, resample_labels
+from medals.geometry import coarse_axis, plan, resample, resample_labels
+from medals.published import LIMIT, published_facts
 
 COARSE,FINE = ((1.5,1.5,3.),(224,224,128)),((1.,1.,1.),(192,192,192))
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import segment as module
+from medals import forecast as module
 from medals.core import UserError
 from medals.frame import Frame, Lattice, Turn, turn_to
 from medals.geometry import resample

@@ -67,12 +67,14 @@ def test_an_outline_stays_in_its_slice():
     assert m[:,5].sum()>=36 and m.sum()==m[:,5].sum()
 
 
-@pytest.mark.parametrize('mark, says', [
-    (Point((99,0,0)), 'outside the scan'), (Box((3,3,3), (3,9,9)), 'is empty'), (Box((50,50,50), (60,60,60)), 'outside'),
-    (Mask(np.zeros((2,2,2), bool)), 'does not lie on'), (Lasso(((1,1,1),(2,2,2)), axis=2), 'three points'), ('here', 'is not a mark'),
-    (Point((1,1,1), unit='cm'), "'voxel' or 'mm'")])
-def test_a_bad_mark_is_one_clear_error(mark, says):
-    with pytest.raises(UserError, match=says): rasterize([mark], SHAPE, np.eye(4))
+@pytest.mark.parametrize('make, says', [
+    (lambda: Point((99,0,0)), 'outside the scan'), (lambda: Box((3,3,3), (3,9,9)), 'is empty'),
+    (lambda: Box((50,50,50), (60,60,60)), 'outside'), (lambda: Mask(np.zeros((2,2,2), bool)), 'does not lie on'),
+    (lambda: Lasso(((1,1,1),(2,2,2)), axis=2), 'three points'), (lambda: 'here', 'is not a mark'),
+    (lambda: Point((1,1,1), unit='cm'), "'voxel' or 'mm'")])
+def test_a_bad_mark_is_one_clear_error(make, says):
+    "When it is made, if it can be wrong on no scan or on any; else when it is drawn"
+    with pytest.raises(UserError, match=says): rasterize([make()], SHAPE, np.eye(4))
 
 
 def blob(n, size=64):

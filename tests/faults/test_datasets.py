@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError, spacing_of
-from medals.geometry import LADDER, coarse_axis, plan, rigid
+from medals.geometry import coarse_axis, plan, rigid
+from medals.published import LADDER
 from medals.prepare import import_store
 from medals.store import import_case, open_case
 from medals.volume import Volume

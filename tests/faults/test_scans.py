@@ -1,7 +1,12 @@
 "Scans as strangers have them: headers that contradict themselves, slices that are not where they should be, names that say little"
 import gzip
+import os
 import struct
+import subprocess
+import sys
+import tempfile
 import warnings
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals.core import UserError
+from medals import core
+from medals.core import UserError, read_json
+from medals.frame import oddities
 from medals.job import as_volume
 from medals.nifti import PLACE, names_inside, read_image
-from medals.volume import Volume, ending, is_scan, read_labels, read_volume, stem, write_labels, write_volume
+from medals.volume import Volume, ending, is_scan, phantom, read_labels, read_volume, stem, write_labels, write_volume
 
 sitk = pytest.importorskip('SimpleITK')
 
@@ -103,7 +110,6 @@ def test_3_2_placements_that_differ_are_told(tmp_path):
 
 
 def test_3_2_a_changed_affine_is_not_overruled_by_the_old_header(tmp_path):
-    from dataclasses import replace
     vol = read_volume(nifti(tmp_path/'a.nii'))
     moved = vol.affine.copy()
     moved[:3,3] += 5
@@ -368,3 +374,43 @@ def test_3_7_a_stream_whose_checksum_is_wrong_is_damaged(tmp_path):
     raw[-6] ^= 1
     file.write_bytes(bytes(raw))
     with pytest.raises(UserError, match='ends early or is damaged'): read_volume(file)
+
+
+# 3.12: sizes that no patient has
+
+@pytest.mark.parametrize('factor, says', [(.1, 'lengths in cm or m'), (.001, 'lengths in cm or m'), (20, 'more than a patient')])
+def test_3_12_sizes_that_no_patient_has_are_told(tmp_path, factor, says):
+    vol,_,_ = phantom()
+    scaled = Volume(vol.data, np.diag([factor,factor,factor,1.])@vol.affine)
+    write_volume(tmp_path/'a.nii.gz', scaled)
+    for image in (tmp_path/'a.nii.gz', scaled):
+        assert any(says in o for o in oddities(as_volume(image)))
+    small = replace(scaled, modality='microscopy')
+    assert factor>1 or not any(says in o for o in oddities(small))
+    assert not any('in all' in o for o in oddities(vol))
+
+
+def test_3_12_one_slice_is_told():
+    vol,_,_ = phantom()
+    assert any('single slice' in o for o in oddities(Volume(vol.data[:,:,:1], vol.affine)))
+
+
+# 3.13: no home that can be written to
+
+@pytest.mark.parametrize('home', ['/dev/null/none', '/proc/none'])
+def test_3_13_without_a_writable_home_a_scan_is_segmented_with_one_note(tmp_path, home):
+    vol,_,_ = phantom((24,28,22), (8.,8.,8.))
+    write_volume(tmp_path/'a.nii.gz', vol)
+    env = {k: v for k,v in os.environ.items() if k not in ('MEDALS_HOME','XDG_CACHE_HOME','HF_HOME','MPLCONFIGDIR')}
+    cmd = [sys.executable, '-m', 'medals.cli', 'segment', 'a.nii.gz', 'left hippocampus', 'white matter', '--modality', 'mri', '-o', 'out']
+    run = subprocess.run(cmd, cwd=tmp_path, env={**env, 'HOME': home}, capture_output=True, text=True)
+    assert run.returncode==0 and 'Traceback' not in run.stderr, run.stderr
+    notes = read_json(tmp_path/'out/manifest.json')['notes']
+    assert sum('cannot be kept in' in o for o in notes)==1 and run.stdout.count('cannot be kept in')==1
+
+
+def test_3_13_who_has_no_home_gets_one(monkeypatch):
+    monkeypatch.delenv('MEDALS_HOME', raising=False)
+    def nobody(*args): raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(core.Path, 'home', nobody)
+    assert core.home().parent==core.Path(tempfile.gettempdir())
