@@ -179,13 +179,17 @@ class Board:
 
     def set_result(self, result, asked=None):
         "Masks, as a run or a cell has made them"
-        if result is not None and result.volume.shape!=self.vol.shape:
-            raise UserError(f"masks of {result.volume.shape} voxels do not lie on the scan of {self.vol.shape}")
-        why = '' if result is None else grid_difference(self.vol.shape, result.volume.affine, self.vol.affine)
-        if why: raise UserError(f"these masks are of another scan: {why}")
+        if result is not None: self._check_grid(result.volume)
         new = () if result is None else result.masks
         names = tuple(dict.fromkeys((*self.now.sentences, *new)))
         self._do(result=result, asked=asked, sentences=names)
+
+    def _check_grid(self, vol):
+        "Masks must lie on the voxels of the scan"
+        if vol.shape!=self.vol.shape:
+            raise UserError(f"masks of {vol.shape} voxels do not lie on the scan of {self.vol.shape}")
+        why = grid_difference(self.vol.shape, vol.affine, self.vol.affine)
+        if why: raise UserError(f"these masks are of another scan: {why}")
 
     def add(self, sentence, *marks):
         "More marks for one class"

@@ -95,7 +95,8 @@ class EvaluateCfg:
     "Settings of `medals evaluate`"
     out:str='scores'      # Folder for table.csv, summary.md, scores.png and overlays
     images:str=''         # Folder of the scans, for the overlays and the sentences of challenge files; empty: beside the labels
-    names:str=''          # JSON file with a name for each label id, where the label files have none
+    names:str=''          # JSON file with a name for each label id, where the label files have none; empty: a dataset.json beside the truth
+    ignore:ints=()        # Label ids of the truth whose voxels do not count, such as 255; also what dataset.json calls "ignore"
     mode:str='correct'    # correct, or challenge: the rules of the CVPR-BiomedSegFM evaluator, and its columns in challenge.csv
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
@@ -146,7 +147,7 @@ def _is_image(word):
 
 def _known(word):
     from medals.vocab import resolve
-    return resolve(word).structure
+    return resolve(word).structure or resolve(word).problem
 
 def segment(
     words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
@@ -159,7 +160,7 @@ def segment(
     from medals.cohort import find_images
     from medals.result import format_of
     from medals.volume import is_challenge
-    if cfg.marks and not Path(cfg.marks).exists(): raise UserError(f"no file {cfg.marks}")
+    if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     found = find_images(images)
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
@@ -354,12 +355,13 @@ def _meaning(text, cfg):
     from medals.vocab import explain
     d = explain(text, cfg.modality or None, cfg.instance)
     fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
+    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
     others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
     rows = dict(
-        structure=d['structure'] or 'not known here; the network reads the sentence all the same', side=d['side'], modality=d['modality'],
+        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
         words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'],
-        usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'], nearest=', '.join(d['nearest']))
+        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
+        nearest=', '.join(d['nearest']))
     return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(

@@ -37,7 +37,7 @@ def code_of(
 )->tuple:      # Category and type `(value, scheme, meaning)`, and left, right or None
     "What the vocabulary says that a mask shows"
     got = resolve(name)
-    row = structures().get(got.structure)
+    row = None if got.problem else structures().get(got.structure) # "liver and spleen" has no code
     number = getattr(row, 'snomed', '')
     if not number: return CODES['tissue'],CODES['tissue'],None
     return CODES['lesion' if getattr(row, 'kind', '')=='lesion' else 'structure'],(str(number),'SCT',row.name[:64].capitalize()),got.side

@@ -155,6 +155,7 @@ def settle(
 )->Job:
     "Settle what is asked"
     if prompts is None and isinstance(image, (str, Path)) and is_challenge(image): prompts,instance = read_prompts(image)
+    elif not cfg.compat: vocab.check_sentences(as_sentences(prompts).values(), frame.joint)
     ids,vol = as_sentences(prompts),as_volume(image, modality)
     texts = list(dict.fromkeys(ids.values()))
     told = guess_modality(vol, texts, modality) if RULES[cfg.compat].vote else None

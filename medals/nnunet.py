@@ -42,11 +42,12 @@ def _by_name(labels):
 
 def named_labels(
     labels:Field,  # `{name: id}`, `{name: [ids]}`, `{id: name}`, or a list of names
+    most:int=MOST, # The highest id
 )->tuple:          # `{class: [ids]}`, ids that are ignored
     "The classes of a table of labels; background is none"
     classes,ignored = {},set()
     for name,fields in _by_name(labels).items():
-        ids = [o.whole(0, MOST) for o in fields]
+        ids = [o.whole(0, most) for o in fields]
         if not ids: raise UserError(f"{labels.where}: {name} has no id")
         if is_ignored(name): ignored |= set(ids)
         elif name.lower()!='background' and set(ids)!={0}: classes[name] = ids

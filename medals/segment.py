@@ -28,7 +28,7 @@ from .progress import progress as bar_of
 from .result import Segmentation, presence, write_table
 from .settings import InferenceCfg
 from .sliding import Found, Tiles, ToLabels, ToScan, slide
-from .spatial import Mask, rasterize
+from .spatial import Mask, as_marks, rasterize
 from .stages import Asker, Stage, flips_of, load_stages, window_at
 
 _all_ = ['Frame', 'Segmentation', 'write_table'] # so that they can be had here too
@@ -359,7 +359,7 @@ def manifest_of(seg, run, remarks=None)->dict:
 def _new_marks(old, marks, texts):
     "Marks that a result does not know yet"
     if odd:=[s for s in marks if s not in texts]: raise UserError(f"marks for {odd}, but the sentences are {texts}")
-    marks = {s: list(m) if isinstance(m, (list, tuple)) else [m] for s,m in marks.items()}
+    marks = {s: as_marks(m) for s,m in marks.items()}
     return {s: n for s,m in marks.items() if (n := [o for o in m if not any(o is p or o==p for p in old.marks.get(s, ()))])}
 
 def _touched(mask, vol, marks):

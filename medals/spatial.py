@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from .core import UserError, check_affine, read_json, read_text, write_json
+from .core import UserError, check_affine, read_text, write_json
 from .marks import (
     FIELDS, KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .volume import Volume, read_labels, write_labels
@@ -201,13 +201,14 @@ MASK_NAME = r'mark_\d+\.nii\.gz'
 def _masks_named(
     file:Path,   # Of marks
 )->set:          # Their names
-    "The masks that a list of marks which was written here has put beside itself"
-    try: said = read_json(file) if file.exists() else {}
+    "The masks that a list of marks has put beside itself, if it was written here"
+    try: said = _said(file) if file.exists() else {}
     except UserError: return set() # damaged: it names nothing
+    if GRID not in said: return set() # written by somebody else, whose masks are not ours to remove
     names = set()
-    for rows in said.values() if isinstance(said, dict) else ():
+    for rows in said.values():
         for row in rows if isinstance(rows, list) else ():
-            name = row.get('data', row.get('file')) if isinstance(row, dict) else None
+            name = row.get('data') if isinstance(row, dict) else None
             if isinstance(name, str) and re.fullmatch(MASK_NAME, name): names.add(name)
     return names
 

@@ -295,10 +295,14 @@ def resolve(
     return Resolved(modality, name, side, ' '.join(sent.tokens[i].raw for i in at), sent.modality, problem)
 
 def check_sentences(
-    texts,  # What is asked for
+    texts,     # What is asked for
+    known=(),  # Sentences that may be asked all the same, as the weights were trained with them
 ):
     "Refuse sentences that ask for two things at once, or for what is not there"
-    if wrong:=[r.problem for r in map(resolve, texts) if r.problem]: raise UserError(wrong[0])
+    learned = {o.lower() for o in known}
+    for text in texts:
+        problem = resolve(text).problem
+        if problem and text.lower() not in learned: raise UserError(problem)
 
 # %% ../nbs/12_vocab.ipynb #2f6d1a40
 PREFIX = dict(ct='CT', mri='MRI', us='US', pet='PET', microscopy='Microscopy')
@@ -449,7 +453,7 @@ def explain(
     rows = {o.row: m for m in sent.matches for o in m.term.meanings}
     others = [o.row for o in rows[s.name].term.meanings if o.row!=s.name] if s.name in rows else []
     typed = {t.low: o for t,o in zip(sent.typed, sent.low) if t.low!=o}
-    near = suggest(' '.join(typed) or text) if typed or not res.structure else []
+    near = suggest(' '.join(typed) or text) if (typed or not res.structure) and not res.problem else []
     return dict(
         modality=res.modality, structure=res.structure, side=res.side, problem=res.problem, words=res.words, corrected=typed,
         found=[m.row.name for m in sent.matches], may_mean=others, region=s.region if s.name else None, part=s.part, window=s.window,

@@ -63,6 +63,7 @@ def understood(
     "What the vocabulary makes of a sentence, in one line"
     if not text.strip(): return ''
     r = explain(text, modality)
+    if r['problem']: return r['problem']
     read = ', '.join(f'{a} read as {b}' for a,b in r['corrected'].items())
     said = f"understood: {r['structure']}",r['side'] and f"{r['side']} side",(r['modality'] or '').upper(),read
     if r['structure']: return ' · '.join(o for o in said if o)
@@ -343,11 +344,12 @@ def _write_drawn(
     out:Path,     # Folder
     drawn:dict,   # `{sentence: bool (x,y,z)}`
     scan:Volume,
+    again:bool,   # Has the folder been saved to before?
 ):
     "What is drawn, one file per sentence; those of an earlier time that are not written again are removed"
     for i,(sentence,mask) in enumerate(drawn.items(), 1):
         write_labels(out/f'drawn_{i}.nii.gz', mask.astype(np.uint8), scan, {1: sentence})
-    for i in count(len(drawn)+1):
+    for i in count(len(drawn)+1) if again else ():
         if not (out/f'drawn_{i}.nii.gz').exists(): break
         for old in out.glob(f'drawn_{i}.*'): old.unlink()
 
@@ -355,9 +357,10 @@ def _write_drawn(
 def _save(self:Studio, out, now, drawn):
     "The thread of saving"
     try:
+        again = (Path(out)/FILE).exists()
         if now.result is not None: now.result.save(out)
         write_marks(Path(out)/FILE, now.marks, self.volume)
-        _write_drawn(Path(out), drawn, self.volume)
+        _write_drawn(Path(out), drawn, self.volume, again)
         text,wrong = f'saved in {out}',False
     except Exception as e: # a thread has nobody else to tell
         self.error,text,wrong = e,f'not saved: {e}',True

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medals.cli import main
 from medals.core import UserError
 from medals.job import settle
-from medals.spatial import Box, Lasso, Mask, Point, Scribble, locate, rasterize, read_marks, write_marks
+from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
 from medals.volume import Volume, phantom, read_labels, write_labels, write_volume
 from medals.widgets import Studio
 
@@ -118,7 +118,7 @@ def test_2_8_the_studio_opens_what_others_write(tmp_path):
         assert studio.marks['b']==(Lasso(((1,1,1),(4,1,1),(4,4,1))),)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.dictionaries(st.text(min_size=1).filter(lambda o: o.strip() and o!='@scan'), st.lists(marks(), max_size=4), max_size=3))
 def test_2_8_marks_are_read_back_equal(tmp_path, said):
     path = write_marks(tmp_path/'work', said, SCAN)
@@ -127,13 +127,11 @@ def test_2_8_marks_are_read_back_equal(tmp_path, said):
         for k,ms in said.items(): assert len(back[k])==len(ms) and all(map(same, back[k], ms))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mark=marks(), codes=st.sampled_from(CODES))
 def test_2_8_a_mark_lands_on_the_same_voxels_in_another_order_of_axes(tmp_path, mark, codes):
-    if isinstance(mark, (Point, Scribble)): # half voxels round to even numbers, which a flip does not keep
-        mark = replace(mark, radius=round(mark.radius)+.37)
-        at = locate(mark, SCAN.shape, SCAN.affine)
-        assume((np.abs(at%1-.5)>1e-3).all())
+    if isinstance(mark, (Point, Scribble)): # a ball so small that it holds no center takes the nearest one, and of two the even one
+        mark = replace(mark, radius=round(mark.radius)+2.37)
     path = write_marks(tmp_path/'turned', {'a': [mark]}, SCAN)
     other = SCAN.reorient(codes)
     (back,), = read_marks(path, other).values()
@@ -171,6 +169,15 @@ def test_2_8_saving_again_leaves_nothing_old_and_touches_nothing_foreign(tmp_pat
     assert len(many)==4 and len(left)==2 and 'mark_2.nii.gz' in left
     assert all((tmp_path/k).read_bytes()==v for k,v in foreign.items())
     assert np.array_equal(read_marks(tmp_path, SCAN)['a'][0].data, ~m)
+
+
+def test_2_8_masks_that_somebody_else_named_are_not_ours_to_remove(tmp_path):
+    write_labels(tmp_path/'mark_1.nii.gz', np.full(SHAPE, 7, np.uint8), SCAN)
+    write(tmp_path/'marks.json', {'a': [dict(kind='mask', data='mark_1.nii.gz')]})
+    studio = Studio(None, SCAN, marks=tmp_path, out=tmp_path)
+    studio.marks = {'a': [Point((1,1,1))]}
+    studio.save()
+    assert read_marks(tmp_path, SCAN)=={'a': [Point((1,1,1))]} and (read_labels(tmp_path/'mark_1.nii.gz')[0].data==7).all()
 
 
 def test_2_8_a_save_that_breaks_off_leaves_the_old_marks(tmp_path, monkeypatch):

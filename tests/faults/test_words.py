@@ -281,3 +281,44 @@ def test_one_table_of_modalities():
 def test_5_1_what_a_sentence_names_is_known_beside_what_was_given():
     assert [resolve(o, 'mri').named for o in ('liver in CT', 'liver', 'PET of the lung')]==['ct', None, 'pet']
     assert {resolve(o, 'mri').modality for o in ('liver in CT', 'liver')}=={'mri'}
+
+
+# ---- where sentences are used
+def test_4_4_a_run_refuses_before_it_starts(tmp_path, capsys):
+    from medals.cli import main
+    from medals.volume import phantom, write_volume
+    scan = tmp_path/'scan.nii.gz'
+    write_volume(scan, phantom((24,28,22), (8.,8.,8.))[0])
+    write_volume(tmp_path/'other.nii.gz', phantom((24,28,22), (8.,8.,8.))[0])
+    for text,says in (('spleen, liver','names two structures'), ('no tumor','negation is not understood')):
+        for scans in ([str(scan)], [str(scan), str(tmp_path/'other.nii.gz')]):
+            assert main(['segment', *scans, 'white matter', text, '-o', str(tmp_path/'out')])==2
+            err = capsys.readouterr().err
+            assert says in err and err.count('\n')==1 and not (tmp_path/'out').exists()
+
+
+def test_4_4_a_class_of_two_is_neither_of_them():
+    from medals.dicomseg import code_of
+    from medals.evaluate import _meaning
+    from medals.widgets import understood
+    assert code_of('liver')[1]!=code_of('liver and spleen')[1]==code_of('gizmo')[1]
+    assert _meaning('liver') and not _meaning('liver and spleen') and not _meaning('no tumour')
+    assert 'names two structures' in understood('liver and spleen') and understood('liver')=='understood: liver'
+
+
+def test_4_4_weights_that_learned_a_class_of_two_may_be_asked_for_it(tmp_path):
+    from medals.core import write_json
+    from medals.frame import Frame
+    from medals.job import settle
+    from medals.run import frame_of
+    from medals.volume import phantom
+    classes = {'cerebellum and brainstem': dict(values=[1], sentences=['the hind part of the brain'])}
+    classes['left kidney'] = dict(values=[2], sentences=['left kidney'])
+    write_json(tmp_path/'classes.json', dict(MR_x=dict(modality='mri', instance=False, classes=classes)))
+    write_json(tmp_path/'store.json', dict(recipe=dict(spacing=(3,3,3), frame='RAS', fill=False)))
+    frame = Frame(**frame_of([tmp_path], (64,96,64), {'mri'}, True))
+    assert frame.joint==('cerebellum and brainstem',)
+    scan = phantom((24,28,22), (8.,8.,8.))[0]
+    assert settle(scan, ['Cerebellum and brainstem', 'left kidney'], frame=frame).texts[0]=='Cerebellum and brainstem'
+    with pytest.raises(UserError, match='names two structures'): settle(scan, ['spleen, liver'], frame=frame)
+    with pytest.raises(UserError, match='names two structures'): settle(scan, ['Cerebellum and brainstem'])
