@@ -19,9 +19,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import medals
 from .checkpoint import Stop, differences, newest, read_state, save_state
-from .core import UserError, make_gen, precision, progress, read_json, seed_of, write_json
+from .core import UserError, make_gen, precision, read_json, seed_of, write_json
 from .log import Log
 from .losses import seg_loss
+from .progress import progress
 from .ranks import Elsewhere, agree, on_first, rank, world
 from .schedule import FREE, TrainCfg, lr_at
 

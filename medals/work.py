@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-from .core import UserError, atomic, progress, read_text
+from .core import UserError, atomic, read_text
+from .progress import progress
 
 # %% ../nbs/03_work.ipynb #bfbd3ca7
 @dataclass(frozen=True)
