@@ -275,8 +275,8 @@ def test_1_5_training_refuses_a_data_set_whose_masks_have_another_value(tmp_path
     (tmp_path/'p.toml').write_text('name = "strokes"\nmodality = "mri"\n[classes]\nlesion = 1\n')
     store,fails = stored(tmp_path/'r', tmp_path, tmp_path/'p.toml')
     assert not fails.rows
-    with pytest.raises(UserError, match=r'no class of data set strokes has a voxel in its 3 cases \(lesion is \[1\]\), its labels are \[255\]'):
-        Sampler(store)
+    says = r'no class of data set strokes has a voxel in its 3 cases \(lesion is \[1\]\), its labels are \[255\]'
+    with pytest.raises(UserError, match=says): Sampler(store)
     run = subprocess.run([sys.executable, '-m', 'medals.cli', 'train', str(store), '-o', str(tmp_path/'run'), '--steps', '1'],
                          capture_output=True, text=True)
     assert run.returncode==2 and 'lesion is [1]' in run.stderr and 'Traceback' not in run.stderr
@@ -327,7 +327,8 @@ def test_1_4_every_channel_of_a_decathlon_file_is_a_scan(tmp_path):
         save(root/'labelsTr'/f'{name}.nii.gz', LBL)
     training = [dict(image=f'./imagesTr/{o}.nii.gz', label=f'./labelsTr/{o}.nii.gz') for o in 'ab']
     labels = {'0': 'background', '1': 'left', '2': 'right'}
-    write_json(root/'dataset.json', dict(modality={'0': 'FLAIR', '1': 'T1/ce', '2': 'T2w'}, labels=labels, training=training, numTraining=2))
+    channels = {'0': 'FLAIR', '1': 'T1/ce', '2': 'T2w'}
+    write_json(root/'dataset.json', dict(modality=channels, labels=labels, training=training, numTraining=2))
     res,rows,classes = listed(root, tmp_path/'l.jsonl')
     names = ['Task01-FLAIR','Task01-T1-ce','Task01-T2w']
     assert sorted(classes)==names and len(rows)==6 and not res['failed'].rows and not res['notes']
@@ -445,7 +446,8 @@ def test_4_2_what_can_be_understood_is_taken_and_trains(tmp_path, said, want):
     (dict(labels={'left': True}), 'labels: left should be a whole number'),
     (dict(labels={'left': -1}), 'labels: left should be a whole number'),
     (dict(labels={'left': 1.5}), 'got 1.5'), (dict(labels={'left': [1,[2]]}), 'left: entry 2 should be a whole number'),
-    (dict(labels={'left': []}), 'left has no id'), (dict(labels={'left': [0,1]}), 'ids above 0'), (dict(labels={'left': 70000}), 'got 70000'),
+    (dict(labels={'left': []}), 'left has no id'), (dict(labels={'left': [0,1]}), 'ids above 0'),
+    (dict(labels={'left': 70000}), 'got 70000'),
     (dict(labels=['background', None]), 'entry 2 should be the name of a label'),
     (dict(labels={'left': 1, 'ignore': 1}), 'which are to be ignored'), (dict(labels={' ': 1}), 'should be the name of a label'),
     (dict(labels={'left': {'id': 1}}), 'labels: left should be a whole number'),
@@ -471,7 +473,8 @@ def test_4_2_a_damaged_file_is_one_sentence(tmp_path, text, says):
     assert run.returncode==2 and says in run.stderr and len(run.stderr.splitlines())==1 and 'Traceback' not in run.stderr
 
 
-WORDS = st.sampled_from(('background','liver','ignore','T1/ce','CT','0','1','2','1.0','.nii.gz','imagesTr/a.nii.gz','name','modality','values'))
+WORDS = st.sampled_from(('background','liver','ignore','T1/ce','CT','0','1','2','1.0','.nii.gz','imagesTr/a.nii.gz','name','modality',
+                         'values'))
 TEXTS = st.one_of(WORDS, st.text(max_size=8))
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(-2, 9), st.floats(), TEXTS)
 def inside(inner): return st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4))
