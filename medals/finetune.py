@@ -33,6 +33,7 @@ class FinetuneCfg(RunCfg):
     holdout:float=.2       # Share of the cases that is kept from training, by a hash of their names
     prompts:str=''         # Prompt file of own scans, JSON or TOML; not needed with nnU-Net's raw layout
     preset:str=''          # coarse, fine or nano: how to prepare, where the weights do not say
+    same_voxels:bool=False # Do labels lie on the voxels of their images, whatever their headers say? For labels whose header was lost
     freeze:str=''          # Parts that are not trained: encoder, backbone, queries, with commas
     adapters:int=0         # Rank of low-rank adapters; everything else is frozen then. 0: none
     alpha:float=16.        # Strength of the adapters
@@ -64,7 +65,7 @@ def own_store(
     if (Path(source)/'store.json').exists(): return str(source)
     listing,store = Path(cfg.out)/'data.jsonl',Path(cfg.out)/'store'
     index(source, listing, cfg.prompts)['failed'].stop(1)
-    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset))
+    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset), same_voxels=cfg.same_voxels)
     fails.stop(len(fails.rows))
     return str(store)
 
