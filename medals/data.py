@@ -23,7 +23,8 @@ import torch
 from fastcore.basics import patch
 
 from .augment import AUGS, Aug, AugCfg, cut, draw_aug, interpolate, tone, window_of
-from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, torch_gen
+from .paint import PAINTS, PaintCfg, Tissues, bent, draw_bend, draw_paint, draw_visible, painted
+from .core import UserError, dict_cfg, ints, make_gen, read_json, read_table, seed_of, spacing_of, torch_gen
 from .spatial import PROMPTS, PromptCfg, simulate
 from .store import open_case
 from .vocab import resolve, structures, wordings
@@ -45,6 +46,7 @@ class DataCfg:
     fit:float=0.            # Share of the forced windows that are zoomed until the class fills a quarter to three quarters of them
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
+    paint:str='default'     # How images are drawn from label maps, of `paint.PAINTS`: default, t1; or a `PaintCfg`
     prompt:str='default'    # Simulated prompts, of `spatial.PROMPTS`: default, marks, published, none; or a `PromptCfg`
     datasets:str=''         # TOML with weights and frames of data sets, laid over `sampling.toml`
     holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
@@ -52,7 +54,7 @@ class DataCfg:
     patience:int=0          # Failures after which a broken case is set aside; 0: stop at the first
 
     def __post_init__(self):
-        for name,table in (('aug', AUGS), ('prompt', PROMPTS)):
+        for name,table in (('aug', AUGS), ('prompt', PROMPTS), ('paint', PAINTS)):
             v = getattr(self, name)
             if isinstance(v, str) and v not in table: raise UserError(f"{name} {v!r} is not known; it is one of {', '.join(table)}")
         if self.patch and len(self.patch)!=3: raise UserError(f"patch should be three numbers of voxels, got {self.patch}")
@@ -122,6 +124,7 @@ class Questions:
     called:tuple    # Names of the classes then
     sides:tuple     # none, swap or fixed, of each class
     strangers:tuple # Groups of sentences for what is never there
+    tissues:Tissues=None # Of a data set of label maps, whose images are drawn
 
     def among(self, ids): # indices of classes
         "Which classes have some of these label values"
@@ -156,7 +159,7 @@ def questions(
     values = tuple(None if c['values'] is None else tuple(c['values']) for c in d['classes'].values())
     called = tuple(swap_sides(o) if s=='swap' else o for o,s in zip(names, sides))
     return Questions(d['modality'], names, values, tuple(map(numbers, said)), tuple(map(numbers, other)), called, sides,
-                     tuple(map(numbers, _strangers(names, d['modality']))))
+                     tuple(map(numbers, _strangers(names, d['modality']))), Tissues.from_dict(d) if d.get('tissues') else None)
 
 # %% ../nbs/17_data.ipynb #7a3de936
 def pick_classes(
@@ -206,6 +209,7 @@ class Sample:
     aug:Aug             # What was drawn; grey values are still to be changed
     prompt:object       # `spatial.PromptCfg`
     seed:int            # Of the prompts
+    paint:object=None   # `Paint`: `image` holds label values from which the grey values are drawn; None: it holds grey values
     trouble:tuple=()    # `(case, reason)` of cases that could not be read and were passed over
 
     @property
@@ -281,6 +285,7 @@ class Sampler:
         self.groups = dict(sorted(groups.items()))
         self.facts = sampling(cfg.datasets)
         self.aug,self.prompt = _config(cfg.aug, AUGS, AugCfg),_config(cfg.prompt, PROMPTS, PromptCfg)
+        self.paint = _config(cfg.paint, PAINTS, PaintCfg)
         if not sum(self.chances.values())>0: raise UserError("every data set has weight 0; nothing is left to train on")
 
     @property
@@ -330,6 +335,12 @@ def _ask(sampler, qs, labels, forced, swapped, gen):
     small,rows = _small(labels, table)
     return dict(labels=small, table=rows, classes=tuple(names), present=table[seen].any(0), query=query, cls=cls)
 
+def _visible_window(case, mat, patch, tissues, cfg, gen):
+    "The labels of a bent window of a label map, and of them what a scan would show"
+    bend = draw_bend(gen, spacing=spacing_of(case.affine))
+    whole = case.labels[:]
+    return draw_visible(bent(whole, mat, patch, bend), tissues, cfg, gen)
+
 def draw_sample(
     sampler:Sampler,
     row:dict,        # Of `sampler.cases`
@@ -338,7 +349,8 @@ def draw_sample(
     "A sample of a given case"
     cfg,qs,size = sampler.cfg,sampler.sets[row['dataset']],sampler.patch
     axes,side = _axes(row, qs, sampler)
-    aug,forced,at = draw_aug(gen, sampler.aug, axes),None,None
+    if qs.tissues: axes = tuple(ok and i==side for i,ok in enumerate(axes)) # a head stays upright
+    aug,forced,at = draw_aug(gen, AUGS['painted'] if qs.tissues else sampler.aug, axes),None,None
     with _reading(row):
         case = open_case(row['folder'])
         if row['here'] and gen.random()<cfg.forced:
@@ -346,10 +358,16 @@ def draw_sample(
             at = case.draw(qs.values[forced], gen)
             if gen.random()<cfg.fit: aug = _zoomed(aug, case.points, qs.values[forced], size, gen)
     mat,lo,hi = window_of(case, aug, size, gen, at, cfg.published)
-    with _reading(row): image,labels,warp = cut(case, aug, size, mat, lo, hi)
+    looks = None
+    with _reading(row):
+        if qs.tissues:
+            image = labels = _visible_window(case, mat, size, qs.tissues, sampler.paint, gen)
+            warp = None
+            looks = draw_paint(qs.tissues, spacing_of(case.affine), gen, sampler.paint)
+        else: image,labels,warp = cut(case, aug, size, mat, lo, hi)
     asked = _ask(sampler, qs, labels, forced, side is not None and aug.mirror[side], gen)
     return Sample(name=row['name'], dataset=row['dataset'], modality=qs.modality, image=image, affine=case.affine@mat, warp=warp, aug=aug,
-                  prompt=sampler.prompt, seed=int(gen.integers(2**62)), **asked)
+                  prompt=sampler.prompt, seed=int(gen.integers(2**62)), paint=looks, **asked)
 
 # %% ../nbs/17_data.ipynb #6f67323a
 TRIES = 20 # Cases that are tried for one sample
@@ -420,7 +438,8 @@ def to_batch(
     p,fg = None,None
     for i,s in enumerate(samples):
         n,image = len(s.classes),send(s.image)[None]
-        x[i] = tone(image.float() if s.warp is None else interpolate(image, s.warp, shape[2:]), s.aug)
+        if s.paint: x[i] = painted(image[0], s.paint)
+        else: x[i] = tone(image.float() if s.warp is None else interpolate(image, s.warp, shape[2:]), s.aug)
         m[i,:n] = masks(send(s.labels), s.table)
         given,union = simulate(m[i,:n], torch_gen(s.seed, 'prompts', device=device), s.prompt)
         if given is not None:
