@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from medals.core import asset, read_json, write_json
-from medals.demo import template, unseen_view
+from medals.example import template, unseen_view
 from medals.volume import read_labels, write_volume
 
 ASK = ('white matter', 'grey matter', 'cerebral ventricles')

@@ -9,7 +9,7 @@ __all__ = ['add_rows', 'read_log', 'cut_log', 'Log', 'curve']
 import csv
 import math
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -18,6 +18,11 @@ from .core import atomic
 from .ranks import fail, gather, rank
 
 # %% ../nbs/29_log.ipynb #7023f8e2
+def _cell(value):
+    "A value as it stands in a table"
+    if value is None: return ''
+    return f'{value:.5g}' if isinstance(value, float) else value
+
 def add_rows(
     path,       # CSV file
     rows:list,  # Dictionaries with the same keys
@@ -26,18 +31,22 @@ def add_rows(
     path = Path(path)
     new = not path.exists()
     with open(path, 'a', newline='', encoding='utf-8') as f:
-        w = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
-        if new: w.writeheader()
-        for r in rows: w.writerow({k: f'{v:.5g}' if isinstance(v, float) else '' if v is None else v for k,v in r.items()})
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator='\n')
+        if new: writer.writeheader()
+        for row in rows: writer.writerow({k: _cell(v) for k,v in row.items()})
+
+def _value(text):
+    "A number where it can be one, None where nothing is"
+    if not text: return None
+    try: return float(text)
+    except ValueError: return text
 
 def read_log(
     path,      # A table of a run
 )->list:       # Rows; numbers where they can be, None where nothing is
     "A table of a run"
-    def value(v):
-        try: return float(v) if v else None
-        except ValueError: return v
-    with open(path, newline='', encoding='utf-8') as f: return [{k: value(v) for k,v in r.items()} for r in csv.DictReader(f)]
+    with open(path, newline='', encoding='utf-8') as f:
+        return [{k: _value(v) for k,v in row.items()} for row in csv.DictReader(f)]
 
 def cut_log(
     path,      # A table with a column `step`; need not exist
@@ -46,12 +55,14 @@ def cut_log(
     "Remove the rows after a step"
     path = Path(path)
     if not path.exists(): return
-    head,*rows = path.read_text(encoding='utf-8').splitlines(keepends=True)
-    at = head.strip().split(',').index('step')
-    def early(r):
-        try: return r.endswith('\n') and int(r.split(',')[at])<=step
-        except (ValueError, IndexError): return False # half a line, from a kill
-    with atomic(path) as f: f.write_text(head+''.join(r for r in rows if early(r)), encoding='utf-8')
+    head,*lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+    column = head.strip().split(',').index('step')
+    def early(line):
+        if not line.endswith('\n'): return False # half a line, from a kill
+        try: return int(line.split(',')[column])<=step
+        except (ValueError, IndexError): return False
+    kept = [line for line in lines if early(line)]
+    with atomic(path) as f: f.write_text(head+''.join(kept), encoding='utf-8')
 
 # %% ../nbs/29_log.ipynb #df1ab3fa
 def _board(out, step):
@@ -62,17 +73,33 @@ def _board(out, step):
         return None
     return SummaryWriter(out/'tensorboard', purge_step=step+1 if step else None)
 
+class _Sums:
+    "Losses added up: how many, and the sum of each"
+    def __init__(self):
+        self.count = 0
+        self.totals = Counter()
+
+    def add(self, count, losses):
+        self.count += count
+        for name,value in losses.items(): self.totals[name] += value
+
+    def means(self):
+        return {name: total/self.count for name,total in self.totals.items()}
+
 class Log:
     "Tables and TensorBoard of a run"
     def __init__(self, out, step=0):
-        self.out,self.waiting,self.first = Path(out),[],rank()==0
+        self.out = Path(out)
+        self.waiting = []
+        self.first = rank()==0
         self.out.mkdir(parents=True, exist_ok=True)
         self.board = _board(self.out, step) if self.first else None
-        if self.first: [cut_log(f, step) for f in self.out.glob('*.csv')]
+        if self.first:
+            for table in self.out.glob('*.csv'): cut_log(table, step)
 
-    def add(self, step, batch, losses):
-        "Keep the losses `(b,3)` of a batch: all, Dice, cross-entropy"
-        self.waiting.append((step, batch.datasets, batch.names, losses))
+    def add(self, step, batch, losses, names):
+        "Keep the losses `(b,k)` of a batch, and the `k` names they go by"
+        self.waiting.append((step, batch.datasets, batch.names, losses, names))
 
     def rows(self, name, rows):
         "Rows of the table `name`"
@@ -80,41 +107,52 @@ class Log:
 
     def numbers(self, step, numbers):
         "Numbers for TensorBoard"
-        for k,v in numbers.items() if self.board else (): self.board.add_scalar(k, v, step)
+        if not self.board: return
+        for k,v in numbers.items(): self.board.add_scalar(k, v, step)
 
     def picture(self, step, name, fig):
         "A figure for TensorBoard"
         if self.board: self.board.add_figure(name, fig, step)
 
+    def _own_sums(self):
+        "Sums per data set of this process, and where a loss was not a number"
+        sums = defaultdict(_Sums)
+        bad = []
+        if self.waiting: values = iter(torch.cat([losses for *_,losses,_ in self.waiting]).tolist())
+        for step,datasets,cases,_,names in self.waiting:
+            for dataset,case in zip(datasets, cases):
+                losses = dict(zip(names, next(values)))
+                first = losses[names[0]]
+                if math.isfinite(first): sums[dataset].add(1, losses)
+                else: bad.append((step, case, first))
+        self.waiting = []
+        return dict(sums),bad
+
     def _collect(self):
-        "Sums per data set over all processes, and where a loss was not a number"
-        sums,bad = defaultdict(lambda: [0, 0., 0., 0.]),[]
-        if self.waiting:
-            values = iter(torch.cat([o[3] for o in self.waiting]).tolist())
-            for step,sets,names,_ in self.waiting:
-                for d,n,v in zip(sets, names, values):
-                    if not math.isfinite(v[0]): bad.append((step, n, v[0]))
-                    else: sums[d] = [a+b for a,b in zip(sums[d], (1, *v))]
-        self.waiting,total = [],defaultdict(lambda: [0, 0., 0., 0.])
-        for part,wrong in gather((dict(sums), bad)):
-            bad = min(bad, wrong, key=lambda o: o[0][0] if o else math.inf)
-            for d,v in part.items(): total[d] = [a+b for a,b in zip(total[d], v)]
-        return dict(sorted(total.items())),bad
+        "Sums per data set over all processes, and the first loss that was not a number, as a list"
+        total = defaultdict(_Sums)
+        first_bad = []
+        for sums,bad in gather(self._own_sums()):
+            first_bad = min(first_bad, bad, key=lambda rows: rows[0][0] if rows else math.inf)
+            for dataset,part in sums.items(): total[dataset].add(part.count, part.totals)
+        return dict(sorted(total.items())),first_bad
 
     def flush(self, step, **more):
         "Write the line of a step; the mean losses since the last one"
-        total,bad = self._collect()
+        by_dataset,bad = self._collect()
         if bad:
-            at,name,v = bad[0]
-            fail(f"the loss became {v} at step {at} on {name}; that step was left out and the state is saved: --resume goes on behind it. "
-                 "Try a lower --lr, or --precision float32, or look at the case")
-        mean = lambda v: dict(zip(('loss','dice','bce'), (o/v[0] for o in v[1:])))
-        all_ = mean([sum(o) for o in zip(*total.values())])
-        self.rows('log', [dict(step=step, **all_, **more)])
-        self.rows('datasets', [dict(step=step, dataset=d, samples=v[0], **mean(v)) for d,v in total.items()])
-        self.numbers(step, {f'train/{k}': v for k,v in {**all_, **more}.items() if v is not None})
-        self.numbers(step, {f'train_{k}/{d}': o for d,v in total.items() for k,o in mean(v).items()})
-        return all_
+            at,case,loss = bad[0]
+            fail(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
+                 "--resume goes on behind it. Try a lower --lr, or --precision float32, or look at the case")
+        everything = _Sums()
+        for part in by_dataset.values(): everything.add(part.count, part.totals)
+        means = everything.means()
+        self.rows('log', [dict(step=step, **means, **more)])
+        self.rows('datasets', [dict(step=step, dataset=k, samples=o.count, **o.means()) for k,o in by_dataset.items()])
+        self.numbers(step, {f'train/{k}': v for k,v in {**means, **more}.items() if v is not None})
+        for dataset,part in by_dataset.items():
+            self.numbers(step, {f'train_{dataset}/{k}': v for k,v in part.means().items()})
+        return means
 
     def close(self):
         "Write what is left and close the files"
@@ -127,10 +165,16 @@ def curve(
     "Loss and validation score over time"
     from medals.show import figure
     rows = read_log(path)
-    fig,((ax,),) = figure(5, 2.2)
-    ax.plot([o['seconds']/60 for o in rows], [o['loss'] for o in rows], color='#999999', lw=1, label='loss')
-    val = [o for o in rows if o['val'] is not None]
-    if val: ax.plot([o['seconds']/60 for o in val], [o['val'] for o in val], 'o-', color='#0072b2', ms=3, label='validation DSC')
-    ax.set(xlabel='minutes', ylim=(0, max(1, *(o['loss'] for o in rows))))
+    fig,axs = figure(5, 2.2)
+    ax = axs[0,0]
+    losses = [row['loss'] for row in rows]
+    minutes = [row['seconds']/60 for row in rows]
+    ax.plot(minutes, losses, color='#999999', lw=1, label='loss')
+    scored = [row for row in rows if row['val'] is not None]
+    if scored:
+        minutes = [row['seconds']/60 for row in scored]
+        scores = [row['val'] for row in scored]
+        ax.plot(minutes, scores, 'o-', color='#0072b2', ms=3, label='validation DSC')
+    ax.set(xlabel='minutes', ylim=(0, max(1, *losses)))
     ax.legend(frameon=False, fontsize=7)
     return fig

@@ -12,11 +12,12 @@ import struct
 
 import numpy as np
 from ipywidgets import HTML, HBox, Image, IntSlider, SelectMultiple, VBox
-from nibabel.affines import apply_affine
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.affines import apply_affine, from_matvec
 from PIL import Image as Pil
 
+from .axes import AxisOrder
 from .core import atomic, spacing_of
+from .grids import grid_difference
 from .job import image_on, settle, show_prompts, view_of
 from .metrics import dice
 from .packed import Bits
@@ -39,34 +40,43 @@ class Png(bytes):
         "The picture to a file"
         with atomic(path) as f: f.write_bytes(self)
 
+def _picture(o):
+    "A figure, a PNG or an array as a PIL image"
+    if isinstance(o, np.ndarray): return Pil.fromarray(o)
+    if isinstance(o, bytes): return Pil.open(io.BytesIO(o)).convert('RGB')
+    buffer = io.BytesIO()
+    o.savefig(buffer, format='png')
+    return Pil.open(buffer).convert('RGB')
+
 def png_of(
     *pictures,  # Figures, PNGs or arrays `(rows,columns,3)`; several are put below each other
 )->Png:
     "One PNG"
-    def read(o):
-        if isinstance(o, np.ndarray): return Pil.fromarray(o)
-        buf = io.BytesIO(o) if isinstance(o, bytes) else io.BytesIO()
-        if not isinstance(o, bytes): o.savefig(buf, format='png')
-        return Pil.open(buf).convert('RGB')
-    parts = list(map(read, pictures))
-    out = Pil.new('RGB', (max(o.width for o in parts), sum(o.height for o in parts)), 'white')
-    for i,o in enumerate(parts): out.paste(o, (0, sum(p.height for p in parts[:i])))
-    out.quantize(128, Pil.Quantize.MAXCOVERAGE).save(buf := io.BytesIO(), 'png', optimize=True)
-    return Png(buf.getvalue())
+    parts = [_picture(o) for o in pictures]
+    width = max(part.width for part in parts)
+    height = sum(part.height for part in parts)
+    out = Pil.new('RGB', (width, height), 'white')
+    top = 0
+    for part in parts:
+        out.paste(part, (0, top))
+        top += part.height
+    buffer = io.BytesIO()
+    out.quantize(128, Pil.Quantize.MAXCOVERAGE).save(buffer, 'png', optimize=True)
+    return Png(buffer.getvalue())
 
 # %% ../nbs/46_look.ipynb #409b4275
 class Screen:
     "The axes of a scan on a screen: to the patient's left, back and feet"
     def __init__(self, vol:Volume):
-        self.turn = ornt_transform(io_orientation(vol.affine), axcodes2ornt('LPI'))
-        self.back = inv_ornt_aff(self.turn, vol.shape)
+        self.order = AxisOrder.towards(vol.affine, 'LPI')
+        self.back = self.order.to_scan(vol.shape)
         self.affine = vol.affine@self.back
-        self.shape = self.view(np.broadcast_to(False, vol.shape)).shape
+        self.shape = self.order.of(vol.shape)
         self.spacing = spacing_of(self.affine)
 
     def view(self, x):
         "An array on the voxels of the scan, in screen axes; no copy"
-        return apply_orientation(x, self.turn)
+        return self.order(x)
 
     def voxels(self, at):
         "Positions on the screen `(...,3)` as voxels of the scan"
@@ -78,7 +88,7 @@ class Screen:
 
     def axis(self, a):
         "The axis of the scan that is axis `a` of the screen"
-        return int(np.flatnonzero(self.turn[:,0]==a)[0])
+        return self.order.axis(a)
 
 # %% ../nbs/46_look.ipynb #e6217eba
 def pair_of(
@@ -93,24 +103,34 @@ class Slices(VBox):
     "Three planes through a scan, with sliders"
     def __init__(self, volume, masks=None, names=None):
         volume,masks = pair_of(volume, masks)
+        self.volume = volume
+        self.masks = masks
+        self.names = names
+        self.screen = Screen(volume)
         packed = isinstance(masks, dict) and all(isinstance(m, Bits) for m in masks.values())
-        self.volume,self.masks,self.names,self.screen = volume,masks,names,Screen(volume)
         cuts = masks if packed else cutters(masks, names)
-        start = self.screen.places(_middle(masks.values(), volume.shape) if packed else best_slice(cuts, volume.shape))
-        self.sliders = [IntSlider(int(start[a]), 0, self.screen.shape[a]-1, description=p) for p,a,*_ in PLANES]
+        start = _middle(masks.values(), volume.shape) if packed else best_slice(cuts, volume.shape)
+        start = self.screen.places(start)
+        self.sliders = []
+        for plane,axis,*_ in PLANES:
+            last = self.screen.shape[axis]-1
+            self.sliders.append(IntSlider(int(start[axis]), 0, last, description=plane))
         self.shown = SelectMultiple(options=list(cuts), value=list(cuts), rows=min(6, len(cuts)))
         self.picture = Image(format='png', layout=dict(align_self='flex-start'))
         for o in (*self.sliders, self.shown): o.observe(self.draw, 'value')
-        super().__init__([HBox([VBox(self.sliders), *([self.shown] if cuts else [])]), self.picture])
+        controls = [VBox(self.sliders), self.shown] if cuts else [VBox(self.sliders)]
+        super().__init__([HBox(controls), self.picture])
         self.draw()
 
     @property
     def at(self):
         "The voxel through which the planes go"
-        return tuple(int(o) for o in np.rint(self.screen.voxels([o.value for o in self.sliders])))
+        voxel = self.screen.voxels([o.value for o in self.sliders])
+        return tuple(np.rint(voxel).astype(int).tolist())
     @at.setter
     def at(self, voxel):
-        for o,i in zip(self.sliders, np.rint(self.screen.places(voxel))): o.value = int(np.clip(i, 0, o.max))
+        places = np.rint(self.screen.places(voxel))
+        for slider,place in zip(self.sliders, places): slider.value = int(np.clip(place, 0, slider.max))
 
     def figure(self):
         "What is seen now, as a figure"
@@ -133,38 +153,54 @@ def slices(
     return Slices(volume, masks, names)
 
 # %% ../nbs/46_look.ipynb #15eb3e15
-def _both(o): return o if isinstance(o, tuple) else (o,) # a pair, or a result
+def _both(o):
+    "The arguments of a viewer: a pair of scan and masks, or a result, which is both"
+    return o if isinstance(o, tuple) else (o,)
 
 def agreement(
     a,        # `Segmentation`, or `(Volume, {name: bool (x,y,z)})`
     b,        # The same
 )->list:      # One row per common name
     "How far two sets of masks agree"
-    (va,ma),(vb,mb) = pair_of(*_both(a)),pair_of(*_both(b))
-    if va.shape!=vb.shape or not np.allclose(va.affine, vb.affine, atol=1e-3): return []
-    ml = np.prod(va.spacing)/1000
-    def row(k, x, y): return dict(name=k, dsc=round(dice(x, y), 4), ml_a=round(float(x.sum()*ml), 2), ml_b=round(float(y.sum()*ml), 2))
-    return [row(k, np.asarray(ma[k]), np.asarray(mb[k])) for k in ma if k in mb]
+    volume_a,masks_a = pair_of(*_both(a))
+    volume_b,masks_b = pair_of(*_both(b))
+    if volume_a.shape!=volume_b.shape: return []
+    if grid_difference(volume_a.shape, volume_b.affine, volume_a.affine): return []
+    ml = np.prod(volume_a.spacing)/1000
+    rows = []
+    for name in masks_a:
+        if name not in masks_b: continue
+        first = np.asarray(masks_a[name])
+        second = np.asarray(masks_b[name])
+        ml_a = round(float(first.sum()*ml), 2)
+        ml_b = round(float(second.sum()*ml), 2)
+        rows.append(dict(name=name, dsc=round(dice(first, second), 4), ml_a=ml_a, ml_b=ml_b))
+    return rows
 
 class Compare(VBox):
     "Two results above each other, through the same place"
     def __init__(self, a, b, titles=('a','b')):
         self.rows = agreement(a, b)
         self.views = [Slices(*_both(o)) for o in (a, b)]
-        for o in self.views[0].sliders: o.observe(self.follow, 'value')
-        for o in self.views[1].sliders: o.layout.display = 'none'
-        table = '; '.join('{name} {dsc:.3f}'.format(**r) for r in self.rows) or 'the voxels differ, or no name is common'
+        leader,follower = self.views
+        for o in leader.sliders: o.observe(self.follow, 'value')
+        for o in follower.sliders: o.layout.display = 'none'
+        scores = ['{name} {dsc:.3f}'.format(**r) for r in self.rows]
+        said = '; '.join(scores) or 'the voxels differ, or no name is common'
         self.follow()
-        super().__init__([HTML(f'DSC: {table}'), *(o for t,v in zip(titles, self.views) for o in (HTML(f'<b>{t}</b>'), v))])
+        parts = [HTML(f'DSC: {said}')]
+        for title,view in zip(titles, self.views): parts += [HTML(f'<b>{title}</b>'), view]
+        super().__init__(parts)
 
     def follow(self, *_):
         "The second through the place of the first"
-        a,b = self.views
-        b.at = tuple(apply_affine(np.linalg.inv(b.volume.affine)@a.volume.affine, a.at))
+        leader,follower = self.views
+        to_follower = np.linalg.inv(follower.volume.affine)@leader.volume.affine
+        follower.at = tuple(apply_affine(to_follower, leader.at))
 
     def snapshot(self):
         "Both, as a PNG"
-        return png_of(*(v.figure() for v in self.views))
+        return png_of(*(view.figure() for view in self.views))
 
 def compare(
     a,                   # `Segmentation`, or `(Volume, {name: bool (x,y,z)})`
@@ -182,35 +218,49 @@ def network_volume(
 )->Volume:     # On the network's voxels, in the patient's place
     "The scan as the network sees it"
     part = tuple((0,n) for n in view.net.fine)
-    to = np.zeros((4,4))
-    to[3,3] = 1
-    for i,(o,flip,(lo,hi),n) in enumerate(zip(view.turn.order, view.turn.flip, view.net.crop, view.net.fine)):
-        step = (hi-lo)/n
-        to[o,i],to[o,3] = (-step, view.shape[o]-.5-lo-step/2) if flip else (step, lo+step/2-.5)
+    step = np.array(view.net.size)/view.net.fine # voxels of the turned scan per voxel of the network
+    first = np.array([lo for lo,_ in view.net.crop])+step/2-.5
+    order = AxisOrder(view.turn.order, view.turn.flip)
+    to = order.to_scan(job.vol.shape)@from_matvec(np.diag(step), first)
     return Volume(image_on(job, view, rule, part), job.vol.affine@to, job.modality)
+
+def _either(soft, hard):
+    "The union of two masks, each of which may be None"
+    if soft is None: return hard
+    return soft if hard is None else soft|hard
+
+def _prompt_row(sentence, mask, modality):
+    "A sentence, what is understood by it, and how much is marked"
+    understood = resolve(sentence, modality).structure or 'as it is'
+    voxels = 0 if mask is None else int(mask.sum())
+    return dict(sentence=sentence, understood=understood, voxels=voxels)
 
 class PromptsView(VBox):
     "Each sentence with its prompt channel, on the network's voxels"
     def __init__(self, segmenter, image, prompts, spatial=None, modality=None, stage=0):
-        st = segmenter.stages[stage]
-        job = settle(image, prompts, modality, spatial, frame=st.frame)
-        view = view_of(job, st.frame, st.name or 'coarse')
-        part = tuple((0,n) for n in view.net.fine)
-        soft,hard = show_prompts(job, view, part, range(len(job.texts)))
+        used = segmenter.stages[stage]
+        job = settle(image, prompts, modality, spatial, frame=used.frame)
+        view = view_of(job, used.frame, used.name or 'coarse')
+        whole = tuple((0,n) for n in view.net.fine)
+        soft,hard = show_prompts(job, view, whole, range(len(job.texts)))
         self.volume = network_volume(job, view, job.groups[0][0])
-        self.channels = {t: a if b is None else b if a is None else a|b for t,a,b in zip(job.texts, soft, hard)}
-        def row(t, m): return dict(sentence=t, understood=resolve(t, job.modality).structure, voxels=0 if m is None else int(m.sum()))
-        self.rows = [row(t, m) for t,m in self.channels.items()]
-        masks = {t: Bits.zeros(self.volume.shape) if m is None else m for t,m in self.channels.items()}
+        self.channels = {text: _either(a, b) for text,a,b in zip(job.texts, soft, hard)}
+        self.rows = [_prompt_row(text, mask, job.modality) for text,mask in self.channels.items()]
+        empty = Bits.zeros(self.volume.shape)
+        masks = {text: empty if mask is None else mask for text,mask in self.channels.items()}
         self.slices = Slices(self.volume, masks)
-        text = '<br>'.join(f"<b>{r['sentence']}</b>: {r['understood'] or 'as it is'}, {r['voxels']} voxels marked" for r in self.rows)
-        super().__init__([HTML(text), self.slices])
+        lines = ['<b>{sentence}</b>: {understood}, {voxels} voxels marked'.format(**row) for row in self.rows]
+        super().__init__([HTML('<br>'.join(lines)), self.slices])
 
     def snapshot(self):
         "Every channel beside its sentence, as a PNG"
-        def title(r): return f"{r['sentence']} ({r['understood'] or 'as it is'}): {r['voxels']} voxels marked"
-        def row(r, m): return show(self.volume, None if m is None else {r['sentence']: m}, title=title(r))
-        return png_of(*(row(r, self.channels[r['sentence']]) for r in self.rows))
+        figures = []
+        for row in self.rows:
+            mask = self.channels[row['sentence']]
+            masks = None if mask is None else {row['sentence']: mask}
+            title = '{sentence} ({understood}): {voxels} voxels marked'.format(**row)
+            figures.append(show(self.volume, masks, title=title))
+        return png_of(*figures)
 
 def prompts_view(
     segmenter,       # `Segmenter`

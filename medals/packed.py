@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .axes import Region
 from .core import UserError
 
 # %% ../nbs/35_packed.ipynb #b3592c09
@@ -25,11 +26,14 @@ class Bits:
     @classmethod
     def zeros(cls, shape):
         "An empty mask"
-        return cls(np.zeros((*shape[:2], -(-shape[2]//8)), np.uint8), tuple(shape))
+        x,y,z = shape
+        return cls(np.zeros((x, y, -(-z//8)), np.uint8), (x, y, z))
     @classmethod
     def of(cls, m):
         "Pack a mask `(x,y,z)`; anything but zero counts"
-        return m if isinstance(m, cls) else cls(np.packbits(np.asarray(m)!=0, axis=-1), tuple(np.shape(m)))
+        if isinstance(m, cls): return m
+        packed = np.packbits(np.asarray(m)!=0, axis=-1)
+        return cls(packed, tuple(np.shape(m)))
 
     @property
     def nbytes(self):
@@ -40,46 +44,63 @@ class Bits:
         return bool(self.data.any())
     def sum(self):
         "Voxels that are set"
-        return sum(int(ONES[o].sum(dtype=np.int64)) for o in self.data)
+        return sum(int(ONES[part].sum(dtype=np.int64)) for part in self.data)
     def copy(self):
         "The same mask, to be changed"
         return Bits(self.data.copy(), self.shape)
-    def __or__(self, other): return Bits(self.data|other.data, self.shape)
+    def __or__(self, other):
+        both = self.data|other.data
+        return Bits(both, self.shape)
 
     def __array__(self, dtype=None, copy=None):
-        m = np.unpackbits(self.data, axis=-1, count=self.shape[2]).view(bool)
-        return m if dtype is None else m.astype(dtype)
+        mask = np.unpackbits(self.data, axis=-1, count=self.shape[2]).view(bool)
+        return mask if dtype is None else mask.astype(dtype)
 
     def _bytes(self, at):
         "Slices in voxels as slices in bytes, and where the part lies in those"
         x,y,z = at
-        a,b,_ = z.indices(self.shape[2])
-        return (x, y, slice(a//8, -(-b//8))),slice(a%8, a%8+b-a)
+        first,last,_ = z.indices(self.shape[2])
+        whole_bytes = slice(first//8, -(-last//8))
+        skipped = first%8
+        return (x, y, whole_bytes),slice(skipped, skipped+last-first)
 
     def __getitem__(self, at): # Slices of step 1
-        at,z = self._bytes(at)
-        return np.unpackbits(self.data[at], axis=-1)[...,z].view(bool)
+        at,part = self._bytes(at)
+        bits = np.unpackbits(self.data[at], axis=-1)
+        return bits[...,part].view(bool)
 
     def __setitem__(self, at, m):
-        at,z = self._bytes(at)
-        part = np.unpackbits(self.data[at], axis=-1)
-        part[...,z] = m
-        self.data[at] = np.packbits(part, axis=-1)
+        at,part = self._bytes(at)
+        bits = np.unpackbits(self.data[at], axis=-1)
+        bits[...,part] = m
+        self.data[at] = np.packbits(bits, axis=-1)
 
     def box(self): # `((lo,hi),)*3`, None if the mask is empty
         "What is set lies in here"
         if not self.any(): return None
-        lines = [self.data.any((1,2)), self.data.any((0,2)), np.unpackbits(np.bitwise_or.reduce(self.data, (0,1)))]
-        return tuple((int(o[0]), int(o[-1])+1) for o in map(np.flatnonzero, lines))
+        along_x = self.data.any((1,2))
+        along_y = self.data.any((0,2))
+        along_z = np.unpackbits(np.bitwise_or.reduce(self.data, (0,1)))
+        pairs = []
+        for line in (along_x, along_y, along_z):
+            hit = np.flatnonzero(line)
+            pairs.append((hit[0], hit[-1]+1))
+        return Region(pairs)
 
-    def __repr__(self): return f"Bits({'x'.join(map(str, self.shape))}, {self.sum()} set)"
+    def __repr__(self):
+        size = 'x'.join(map(str, self.shape))
+        return f"Bits({size}, {self.sum()} set)"
 
 # %% ../nbs/35_packed.ipynb #628685da
 class Masks(Mapping):
     "Sentence to mask; a mask is unpacked when it is asked for"
-    def __init__(self, masks): self.bits = {k: Bits.of(m) for k,m in masks.items()}
+    def __init__(self, masks):
+        self.bits = {k: Bits.of(m) for k,m in masks.items()}
+
     def __getitem__(self, k): # bool `(x,y,z)`
-        if k not in self.bits: raise UserError(f"no mask {k!r}; there is {', '.join(map(repr, self.bits))}")
+        if k not in self.bits:
+            there = ', '.join(map(repr, self.bits))
+            raise UserError(f"no mask {k!r}; there is {there}")
         return np.asarray(self.bits[k])
     def __contains__(self, k): return k in self.bits
     def get(self, k, default=None):

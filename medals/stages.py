@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from .core import UserError, make_gen, read_json, sha256
+from .core import UserError, make_gen, reading, sha256
 from .frame import Frame
 from .model import PRESETS, MedalS
-from .text import TextEncoder
-from .weights import fetch, find_model, load_model, load_published
+from .text import CODES, TextEncoder
+from .weights import fetch, find_model, load_model, load_published, read_cfg
 
 # %% ../nbs/38_stages.ipynb #14ec71ed
 FRAMES = dict(
-    coarse=Frame(spacing=(1.5,1.5,3.), window=(224,224,128), axes='PLS', fill=True, iterations=1),
-    fine=Frame(spacing=(1.,1.,1.), window=(192,192,192), axes='PLS', fill=True, iterations=1),
+    coarse=Frame(spacing=(1.5,1.5,3.), window=(224,224,128), axes='PLS', fill=True, iterations=1, modalities=tuple(CODES)),
+    fine=Frame(spacing=(1.,1.,1.), window=(192,192,192), axes='PLS', fill=True, iterations=1, modalities=tuple(CODES)),
     nano=Frame(spacing=(3.,3.,3.), window=(64,96,64), modality='mri', phases=2))
 
 PUBLISHED = {'medals-s': ('coarse','fine'), 'medals-s-coarse': ('coarse',), 'medals-s-fine': ('fine',)} # Name of weights: stages
@@ -74,9 +74,10 @@ def _published(names):
     return stages,TextEncoder.load(files['text'])
 
 def _native(folder, name=''):
-    cfg = read_json(folder/'cfg.json')
+    cfg = read_cfg(folder)
     if 'frame' not in cfg: raise UserError(f"{folder} has weights but no frame in cfg.json; name a folder made by medals")
-    return Stage(load_model(folder), Frame(**cfg['frame']), name, cfg['sha256'])
+    with reading(folder/'cfg.json'): frame = Frame(**cfg['frame'])
+    return Stage(load_model(folder), frame, name, cfg['sha256'])
 
 def load_stages(
     source='nano', # Name, folder, hub id, or `random:PRESET`
@@ -87,7 +88,7 @@ def load_stages(
     if source in PUBLISHED: return _published(PUBLISHED[source])
     folder = find_model(source)
     if not folder.is_dir(): raise UserError(f"{folder} is one file, without frame and text encoder; name a folder made by medals")
-    names = read_json(folder/'cfg.json').get('stages')
+    names = read_cfg(folder).get('stages')
     stages = [_native(folder/n, n) for n in names] if names else [_native(folder)]
     text = next((o for o in (folder/'text', folder/(names or [''])[0]/'text') if o.exists()), None)
     if not text: raise UserError(f"{folder} has no text encoder; put it into {folder.name}/text")
@@ -231,5 +232,7 @@ class Asker:
             self.tick()
             for lo in range(*rows, self.group):
                 hi = min(lo+self.group, rows[1])
-                p = torch.einsum('cxyz,nc->nxyz', d[0], vec[0,lo:hi]).float().sigmoid_()
+                p = torch.empty((hi-lo, *d.shape[2:]), device=d.device)
+                for i in range(lo, hi): p[i-lo] = (vec[0,i]@d[0].flatten(1)).view(d.shape[2:]) # alone: each as if nothing else were asked
+                p.sigmoid_()
                 yield lo,hi,p.flip([1+a for a in flip]) if flip else p

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODES', 'SAME', 'DROP', 'codes_of', 'tokenise', 'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state',
-           'QueryCache', 'TextEncoder']
+           'QueryCache', 'TextEncoder', 'native_folder']
 
 # %% ../nbs/20_text.ipynb #9083036b
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .core import UserError, atomic, home, read_json, write_json
+from .core import UserError, atomic, home, read_json, reading, sha256, write_json
 
 # %% ../nbs/20_text.ipynb #7869f88e
 CODES = dict(ct=0, mri=1, us=2, pet=3, microscopy=4)
@@ -38,12 +38,15 @@ def tokenise(
     tokenizer,     # From `transformers`
     texts:list,
     longest:int=256,
+    change=None,   # Called with the pieces of each sentence, gives others; None: as they are
 )->tuple:          # ids `(n,l)`, mask `(n,l)`
     "Token ids and mask as the published encoder was tuned with"
     vocab = tokenizer.get_vocab()
     if missing:=[o for o in ('[CLS]','[SEP]') if o not in vocab]:
         raise UserError(f"the tokenizer's vocabulary lacks {missing}; is it the one of the encoder?")
-    rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *tokenizer.tokenize(t), '[SEP]']) for t in texts]
+    pieces = [tokenizer.tokenize(t) for t in texts]
+    if change: pieces = [change(o) for o in pieces]
+    rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *o, '[SEP]']) for o in pieces]
     rows = [r if len(r)<=longest else [*r[:longest-1], vocab['[SEP]']] for r in rows]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for row,r in zip(ids, rows): row[:len(r)] = torch.tensor(r)
@@ -54,14 +57,14 @@ class KnowledgeEncoder(nn.Module):
     "Token ids to queries"
     def __init__(
         self,
-        config,     # `transformers.MPNetConfig`
+        config,     # `transformers.MPNetConfig`, or that of another encoder such as BERT
         out:int=None # Width of a query; None: that of the language model
     ):
         super().__init__()
-        from transformers import MPNetModel
+        from transformers import AutoModel
         e = config.hidden_size
         self.text_tower = nn.Module()
-        self.text_tower.biolord = MPNetModel(config)
+        self.text_tower.biolord = AutoModel.from_config(config)
         self.projection_layer = nn.Sequential(nn.Linear(e, e), nn.GELU(), nn.Linear(e, out or e))
         self.modality_embed = nn.Embedding(len(CODES), out or e)
 
@@ -76,7 +79,7 @@ class KnowledgeEncoder(nn.Module):
         return self.projection_layer(self.pool(ids, mask))+self.modality_embed(codes)
 
 # %% ../nbs/20_text.ipynb #6420276c
-DROP = ('atlas_tower', 'temperature', 'position_ids')
+DROP = ('atlas_tower', 'temperature', 'centres', 'position_ids')
 
 def load_file(
     path,     # `.pth` or `.safetensors`
@@ -86,7 +89,7 @@ def load_file(
     if not path.exists(): raise UserError(f"no file {path}")
     if path.suffix=='.safetensors':
         from safetensors.torch import load_file
-        return load_file(path)
+        with reading(path): return load_file(path)
     from numpy import dtype, dtypes
     scalar = np._core.multiarray.scalar if hasattr(np, '_core') else np.core.multiarray.scalar
     try:
@@ -119,7 +122,9 @@ def clean_text_state(
 # %% ../nbs/20_text.ipynb #b7d1c312
 class QueryCache:
     "Queries on disk, one small file each"
-    def __init__(self, folder): self.folder = Path(folder)
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.flaw = '' # Why nothing can be kept here
 
     def _path(self, key, code, text):
         h = hashlib.sha256(f'{code}/{text}'.encode()).hexdigest()[:40]
@@ -129,12 +134,16 @@ class QueryCache:
         "The query `(e,)`, or None"
         p = self._path(key, code, text)
         try: return torch.from_numpy(np.load(p, allow_pickle=False)) if p.exists() else None
-        except ValueError: return None
+        except (ValueError, EOFError, OSError): return None # damaged: then it is made again
 
     def put(self, key, code, text, q):
-        "Keep a query"
-        with atomic(self._path(key, code, text)) as f:
-            with open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        "Keep a query, if the folder can be written to"
+        if self.flaw: return
+        try:
+            with atomic(self._path(key, code, text)) as f, open(f, 'wb') as h: np.save(h, q.numpy(), allow_pickle=False)
+        except OSError as e:
+            self.flaw = (f'the queries of sentences cannot be kept in {self.folder} ({e.strerror}), so they are made anew each time; '
+                         'MEDALS_HOME may name another folder')
 
 # %% ../nbs/20_text.ipynb #0cc8ed47
 def _hash(state):
@@ -158,23 +167,21 @@ class TextEncoder:
     @classmethod
     def load(
         cls,
-        source,  # Published `.pth`, state dict, or native folder
+        source,  # Published `.pth`, state dict, native folder, or run of `medals pretrain`
         base='FremyCompany/BioLORD-2023-C',  # Hub id or folder with configuration and tokenizer
         cache=None,
     ):
         "An encoder from a file, a state dict or a folder"
-        from medals.core import sha256
-        from transformers import AutoConfig
-        if native:=not isinstance(source, dict) and Path(source).is_dir(): base,file = source,Path(source)/'text.safetensors'
-        else: file = source
-        tokenizer,config = _tokenizer(base),_offline_hint(AutoConfig.from_pretrained, base)
-        def make():
-            net = KnowledgeEncoder(config, read_json(Path(source)/'text.json')['width'] if native else None)
-            state = clean_text_state(source if isinstance(source, dict) else load_file(file))
-            load_strict(net, {k: v.float() for k,v in state.items()}, 'the text encoder')
-            return net.eval().requires_grad_(False)
-        if not isinstance(file, dict) and not Path(file).exists(): raise UserError(f"no text encoder at {file}")
-        return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(file, dict) else sha256(file), cache)
+        if not isinstance(source, dict) and Path(source).is_dir(): return cls(*_native(native_folder(source)), cache)
+        if not isinstance(source, dict) and not Path(source).exists(): raise UserError(f"no text encoder at {source}")
+        tokenizer,config = _tokenizer_and_config(base)
+        def make(): return _encoder(config, None, source if isinstance(source, dict) else load_file(source))
+        return cls(tokenizer, make, _hash(clean_text_state(source)) if isinstance(source, dict) else sha256(source), cache)
+
+    @property
+    def notes(self):
+        "What a user of the encoder should know"
+        return [self.cache.flaw] if self.cache and self.cache.flaw else []
 
     def network(self):
         "The network, read when it is first needed"
@@ -194,9 +201,11 @@ class TextEncoder:
         known = {j: self.cache.get(self.key, *j) if self.cache else None for j in dict.fromkeys(jobs)}
         new = [j for j,v in known.items() if v is None]
         for i in range(0, len(new), batch):
-            part = new[i:i+batch]
-            ids,mask = tokenise(self.tokenizer, [t for _,t in part])
-            for j,q in zip(part, self.network()(ids, mask, torch.tensor([c for c,_ in part]))):
+            part,net = new[i:i+batch],self.network()
+            positions = net.text_tower.biolord.config.max_position_embeddings
+            ids,mask = tokenise(self.tokenizer, [t for _,t in part], min(256, positions-2)) # two positions are never used
+            given,where = (ids, mask, torch.tensor([c for c,_ in part])),next(net.parameters()).device
+            for j,q in zip(part, net(*(o.to(where) for o in given)).float().cpu()):
                 known[j] = q.clone()
                 if self.cache: self.cache.put(self.key, *j, q)
         return torch.stack([known[j] for j in jobs])
@@ -211,16 +220,42 @@ class TextEncoder:
             self.tokenizer.save_pretrained(tmp)
             save_file({k: v.half().contiguous() for k,v in net.state_dict().items()}, tmp/'text.safetensors')
             (tmp/'text.safetensors').chmod(0o644)
-            write_json(tmp/'text.json', dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES)))
+            facts = dict(width=net.modality_embed.weight.shape[1], modalities=list(CODES), sha256=sha256(tmp/'text.safetensors'))
+            write_json(tmp/'text.json', facts)
 
-def _offline_hint(load, base):
-    "Call a `transformers` loader; say what to do when the hub cannot be reached"
-    try: return load(str(base))
+def native_folder(
+    folder,      # Of an encoder, or of a run of `medals pretrain`
+)->Path:
+    "Where the files of an encoder lie: in the folder itself, in its best or in its last weights"
+    places = [Path(folder)/o for o in ('', 'best', 'last')]
+    return next((o for o in places if (o/'text.safetensors').exists()), Path(folder))
+
+def _tokenizer_and_config(base):
+    "What `transformers` needs to know of an encoder, from a folder or the hub"
+    from transformers import AutoConfig, AutoTokenizer
+    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+    if Path(base).is_dir():
+        with reading(base): return AutoTokenizer.from_pretrained(str(base)),AutoConfig.from_pretrained(str(base))
+    try: return AutoTokenizer.from_pretrained(str(base)),AutoConfig.from_pretrained(str(base))
     except (OSError, ValueError) as e:
         raise UserError(f"no configuration and tokenizer at {str(base)!r}; download config.json and the tokenizer files of it once, "
                         "and name their folder as `base`") from e
 
-def _tokenizer(base):
-    from transformers import AutoTokenizer
-    os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
-    return _offline_hint(AutoTokenizer.from_pretrained, base)
+def _encoder(config, width, state):
+    "A `KnowledgeEncoder` from its tensors"
+    net = KnowledgeEncoder(config, width)
+    load_strict(net, {k: v.float() for k,v in clean_text_state(state).items()}, 'the text encoder')
+    return net.eval().requires_grad_(False)
+
+def _native(folder):
+    "Tokenizer, what makes the network, and the hash of its weights, of a folder that `save` wrote"
+    file,facts = folder/'text.safetensors',folder/'text.json'
+    with reading(folder):
+        made,key = read_json(facts),sha256(file)
+        width = int(made['width'])
+    if made.get('sha256', key)!=key:
+        raise UserError(f"{file} is not the file that text.json describes; copy or download the folder again")
+    tokenizer,config = _tokenizer_and_config(folder)
+    def make():
+        with reading(folder): return _encoder(config, width, load_file(file))
+    return tokenizer,make,key

@@ -17,14 +17,16 @@ import numpy as np
 from fastcore.basics import patch
 from ipywidgets import HTML, HBox, VBox
 
-from .board import Board, board_fig, cut, erased, mark_of, read_marks, write_marks
+from .board import Board, board_fig, erased, mark_from_pointer, slice_image
 from .core import UserError, asset
 from .job import as_volume
+from .outputs import check_out, replacing
 from .solid import View3d, solid_picture, view3d
 from .segment import Stopped
 from .look import Png, compare, png_of, prompts_view, slices
+from .spatial import FILE, read_marks, write_marks
 from .vocab import concepts, explain, structures, suggest
-from .volume import write_labels
+from .volume import Volume, write_labels
 
 # %% ../nbs/50_widgets.ipynb #1b820e9c
 _all_ = ['slices', 'compare', 'view3d', 'prompts_view', 'Png']
@@ -61,6 +63,7 @@ def understood(
     "What the vocabulary makes of a sentence, in one line"
     if not text.strip(): return ''
     r = explain(text, modality)
+    if r['problem']: return r['problem']
     read = ', '.join(f'{a} read as {b}' for a,b in r['corrected'].items())
     said = f"understood: {r['structure']}",r['side'] and f"{r['side']} side",(r['modality'] or '').upper(),read
     if r['structure']: return ' · '.join(o for o in said if o)
@@ -109,7 +112,7 @@ class Studio(VBox):
         segmenter,          # `Segmenter`; None: only draw
         image,              # Path, `Volume`, or (array `(x,y,z)`, affine)
         sentences=(),       # What to ask for; more can be typed
-        marks=None,         # `{sentence: [marks]}`, or a folder that `save` wrote
+        marks=None,         # `{sentence: [marks]}`, or a file of them, or the folder that `save` wrote
         modality=None,      # ct, mri, us, pet, microscopy; None: from the file
         out='studio',       # Folder that the save button writes
         height:int=300,     # Of a slice, screen pixels
@@ -127,7 +130,7 @@ class Studio(VBox):
         for o in (self.canvas, self.list): o.on_msg(self._message)
         self.canvas.observe(lambda c: setattr(self.board, 'window', tuple(c['new'])), 'window')
         self._say('type a sentence and press Run' if segmenter else 'no segmenter: draw and save')
-        if isinstance(marks, (str, Path)): marks = read_marks(marks)
+        if isinstance(marks, (str, Path)): marks = read_marks(marks, self.volume)
         self._change(self.board.set_marks, marks) if marks else self._show()
 
     def _change(self, fn, *args):
@@ -226,7 +229,7 @@ def _message(self:Studio, widget, m, buffers):
 
 def _on_cut(self, view, axis, index, rect, pixels):
     "A slice is wanted"
-    c = cut(self.board, axis, index, rect, min(int(pixels), 2048))
+    c = slice_image(self.board, axis, index, rect, min(int(pixels), 2048))
     h,w = c.grey.shape
     said = dict(type='cut', view=view, axis=axis, index=index, rect=c.rect, step=c.step, h=h, w=w, layers=[list(k) for k in c.layers])
     self.canvas.send(said, [c.grey.tobytes(), *(np.packbits(m).tobytes() for m in c.layers.values())])
@@ -236,7 +239,7 @@ def _on_mark(self, tool, axis, index, points):
     t,s,board = self.canvas.tool,self.canvas.active,self.board
     if not s: raise UserError("add a sentence first: a mark belongs to one")
     kind = 'scribble' if tool=='eraser' else tool
-    m = mark_of(board.screen, kind, axis, index, points, t['positive'] or tool=='eraser', float(t['radius']), int(t['depth']))
+    m = mark_from_pointer(board.screen, kind, axis, index, points, t['positive'] or tool=='eraser', float(t['radius']), int(t['depth']))
     if m is None: return
     if tool!='eraser': return self.add(s, m)
     left = erased(board, s, m)
@@ -337,13 +340,23 @@ def wait(self:Studio):
         if self.error: raise self.error
 
 # %% ../nbs/50_widgets.ipynb #30924a5e
+def _write_drawn(
+    out:Path,     # Folder
+    drawn:dict,   # `{sentence: bool (x,y,z)}`
+    scan:Volume,
+):
+    "What is drawn, one file per sentence"
+    for i,(sentence,mask) in enumerate(drawn.items(), 1):
+        write_labels(out/f'drawn_{i}.nii.gz', mask.astype(np.uint8), scan, {1: sentence})
+
 @patch
 def _save(self:Studio, out, now, drawn):
     "The thread of saving"
     try:
-        if now.result is not None: now.result.save(out)
-        write_marks(out, now.marks, self.volume)
-        for i,(s,m) in enumerate(drawn.items(), 1): write_labels(Path(out)/f'drawn_{i}.nii.gz', m.astype(np.uint8), self.volume, {1: s})
+        with replacing(out, [self.volume.source or '']) as new:
+            if now.result is not None: now.result.save(new)
+            write_marks(new/FILE, now.marks, self.volume)
+            _write_drawn(new, drawn, self.volume)
         text,wrong = f'saved in {out}',False
     except Exception as e: # a thread has nobody else to tell
         self.error,text,wrong = e,f'not saved: {e}',True
@@ -362,6 +375,7 @@ def save(
         if self.busy: raise UserError("a run is going on; cancel it or wait")
         self.error,self.canvas.out = None,str(out or self.canvas.out)
         if not self.canvas.out.strip(): raise UserError("name a folder to save to")
+        check_out(self.canvas.out, [self.volume.source or ''])
         self._say('saving', busy=True)
         self._start(self._save, self.canvas.out, self.board.now, self.drawn)
     if wait: self.wait()

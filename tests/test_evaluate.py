@@ -92,7 +92,7 @@ def test_a_folder_of_masks_per_case_keeps_overlaps(tmp_path):
     write_labels(tmp_path/'pred'/'a'/'labels.nii.gz', LBL, VOL, NAMES)        # as segment writes it, beside the masks
     write_labels(tmp_path/'pred'/'a'/'kidney.nii.gz', (LBL==4).astype(np.uint8), VOL)
     rows,notes,_ = run(tmp_path/'pred', tmp_path/'truth', tmp_path/'o')
-    got = {r['sentence']: (r['dsc'], r['presence']) for r in rows}
+    got = {r['sentence']: (r['dsc'], r['outcome']) for r in rows}
     assert got=={'whole_brain': (1,'found'), 'lateral_ventricle_left': (1,'found'), 'liver': (0,'invented')}
     assert notes==['classes that no truth knows, not scored: kidney']
     write_labels(tmp_path/'ids'/'a.nii.gz', LBL, VOL)
@@ -113,7 +113,7 @@ def test_what_was_not_asked_is_told_and_what_was_missed_counts(tmp_path):
     write_labels(tmp_path/'pred'/'c0.nii.gz', np.where(LBL<3, LBL, 0), VOL, {i: NAMES[i] for i in (1,2)})
     write_labels(tmp_path/'pred'/'c1.nii.gz', np.where(LBL<2, LBL, 0), VOL, {1: NAMES[1]})
     rows,notes,_ = run(tmp_path/'pred', tmp_path/'truth', tmp_path/'o')
-    assert [(r['case'], r['sentence'], r['presence']) for r in rows]==[
+    assert [(r['case'], r['sentence'], r['outcome']) for r in rows]==[
         ('c0',NAMES[1],'found'), ('c0',NAMES[2],'found'), ('c1',NAMES[1],'found'), ('c1',NAMES[2],'missed')]
     assert notes==[f'classes that no prediction names, not scored: {NAMES[3]}, {NAMES[4]}']
     write_labels(tmp_path/'odd'/'c0.nii.gz', LBL, VOL, {1: 'liver'})

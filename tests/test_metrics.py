@@ -158,7 +158,7 @@ def test_inventions_count_and_what_is_rightly_absent_does_not():
     free = challenge_metrics(gt, pred, (1,1,1), [1,2,3], False, mode='challenge')
     fair = challenge_metrics(gt, pred, (1,1,1), [1,2,3], False)
     assert free['dsc']==1 and fair['dsc']==fair['nsd']==.5 and (fair['tp'],fair['fp'],fair['fn'])==(1,1,0)
-    assert [r['presence'] for r in fair['classes'].values()]==['found','invented','absent'] and list(free['classes'])==[1]
+    assert [r['outcome'] for r in fair['classes'].values()]==['found','invented','absent'] and list(free['classes'])==[1]
     assert np.isnan(challenge_metrics(gt*0, pred*0, (1,1,1), [1], False)['dsc'])
 
 

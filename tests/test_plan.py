@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError
-from medals.geometry import LIMIT, coarse_axis, plan, published_facts, resample, resample_labels
+from medals.geometry import coarse_axis, plan, resample, resample_labels
+from medals.published import LIMIT, published_facts
 
 COARSE,FINE = ((1.5,1.5,3.),(224,224,128)),((1.,1.,1.),(192,192,192))
 
@@ -50,7 +51,7 @@ def test_the_published_inference(line):
 
 
 def literal(n, s, T, C, key, stage):  # noqa: C901, PLR0915
-    "The rules as the specification words them, one after the other"
+    "The rules as the specification words them, one after the other; single precision at inference, by the rules of NumPy 2"
     n,s,T = list(n),list(s),list(T)
     M,single,prepare = (1000,1000,700),len(key)==1 and stage!='prepare',stage=='prepare'
     if stage!='fine':
@@ -59,6 +60,7 @@ def literal(n, s, T, C, key, stage):  # noqa: C901, PLR0915
         p = order[int(np.argmin([n[i] for i in order]))]
         q = order[int(np.argmax([s[i] for i in order]))]
         if p!=q and max(s)>.5: s[p],s[q] = s[q],s[p]
+    s = np.array(s, np.float64 if prepare else np.float32)
     for i in range(3):
         if s[i]<1 and n[i]<=M[i]: s[i] = 1.
         if single:
@@ -66,14 +68,14 @@ def literal(n, s, T, C, key, stage):  # noqa: C901, PLR0915
                 s[i] = max(s[i]/(1.45 if stage=='coarse' else 1.35) if key[0]=='PET_Lesion' else s[i]/1.2, T[i])
                 if s[i]/T[i]>3: s[i] = 3*s[i]/(s[i]/T[i]-.5)
             if n[i]>2*C[i]: s[i] = 2*C[i]/n[i]
-            elif n[i]>1.6*C[i] and key[0]=='US_Thyroid': s[i] = 1.6*C[i]/n[i]
+            elif n[i]>1.6*C[i] and key[0] in ('US_Thyroid','CT_Airways'): s[i] = 1.6*C[i]/n[i]
         if s[i]*n[i]>M[i]*(T[i] if prepare else 1) and s[i]>T[i]: s[i] = T[i]
         elif s[i]*n[i]<C[i]*T[i]:
             alpha = 1
             for k in range(1, 18):
                 if n[i]<=C[i]/1.25**k: alpha = 1.25**k
             T[i] = min(T[i], max(s[i]*n[i]/C[i], s[i]/alpha))
-    if not prepare and not single and math.prod(s)*math.prod(n)>1.8**3*math.prod(C):
+    if not prepare and not single and math.prod(a*b for a,b in zip(s, n))>1.8**3*math.prod(C):
         for i in range(3):
             if s[i]*n[i]>1.9*C[i]*T[i]:
                 p = 1.9*C[i]*T[i]/n[i]
@@ -82,12 +84,13 @@ def literal(n, s, T, C, key, stage):  # noqa: C901, PLR0915
 
 
 SHAPES = st.tuples(*[st.integers(3, 1100)]*3)
+KEYS = ((), ('CT_liver',), ('PET_Lesion',), ('US_Thyroid',), ('CT_Airways',), ('CT_a','CT_b'))
 SPACINGS = st.tuples(*[st.sampled_from((.05,.1,.3,.5,.7,.8,1.,1.2,1.5,2.,3.,3.6,5.,10.))]*3)
 
 
 @settings(max_examples=3000, deadline=None)
 @given(SHAPES, SPACINGS, st.sampled_from((COARSE, FINE)), st.sampled_from(('prepare','coarse','fine')),
-       st.sampled_from(((), ('CT_liver',), ('PET_Lesion',), ('US_Thyroid',), ('CT_a','CT_b'))))
+       st.sampled_from(KEYS))
 def test_the_plan_is_the_rules(shape, spacing, net, stage, key):
     p = plan(shape, spacing, *net, key, stage, True)
     s,t,size = literal(shape, spacing, *net, key, stage)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import medals
+
 root = Path(__file__).resolve().parents[1]
 pages = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if not any(o.startswith(('_','.')) for o in p.relative_to(root/'nbs').parts)]
 api = [p for p in pages if p.parent.name=='nbs' and p.name[0].isdigit()]
@@ -104,6 +106,16 @@ def test_importing_medals_is_light():
     code = "import sys, medals; print(sorted({'torch','monai','transformers','matplotlib','ipywidgets'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert out.strip()=='[]'
+
+
+def test_medals_hands_on_ten_names_and_loads_them_when_they_are_used():
+    code = ("import sys, time; t = time.perf_counter(); import medals; light = time.perf_counter()-t; "
+            "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; "
+            "from medals import Box; import medals.spatial; assert Box is medals.spatial.Box and medals.Point is medals.spatial.Point; "
+            "assert 'Segmenter' in dir(medals); print(light)")
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    assert float(out)<.1
+    with pytest.raises(AttributeError, match='Segmenter'): medals.Segmentor
 
 
 def test_what_is_imported_is_required():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError, torch_gen
-from medals.spatial import (PROMPTS, Box, Lasso, Mask, Point, PromptCfg, Scribble, boxed, draw_voxels, marked, rasterize,
-                            simulate)
+from medals.simulate import PROMPTS, PromptCfg, jittered_box, sample_voxels, simulate, with_marks
+from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
 
 SHAPE = (14,12,10)
 spacings = st.tuples(*[st.floats(.5, 5)]*3)
@@ -67,12 +67,14 @@ def test_an_outline_stays_in_its_slice():
     assert m[:,5].sum()>=36 and m.sum()==m[:,5].sum()
 
 
-@pytest.mark.parametrize('mark, says', [
-    (Point((99,0,0)), 'outside the scan'), (Box((3,3,3), (3,9,9)), 'is empty'), (Box((50,50,50), (60,60,60)), 'outside'),
-    (Mask(np.zeros((2,2,2), bool)), 'does not lie on'), (Lasso(((1,1,1),(2,2,2)), axis=2), 'three points'), ('here', 'is not a mark'),
-    (Point((1,1,1), unit='cm'), "'voxel' or 'mm'")])
-def test_a_bad_mark_is_one_clear_error(mark, says):
-    with pytest.raises(UserError, match=says): rasterize([mark], SHAPE, np.eye(4))
+@pytest.mark.parametrize('make, says', [
+    (lambda: Point((99,0,0)), 'outside the scan'), (lambda: Box((3,3,3), (3,9,9)), 'is empty'),
+    (lambda: Box((50,50,50), (60,60,60)), 'outside'), (lambda: Mask(np.zeros((2,2,2), bool)), 'does not lie on'),
+    (lambda: Lasso(((1,1,1),(2,2,2)), axis=2), 'three points'), (lambda: 'here', 'is not a mark'),
+    (lambda: Point((1,1,1), unit='cm'), "'voxel' or 'mm'")])
+def test_a_bad_mark_is_one_clear_error(make, says):
+    "When it is made, if it can be wrong on no scan or on any; else when it is drawn"
+    with pytest.raises(UserError, match=says): rasterize([make()], SHAPE, np.eye(4))
 
 
 def blob(n, size=64):
@@ -124,7 +126,7 @@ def test_marks_go_where_the_mask_is_wrong():
     truth,had = blob(2),torch.zeros(2,64,64,64, dtype=torch.bool)
     had[1,:32] = True                                       # half of it right, half of it outside
     for i in range(10):
-        got = marked(truth, had, torch_gen('marks', i), PromptCfg(radius=(1,1)))
+        got = with_marks(truth, had, torch_gen('marks', i), PromptCfg(radius=(1,1)))
         new,gone = got&~had,had&~got
         assert new[0].any() and not gone[0].any(), 'where there was nothing there is a positive mark'
         near = F.max_pool3d(truth[None].float(), 3, 1, 1)[0]>0
@@ -138,7 +140,7 @@ def test_marks_go_where_the_mask_is_wrong():
 def test_a_simulated_box_is_nearly_the_bounding_box(lo, size, seed):
     m = torch.zeros(2,40,40,40, dtype=torch.bool)
     m[(0, *[slice(a, a+n) for a,n in zip(lo, size)])] = True
-    box = boxed(m, torch_gen(seed))
+    box = jittered_box(m, torch_gen(seed))
     assert not box[1].any()
     if not box[0].any(): return
     at = box[0].nonzero()
@@ -152,7 +154,7 @@ def test_a_simulated_box_is_nearly_the_bounding_box(lo, size, seed):
 def test_drawn_voxels_are_uniform_and_of_their_mask():
     m = torch.zeros(3,9,7,5, dtype=torch.bool)
     m[0,2,3,4] = m[0,8,6,4] = m[0,0,0,0] = m[2] = True
-    at,there = draw_voxels(m, 3000, torch_gen('uniform'))
+    at,there = sample_voxels(m, 3000, torch_gen('uniform'))
     assert there.tolist()==[True,False,True] and m[0][tuple(at[0].T)].all()
     _,counts = at[0].unique(dim=0, return_counts=True)
     assert len(counts)==3 and counts.min()>880

@@ -11,7 +11,7 @@ from helpers import here, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals.anatomy import structures
+from medals.anatomy import other_names, structures
 from medals.core import make_gen, read_table
 from medals.pretrain import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
@@ -260,3 +260,27 @@ def test_the_command_explains_and_lists():
     code,_,err = run('--list', 'nowhere')
     assert code==2 and err.count('\n')==1
     assert 'torch' in run()[1]
+
+
+# ---- other languages and short names
+def test_every_name_of_other_languages_leads_to_its_structure():
+    "Rare meanings of short names need the words beside them; nothing else in the table is ambiguous"
+    context = {'LV': 'brain', 'PV': 'abdomen', 'LCA': 'knee', 'SMG': 'neck'}
+    sides = {'kidney': ('linke Niere','rein gauche','riñón izquierdo','ren sinister','LK'),
+             'lung': ('linker Lungenflügel','poumon gauche','pulmón izquierdo','pulmo sinister')}
+    assert set(other_names()['structures'])<=set(structures())
+    for s in structures().values():
+        for k,names in other_names()['structures'].get(s.name, {}).items():
+            for o in names:
+                text = f'{o} on MRI of the {context[o]}' if k=='maybe' else o
+                r = resolve(text)
+                assert (r.structure, r.side)==(s.name, s.side or (k if k in ('left','right') else None)), text
+    for name,texts in sides.items():
+        for o in texts: assert resolve(o)==resolve(f'left {name}') and resolve(swap_side(o)).side=='right', o
+    assert explain('LV')['may_mean']==['lateral ventricle'] and explain('LV of the brain')['structure']=='lateral ventricle'
+
+
+def test_words_of_other_languages_change_no_english_ones():
+    "A typing error is corrected to an English word; a foreign word is left as it is"
+    assert correct('lever')!='leber' and correct('niere')=='niere' and correct('kidny')=='kidney'
+    for text in ('heart rate', 'die cast', 'main menu'): assert (resolve(text).structure in (None,'heart')), text

@@ -15,12 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from medals.board import Board, History, State, compose, cut, erased, mark_of, read_marks, stamp, write_marks
+from medals.board import Board, History, State, compose, erased, mark_from_pointer, slice_image, stamp
 from medals.core import UserError
 from medals.segment import Frame, Segmenter
 from medals.show import WHITE
 from medals.solid import View3d, reduced, surface, view3d
-from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
+from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
 from medals.look import Screen, compare, slices
 from medals.volume import Volume, phantom
 from medals.widgets import Stopped, Studio, complete, understood
@@ -160,7 +160,7 @@ def test_marks_in_mm_are_shown_where_they_are():
     board = Board(vol)
     board.add('x', Point(mm, radius=6., unit='mm'))
     i,j,k = np.rint(board.screen.places(at)).astype(int)
-    layer = cut(board, 2, int(k)).layers[('positive','x')]
+    layer = slice_image(board, 2, int(k)).layers[('positive','x')]
     assert layer[j,i] and np.array_equal(layer, board.screen.view(board.drawn()['x'])[:,:,k].T)
 
 
@@ -208,7 +208,7 @@ def test_hidden_masks_and_the_other_looks_reach_the_picture():
     vol = scan()
     board = Board(vol, ['a'])
     board.set_result(Found(vol, {'a': np.ones(vol.shape, bool)}))
-    c = cut(board, 2, 20)
+    c = slice_image(board, 2, 20)
     board.looks['a'].update(colour='#00ff00', opacity=1.)
     assert (compose(c, board.looks)==(0,255,0)).all()
     board.looks['a']['visible'] = False
@@ -227,7 +227,9 @@ def test_packed_masks_are_cut_like_arrays():
     one,two = Board(vol),Board(vol)
     one.set_result(Found(vol, {'x': m}))
     two.set_result(Found(vol, {'x': Packed(m)}))
-    for axis in range(3): assert np.array_equal(cut(one, axis, 15).layers[('mask','x')], cut(two, axis, 15).layers[('mask','x')])
+    for axis in range(3):
+        a,b = (slice_image(o, axis, 15).layers[('mask','x')] for o in (one, two))
+        assert np.array_equal(a, b)
     assert np.array_equal(surface(m, vol.affine)[0], surface(Packed(m), vol.affine)[0])
 
 
@@ -280,7 +282,7 @@ def test_a_whole_mask_can_be_erased_too():
     m[10:14,10:14,10:14] = True
     board.add('x', Mask(m), Point((40,40,30), 2.))
     at = board.screen.places((11,11,11))
-    assert erased(board, 'x', mark_of(board.screen, 'scribble', 2, int(at[2]), [at[:2]]))==board.now.marks['x'][1:]
+    assert erased(board, 'x', mark_from_pointer(board.screen, 'scribble', 2, int(at[2]), [at[:2]]))==board.now.marks['x'][1:]
 
 
 # ---- the Python side of the widget

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medals.board import Board, compose, cut
+from medals.board import Board, compose, slice_image
 from medals.core import asset
 from medals.spatial import Box, Point
 from medals.volume import phantom
@@ -256,7 +256,7 @@ def test_the_browser_composes_as_python_does(lab):
     board.looks['right lateral ventricle'].update(visible=False)
     kinds = set()
     for axis,i in ((0,20), (1,28), (2,22)):
-        c = cut(board, axis, i)
+        c = slice_image(board, axis, i)
         kinds |= set(c.layers)
         h,w = c.grey.shape
         layers = [[kind, name, np.packbits(m).tolist()] for (kind,name),m in c.layers.items()]
