@@ -193,6 +193,7 @@ def _many_scans(images, sentences, how, cfg):
     if cfg.dry_run: return _tell(f'{said}, {len(todo)} to do')
     fails = c.segment_cohort(plan, cfg.workers, cfg.scheduler)
     if found:=c.overview(c.gather(plan)): _say(*_rows(found[:40]))
+    if old:=c.earlier_cases(plan): _say(f"note: {cfg.out} also holds results of other scans, which are not in table.csv: {_few(old)}")
     _tell(f"{said}, {len(todo)-len(fails.rows)} were done now, {len(fails.rows)} failed; results and table.csv are in {cfg.out}")
     if not (fails.rows and 'TORCHELASTIC_RUN_ID' in os.environ): return fails.stop(len(plan.mine))
     sys.stderr.write(f"medals segment: reasons are in {fails.path}\n") # an exit code would make torchrun end the other processes
