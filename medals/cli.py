@@ -12,14 +12,16 @@ import argparse
 import inspect
 import os
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, home, ints, pick_device
+from .core import UserError, add_flags, flags_cfg, floats, home, ints, part_of, pick_device
+from .settings import AskCfg, InferenceCfg, WeightsCfg
 
 # %% ../nbs/90_cli.ipynb #2750f0e8
 @dataclass(frozen=True)
@@ -29,44 +31,25 @@ class Later:
     def __repr__(self): return self.where.rpartition('.')[2]
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentCfg:
+class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
     out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
-    format:str=''         # nifti, multilabel, npz or dicomseg; empty: from the name of the output
-    weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
-    device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
-    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
-    modality:str=''       # ct, mri, us, pet or microscopy; empty: from the file, the sentences, the weights or the grey values
     marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
-    priority:str=''       # Where masks overlap in a label map: smallest (the default), first, last, or sentences with ; between
-    instance:bool=False   # Tell objects apart, such as cells or lesions?
-    min_mm3:float=0.      # Objects smaller than this are left out
-    stages:str='both'     # coarse, fine or both; for weights with two stages
-    compat:bool=False     # The published rules throughout?
-    threshold:float=.5    # Score from which a voxel belongs to a mask
-    presence:float=.5     # Structures that the network is less sure of are reported as not found; 0: keep every mask
-    tta:bool=False        # Average over flips? Left and right are never swapped
-    seed:int=0            # Of random blocks
-    max_memory:float=0.   # GB that the process may use on the host; 0: eight tenths of the machine
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
 
 @dataclass(frozen=True, kw_only=True)
-class ChallengeCfg:
+class ChallengeCfg(InferenceCfg, WeightsCfg):
     "Settings of `medals challenge`"
     out:str='outputs'     # Folder; each case gets a file of its own name in it
-    weights:str='nano'    # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
-    device:str='auto'     # auto, cpu, cuda, cuda:1 or mps
-    precision:str='auto'  # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
-    stages:str='both'     # coarse, fine or both; for weights with two stages
-    compat:bool=False     # The published rules throughout?
     presence:float=0.     # Structures that the network is less sure of are left empty; 0: none, as the challenge counts no false alarms
-    max_memory:float=0.   # GB that the process may use on the host; 0: eight tenths of the machine or container
     rehearse:bool=False   # Each case in a process of its own, as the container would, with time and peak memory?
     limit:float=32.       # GB that a case may take in the rehearsal
+
+    no_flags:ClassVar = ('threshold','tta','blind','seed','min_mm3')  # The container has no say in them
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCfg:
@@ -84,7 +67,7 @@ class DemoCfg:
 class IndexCfg:
     "Settings of `medals index`"
     out:str='train.jsonl' # List to write; .classes.json and .report.json go beside it
-    prompts:str=''        # Prompt file, JSON or TOML; not needed with nnU-Net's raw layout
+    prompts:str=''        # Prompt file, JSON or TOML; not needed with nnU-Net's raw layout or one folder of masks per case
     workers:int=0         # Processes; 0: one per core, 1: this process
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
 
@@ -141,6 +124,10 @@ def _first(): return os.environ.get('RANK', '0')=='0' # of the processes that to
 def _say(*lines):
     if _first(): sys.stdout.write('\n'.join(map(str, lines))+'\n')
 
+def _note(lines):
+    "What a user should know of a result, on stderr"
+    if _first(): sys.stderr.write(''.join(f'note: {o}\n' for o in lines))
+
 def _rows(rows):
     "Rows as aligned columns"
     cells = [list(rows[0])]+[[f'{v:.3f}' if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
@@ -154,7 +141,6 @@ def segment(
 ):
     "Segment a scan, or many, by sentences"
     from medals.cohort import check_before, find_images, split_words
-    from medals.job import RunCfg
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
@@ -163,37 +149,38 @@ def segment(
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
     one = [str(p) for p in found.values()]==[str(Path(images[0]).expanduser().resolve())]
     check_before(images, sentences, one, cfg)
-    how = RunCfg(**{f.name: getattr(cfg, f.name) for f in fields(RunCfg) if hasattr(cfg, f.name)})
-    return _one_scan(images[0], sentences, how, cfg) if one else _many_scans(found, sentences, how, cfg)
+    return _one_scan(images[0], sentences, cfg) if one else _many_scans(found, sentences, cfg)
 
-def _one_scan(image, sentences, how, cfg):
+def _one_scan(image, sentences, cfg):
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import read_volume
     marks = read_marks(cfg.marks, read_volume(image), cfg.same_voxels) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
-    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(how))
+    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(part_of(cfg, InferenceCfg)))
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format, cfg.priority)
     made = res.manifest
-    _say(*_rows(res.table), *(f'note: {o}' for o in made['notes']), f"{made['modality']} ({made['modality_from']}), on {made['device']}, "
-         f"{made['seconds']['total']:.0f} s; written to {out}")
+    _note(made['notes'])
+    _say(*_rows([{k: v for k,v in r.items() if k!='note'} for r in res.table]),
+         f"{made['modality']} ({made['modality_from']}), on {made['device']}, {made['seconds']['total']:.0f} s; written to {out}")
 
-def _many_scans(images, sentences, how, cfg):
+def _many_scans(images, sentences, cfg):
     from medals import cohort as c
+    from medals.memory import in_words
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
-    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), weights=cfg.weights, device=cfg.device,
-                        precision=cfg.precision, modality=cfg.modality, instance=cfg.instance, format=cfg.format,
-                        priority=cfg.priority, run=how)
+    asked = c.CohortCfg(prompts=tuple(dict.fromkeys(sentences)), **asdict(part_of(cfg, AskCfg)))
     plan = c.plan_cohort(images, cfg.out, asked, c.shard_of(cfg.shard))
     todo,(i,n) = plan.left(),plan.shard
     part = f'share {i+1} of {n}: {len(plan.mine)} of {len(images)} scans' if n>1 else f'{len(images)} scans'
     said = f'{part}, {len(plan.mine)-len(todo)} were done before'
-    if cfg.dry_run: return _tell(f'{said}, {len(todo)} to do')
+    if cfg.dry_run:
+        took = c.seconds_left(plan)
+        return _tell(f'{said}, {len(todo)} to do'+('' if took is None else f', in about {in_words(took)} by the time that the others took'))
     fails = c.segment_cohort(plan, cfg.workers, cfg.scheduler)
     if found:=c.overview(c.gather(plan)): _say(*_rows(found[:40]))
-    if old:=c.earlier_cases(plan): _say(f"note: {cfg.out} also holds results of other scans, which are not in table.csv: {_few(old)}")
+    _note(f'{_few(cases)}: {text}' for text,cases in c.notes_of(plan).items())
     _tell(f"{said}, {len(todo)-len(fails.rows)} were done now, {len(fails.rows)} failed; results and table.csv are in {cfg.out}")
     if not (fails.rows and 'TORCHELASTIC_RUN_ID' in os.environ): return fails.stop(len(plan.mine))
     sys.stderr.write(f"medals segment: reasons are in {fails.path}\n") # an exit code would make torchrun end the other processes
@@ -207,6 +194,7 @@ def challenge(
     "Do what the challenge's container does: for each case a file with `segs`"
     from medals import challenge as c
     rows,fails = (c.rehearse if cfg.rehearse else c.challenge)(inputs, cfg)
+    for row in rows: _note(f"{row['case']}: {o}" for o in row.pop('notes', ()))
     if rows: _say(*_rows(rows))
     fails.stop(len(rows)+len(fails.rows))
 
@@ -218,7 +206,7 @@ def demo(
     _say(*_rows(run_demo(cfg)), f"masks, table.csv and demo.png are in {cfg.out}")
 
 def index(
-    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, or NIfTI pairs
+    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, NIfTI pairs, or one folder of masks per case
     cfg:IndexCfg
 ):
     "List the cases of a data set and what is in them"
@@ -228,7 +216,12 @@ def index(
         _say(f"{name}: {r['cases']} cases")
         if r['ids_without_class']: _say(f"  label ids that the prompt file does not have: {_few(r['ids_without_class'])}")
         if r['classes_without_voxels']: _say(f"  classes that no label volume has: {_few(r['classes_without_voxels'])}")
+        if 'ignored' in r: _say(f"  label ids whose voxels do not count: {_few(r['ignored'])}")
+        if 'masks_missing' in r: _say(f"  classes without a mask in some cases, not asked for there: {_few(r['masks_missing'])}")
     n = sum(r['cases'] for r in res['report'].values())
+    for path,why in list(res['left_out'].items())[:12]: _say(f"left out: {path}: {why}")
+    if len(res['left_out'])>12: _say(f"left out: {len(res['left_out'])-12} more files")
+    for note in res['notes']: _say(f"note: {note}")
     _say(f"{n} cases are listed in {cfg.out}")
     res['failed'].stop(n+len(res['failed'].rows))
 
@@ -325,37 +318,14 @@ def info(
     text:str='',     # A sentence to explain, such as "left kidney in abdominal CT"; empty: versions, device and weights
 ):
     "What a sentence is understood to mean, the structures that have names (--list), or versions, device and weights"
-    if cfg.list: _say(*_listing(text))
-    elif text: _say(*_meaning(text, cfg))
+    if cfg.list or text:
+        from medals.glossary import listing, meaning
+        _say(*(listing(text) if cfg.list else meaning(text, cfg.modality, cfg.instance)))
     else:
         import torch
         from medals.weights import NAMED
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {home()}", f"weights {', '.join(NAMED)}")
-
-def _listing(region):
-    "Names by region; a star marks what has a left and a right"
-    from textwrap import wrap
-    from medals.vocab import by_region
-    names = by_region()
-    if region and region not in names: raise UserError(f"no region {region!r}; there is {', '.join(names)}")
-    for k in [region] if region else names:
-        yield from (f'{k}:', *wrap(', '.join(names[k]), 110, initial_indent='  ', subsequent_indent='  '))
-    yield "* has a left and a right; any other sentence can be asked as well"
-
-def _meaning(text, cfg):
-    "What was understood, one fact a line"
-    from medals.vocab import explain
-    d = explain(text, cfg.modality or None, cfg.instance)
-    fixed = ', '.join(f'{a} read as {b}' for a,b in d['corrected'].items())
-    unknown = '' if d['problem'] else 'not known here; the network reads the sentence all the same'
-    others = ', '.join(o for o in d['found'] if o not in (d['structure'], *d['may_mean']))
-    rows = dict(
-        problem=d['problem'], structure=d['structure'] or unknown, side=d['side'], modality=d['modality'],
-        words=d['words'], typing=fixed, may_mean=', '.join(d['may_mean']), also=others, region=d['region'], part_of=d['part'],
-        CT_window=d['window'], usual_in=', '.join(d['usual']), published=d['published'], SNOMED_CT=d['snomed'],
-        nearest=', '.join(d['nearest']))
-    return [f"{k.replace('_',' '):<10} {v}" for k,v in rows.items() if v]
 
 def download(
     name:str,  # Weights to fetch, such as medals-s-coarse

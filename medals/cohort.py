@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_images', 'split_words', 'check_before', 'share', 'shard_of', 'own_device', 'CohortCfg', 'question', 'result_key',
            'is_done', 'read_case', 'begin_case', 'ask', 'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort',
-           'segment_cohort', 'gather', 'earlier_cases', 'overview']
+           'segment_cohort', 'gather', 'earlier_cases', 'overview', 'manifests', 'notes_of', 'seconds_left']
 
 # %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
@@ -13,17 +13,18 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import current_process
 from pathlib import Path
 from statistics import median
 
-from .core import UserError, files_below, progress, read_json, seed_of, sweep, write_json
-from .job import RunCfg
+from .core import UserError, files_below, part_of, read_json, seed_of, sweep, write_json
 from .outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
+from .progress import progress
 from .result import check_save, format_of, ranking, write_table
 from .segment import Segmenter
+from .settings import AskCfg, InferenceCfg
 from .vocab import check_sentences
 from .volume import KINDS, ending, is_challenge, is_scan, read_prompts, read_volume, stem
 from .vocab import resolve
@@ -88,7 +89,7 @@ def find_images(
 def _is_image(word, out):
     "Is a word the name of a scan rather than a sentence?"
     got = resolve(word)
-    is_known = got.structure or got.problem
+    is_known = got.structure or got.problem # "liver/spleen" is no file
     if word==out and not ending(word) and is_known: return False
     if ending(word) or any(o and Path(o).expanduser().exists() for o in (word, word.rpartition('#')[0])): return True
     return '/' in word.replace('\\', '/') and not re.search(r'\s', word) and (word[0] in './~' or not is_known)
@@ -162,17 +163,9 @@ def own_device(
 
 # %% ../nbs/45_cohort.ipynb #fba7edf2
 @dataclass(frozen=True, kw_only=True)
-class CohortCfg:
+class CohortCfg(AskCfg):
     "What is asked of every scan"
     prompts:tuple=()       # Sentences; empty: those inside challenge files
-    weights:str='nano'     # As for `Segmenter.load`
-    device:str='auto'      # auto: with several workers on a machine, each takes the next GPU
-    precision:str='auto'   # Numbers inside the network: auto, float32, bf16, fp16
-    modality:str=''        # Of all scans; empty: from the files, the sentences, the weights or the grey values
-    instance:bool=False    # Objects? Challenge files say it themselves
-    format:str=''          # Of `Segmentation.save`; empty: nifti
-    run:RunCfg=RunCfg()    # noqa: RUF009
-    priority:str=field(default='', repr=False) # Which mask wins in a label map, see `medals.result.ranking`
 
 def _stats(path):
     "Size and date of a file, or of all files of a folder; None if it is neither"
@@ -184,9 +177,8 @@ def question(
     cfg:CohortCfg,
 )->str:
     "All that changes the result, in few letters"
-    same = replace(cfg, device='', run=replace(cfg.run, max_memory=0.))
-    more = [cfg.priority] if cfg.priority else [] # results that were made without it stay valid
-    return f'{seed_of(same, _stats(Path(cfg.weights)), *more):016x}'
+    same = replace(cfg, device='', max_memory=0.)
+    return f'{seed_of(same, _stats(Path(cfg.weights))):016x}'
 
 def result_key(
     path,       # Image
@@ -233,7 +225,8 @@ def ask(
 ):                 # `Segmentation`
     "Masks of a case; the weights are loaded once per process"
     vol,texts,instance = given
-    return _loaded(cfg.weights, own_device(cfg.device), cfg.precision)(vol, texts, cfg.modality or None, None, instance, **asdict(cfg.run))
+    how = asdict(part_of(cfg, InferenceCfg))
+    return _loaded(cfg.weights, own_device(cfg.device), cfg.precision)(vol, texts, cfg.modality or None, None, instance, **how)
 
 def write_case(
     res,            # `Segmentation`
@@ -317,7 +310,7 @@ def plan_cohort(
     shard=(0,1),     # From `shard_of`
 )->Plan:
     "What there is to do"
-    if not cfg.run.compat: check_sentences(cfg.prompts, _joint(cfg.weights)) # what is wrong with them is wrong for all scans
+    if not cfg.compat: check_sentences(cfg.prompts, _joint(cfg.weights)) # what is wrong with them is wrong for all scans
     if Path(cfg.weights).exists(): cfg = replace(cfg, weights=str(Path(cfg.weights).resolve())) # workers may stand elsewhere
     asked = question(cfg)
     marks = {k: result_key(p, asked) for k,p in images.items()}
@@ -383,3 +376,27 @@ def overview(
     for r in rows: by.setdefault(r['sentence'], []).append(float(r['ml']) if r['found']=='True' else None)
     found = {s: sorted(v for v in vs if v is not None) for s,vs in by.items()}
     return [dict(sentence=s, scans=len(vs), found=len(found[s]), median_ml=median(found[s] or [0.])) for s,vs in by.items()]
+
+def manifests(
+    plan:Plan,
+)->dict:       # `{case: manifest}`
+    "How the results were made that are there"
+    done = [case for case,mark in plan.marks.items() if is_done(plan.out/case, mark)]
+    return {case: read_json(plan.out/case/'manifest.json') for case in done}
+
+def notes_of(
+    plan:Plan,
+)->dict:       # `{note: cases}`
+    "What was noted of the scans that are done"
+    notes = {}
+    for case,made in manifests(plan).items():
+        for text in made.get('notes', ()): notes.setdefault(text, []).append(case)
+    if old:=earlier_cases(plan): notes['results of other scans, which lie in the same folder and are not in table.csv'] = old
+    return notes
+
+def seconds_left(
+    plan:Plan,
+)->float:      # None before one is done
+    "Time that the scans will take that are not done, if they are like those that are"
+    took = [made['seconds']['total'] for made in manifests(plan).values() if 'seconds' in made]
+    return median(took)*len(plan.left()) if took else None

@@ -59,6 +59,8 @@ class Segmentation:
     instances:dict=field(default_factory=dict) # `{sentence: object of every voxel, int (x,y,z)}`, if objects were asked for
     marks:dict=field(default_factory=dict)     # `{sentence: marks}` that were obeyed
     again:object=field(default=None, repr=False) # What `refine` calls
+    doubts:list=field(default_factory=list)    # What looks wrong with the scan or does not fit the weights, one sentence each
+    remarks:dict=field(default_factory=dict)   # `{sentence: what is odd about it}`
 
     def __post_init__(self):
         if not isinstance(self.masks, Masks): self.masks = Masks(self.masks)
@@ -74,6 +76,7 @@ class Segmentation:
                        score=round(self.means.get(s, 0.), 4), presence=round(self.scores.get(s, 0.), 4),
                        outcome=OUTCOMES[n>0])
             if self.instances: row['objects'] = int(self.instances[s].max()) if s in self.instances else 0
+            row['note'] = '; '.join(filter(None, [*self.doubts, self.remarks.get(s)]))
             rows.append(row)
         return rows
 

@@ -153,11 +153,11 @@ def _modality(name):
 def read_nifti(
     path,           # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`
     modality=None,  # As medals calls it
-    series=None,    # Only DICOM has several
+    series=None,    # Number of a channel, from 0, if the file has four axes
     resample=False, # Only DICOM slices may be uneven
 )->Volume:
     "A scan from a NIfTI file"
-    x,aff,facts = read_image(path)
+    x,aff,facts = read_image(path, series)
     return Volume(x, aff, modality, source=str(path), **facts)
 
 # %% ../nbs/03_volume.ipynb #ed0d6b42
@@ -272,7 +272,7 @@ def sound(
 def read_volume(
     path,           # `.nii`, `.nii.gz`, `.img` and `.hdr`, challenge `.npz`; or a DICOM series: folder, `folder#SERIES`, one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
-    series=None,    # UID, number or part of the description, if the folder holds several
+    series=None,    # UID, number or part of the description, if the folder holds several; the channel of a NIfTI file with four axes
     resample=False, # Interpolate DICOM slices that are unevenly spaced onto an even grid?
 )->Volume:
     "A scan from a file or folder"
