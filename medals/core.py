@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'FLAT', 'STAND_INS', 'NUMPY', 'UserError', 'spacing_of', 'check_affine', 'check_vol', 'clean_values',
            'seed_of', 'make_gen', 'torch_gen', 'pick_device', 'precision', 'atomic', 'sweep', 'write_json', 'sha256',
            'reading', 'read_text', 'read_json', 'read_toml', 'files_below', 'asset', 'read_table', 'home', 'open_npz',
-           'npz_array', 'read_pickle', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'dict_cfg', 'progress']
+           'npz_array', 'read_pickle', 'npz_object', 'ints', 'floats', 'add_flags', 'flags_cfg', 'part_of', 'dict_cfg']
 
 # %% ../nbs/00_core.ipynb #ef091628
 import hashlib
@@ -16,7 +16,6 @@ import pickle
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import tomllib
 import zipfile
@@ -24,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import resources
 from itertools import islice
-from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -398,7 +396,9 @@ def add_flags(
     "Every field of `cls` as a flag"
     from argparse import BooleanOptionalAction
     docs = {k: v for c in reversed(cls.__mro__) if is_dataclass(c) for k,v in docments(c).items() if v} # of inherited fields as well
-    for f in fields(cls):
+    own = vars(cls).get('__annotations__', {})
+    for f in sorted(fields(cls), key=lambda f: f.name not in own): # those of the class before those that it inherits
+        if f.name in getattr(cls, 'no_flags', ()): continue
         default = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
         kw = dict(help=(docs.get(f.name) or '').replace('%', '%%'), default=default, dest=f.name)
         if isinstance(default, bool): kw.update(action=BooleanOptionalAction)
@@ -411,7 +411,14 @@ def flags_cfg(
     cls,   # Dataclass
 ):         # An instance of `cls`
     "The dataclass back from its flags"
-    return cls(**{f.name: getattr(args, f.name) for f in fields(cls)})
+    return cls(**{f.name: getattr(args, f.name) for f in fields(cls) if hasattr(args, f.name)})
+
+def part_of(
+    cfg,  # Settings
+    cls,  # Dataclass whose fields are wanted
+):        # An instance of `cls`
+    "Some of the settings"
+    return cls(**{f.name: getattr(cfg, f.name) for f in fields(cls)})
 
 # %% ../nbs/00_core.ipynb #4d80fb6f
 def dict_cfg(
@@ -422,17 +429,3 @@ def dict_cfg(
     types = {f.name: f.type for f in fields(cls)}
     if odd:=sorted(set(d)-set(types)): raise UserError(f"{cls.__name__} has no setting {', '.join(odd)}; it has {', '.join(types)}")
     return cls(**{k: types[k](v) if types[k] in (ints, floats, float) and v is not None else v for k,v in d.items()})
-
-# %% ../nbs/00_core.ipynb #bc9672f4
-def progress(
-    it=None,         # What to go through
-    desc:str='',     # Shown before the bar
-    total:int=None,  # Steps, if `it` has no length
-    show:bool=None,  # None: only where somebody looks
-    **kwargs
-):                   # A `tqdm` bar
-    "A progress bar with time left"
-    from tqdm.auto import tqdm
-    if parent_process(): show = show or False # one of many workers, whose bars would run into each other
-    if show is None: show = sys.stderr.isatty() or ('ipykernel' in sys.modules and not os.environ.get('IN_TEST'))
-    return tqdm(it, desc=desc, total=total, disable=not show, dynamic_ncols=True, **kwargs)
