@@ -33,7 +33,7 @@ def _small_config(cfg, tok):
     "The language model of a small encoder"
     from transformers import MPNetConfig
     return MPNetConfig(vocab_size=len(tok), hidden_size=cfg.width, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads,
-                       intermediate_size=2*cfg.width, max_position_embeddings=cfg.tokens+8, hidden_dropout_prob=0.,
+                       intermediate_size=2*cfg.width, max_position_embeddings=max(260, cfg.tokens+8), hidden_dropout_prob=0.,
                        attention_probs_dropout_prob=0.)
 
 def _save_start(folder, tok, config):

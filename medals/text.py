@@ -201,10 +201,10 @@ class TextEncoder:
         known = {j: self.cache.get(self.key, *j) if self.cache else None for j in dict.fromkeys(jobs)}
         new = [j for j,v in known.items() if v is None]
         for i in range(0, len(new), batch):
-            part = new[i:i+batch]
-            ids,mask = tokenise(self.tokenizer, [t for _,t in part])
-            net,given = self.network(),(ids, mask, torch.tensor([c for c,_ in part]))
-            where = next(net.parameters()).device
+            part,net = new[i:i+batch],self.network()
+            positions = net.text_tower.biolord.config.max_position_embeddings
+            ids,mask = tokenise(self.tokenizer, [t for _,t in part], min(256, positions-2)) # two positions are never used
+            given,where = (ids, mask, torch.tensor([c for c,_ in part])),next(net.parameters()).device
             for j,q in zip(part, net(*(o.to(where) for o in given)).float().cpu()):
                 known[j] = q.clone()
                 if self.cache: self.cache.put(self.key, *j, q)

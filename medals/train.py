@@ -165,7 +165,8 @@ def sample_losses(
     scales,rows = [logits] if torch.is_tensor(logits) else logits,[]
     for i in range(len(batch.x)):
         one = slice(i, i+1)
-        loss,parts = seg_loss([o[one] for o in scales], batch.m[one], batch.cls[one], batch.valid[one], compat)
+        counted = None if batch.counted is None else batch.counted[one]
+        loss,parts = seg_loss([o[one] for o in scales], batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted)
         rows.append(torch.stack([loss, parts['dice'].to(loss), parts['bce'].to(loss)]))
     return torch.stack(rows)
 

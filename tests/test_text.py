@@ -95,3 +95,13 @@ def test_the_small_encoder_reads_new_words():
     enc = TextEncoder.load(asset('nano')/'text', cache=False)
     assert retrieval(enc, new_wordings()[::5])>.95
     assert retrieval(enc, new_words())>=.75 # among all thousand concepts of the table; the encoder before it reached .59
+
+
+def test_a_sentence_longer_than_a_small_encoder_reads_is_cut(tiny):
+    from transformers import AutoConfig
+    folder,_,_ = tiny
+    config = AutoConfig.from_pretrained(folder)
+    config.max_position_embeddings = 20
+    net = KnowledgeEncoder(config).eval()
+    enc = TextEncoder(TextEncoder.load(net.state_dict(), base=folder, cache=False).tokenizer, lambda: net, '', cache=False)
+    assert torch.allclose(enc(['liver '*400], 'ct'), enc(['liver '*16], 'ct'), atol=1e-5)
