@@ -189,9 +189,9 @@ class Writes:
     cases:str=''      # For each file like this among what is read, one of its name in the folder
 
 WRITES = dict(index=Writes(None, ('.classes.json','.report.json')), evaluate=Writes(table=('case','sentence','dsc')),
-              demo=Writes(table=('case','sentence','dsc')), challenge=Writes(cases='*.npz'))
+              demo=Writes(table=('case','sentence','dsc')), challenge=Writes(cases='*.npz'), knowledge=Writes(None))
 
-READS = ('weights','images','names','prompts','text','base','val_store','replay','old','exclude') # Settings that name what is read
+READS = ('weights','images','names','prompts','text','base','val_store','replay','old','exclude','store') # Settings that name what is read
 
 def check_verb(
     verb:str,
