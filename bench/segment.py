@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from medals.geometry import resample_labels
-from medals.job import RunCfg, image_on, settle, view_of
+from medals.job import image_on, settle, view_of
 from medals.regions import published_roi
 from medals.segment import Segmenter
+from medals.settings import InferenceCfg
 from medals.sliding import Tiles, profile
 from medals.stages import RandomQueries, load_stages
 from medals.vocab import structures
@@ -135,7 +136,7 @@ def one_stage(stage, view, job, q, prompts, device):
 
 def published(stages, files, vol, texts, device):
     "The published way: weights loaded per stage, floats per class on the host, prompts built, half precision on a GPU; plans of `compat`"
-    job,lbl,crop = settle(vol, texts, 'ct', cfg=RunCfg(compat=True)),None,None
+    job,lbl,crop = settle(vol, texts, 'ct', cfg=InferenceCfg(compat=True)),None,None
     q = RandomQueries(stages[0].model.cfg.query)(texts, 'ct').to(device)
     for stage,file in zip(stages, files):
         stage.model.load_state_dict(torch.load(file, weights_only=True))

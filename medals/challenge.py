@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 import medals
-from .core import UserError, atomic, npz_array, open_npz, progress
-from .job import RunCfg
+from .core import UserError, atomic, npz_array, open_npz, part_of
 from .memory import memory_there
+from .progress import progress
 from .segment import Segmenter
+from .settings import InferenceCfg
 from .volume import read_prompts
 from .work import Failed, Failures, attempt
 
@@ -61,13 +62,14 @@ def one_case(
     segmenter:Segmenter,
     path:Path,     # Input file
     out:Path,      # Output folder
-    how:RunCfg,
-)->dict:           # A row: case, sentences, found, seconds
+    how:InferenceCfg,
+)->dict:           # A row: case, sentences, found, seconds, notes
     "One case from file to file"
     t = time.perf_counter()
     res = segmenter(path, **asdict(how))
     write_segs(out/path.name, segs_of(res))
-    return dict(case=path.stem, sentences=len(res.masks), found=sum(r['found'] for r in res.table), seconds=time.perf_counter()-t)
+    found = sum(r['found'] for r in res.table)
+    return dict(case=path.stem, sentences=len(res.masks), found=found, seconds=time.perf_counter()-t, notes=res.manifest['notes'])
 
 def challenge(
     inputs,        # Folder
@@ -75,7 +77,7 @@ def challenge(
 )->tuple:          # Rows, `Failures`
     "Segment all cases of a folder"
     paths,out = cases_in(inputs),Path(cfg.out)
-    how = RunCfg(stages=cfg.stages, compat=cfg.compat, presence=cfg.presence, max_memory=cfg.max_memory)
+    how = part_of(cfg, InferenceCfg)
     segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision),[],Failures(out/'failed.jsonl')
     for path in progress(paths, 'challenge', unit='case'):
         got = attempt(lambda p: one_case(segmenter, p, out, how), path)

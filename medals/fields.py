@@ -14,7 +14,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import UserError
+from .core import UserError, read_text
 
 # %% ../nbs/05_fields.ipynb #598384e2
 def _distinct(pairs):
@@ -33,16 +33,16 @@ def shown(
     return short.repr(value)
 
 def read_fields(
-    path,      # `.json` or `.toml`
-)->'Field':    # The whole file
+    path,  # `.json` or `.toml`
+):         # The whole file as a `Field`
     "A file that was written by hand"
     path = Path(path)
     kind = 'TOML' if path.suffix.lower()=='.toml' else 'JSON'
     try:
-        text = path.read_text(encoding='utf-8-sig')
+        text = read_text(path)
         value = tomllib.loads(text) if kind=='TOML' else json.loads(text, object_pairs_hook=_distinct)
     except OSError as e: raise UserError(f"{path} cannot be read: {e.strerror or e}") from e
-    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable {kind}: {e}") from e
+    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not a readable {kind} file: {e}") from e
     return Field(value, path.name)
 
 # %% ../nbs/05_fields.ipynb #9cd34684
@@ -60,7 +60,8 @@ class Field:
 
     def inner(self, name, value):
         "A field inside of this one"
-        return Field(value, f'{self.where}: {name if isinstance(name, str) and re.fullmatch(r"[ -~]{1,60}", name) else shown(name)}')
+        is_short = re.fullmatch('[ -~]{1,60}', name)
+        return Field(value, f'{self.where}: {name if is_short else shown(name)}')
 
     def table(self, should:str='a table of names and values')->dict: # `{name: Field}`
         "The fields of a table"
@@ -81,7 +82,7 @@ class Field:
     def only(self, *names):
         "Refuse other fields than these"
         if odd:=sorted(set(self.table())-set(names)):
-            raise UserError(f"{self.where} has no setting {', '.join(map(shown, odd[:5]))}; it has {', '.join(names)}")
+            raise UserError(f"{self.where} has no setting {', '.join(map(shown, odd[:5]))}; there is {', '.join(names)}")
 
     def rows(self, should:str='a list')->list: # Of `Field`
         "The entries of a list"

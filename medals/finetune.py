@@ -6,6 +6,7 @@
 __all__ = ['FinetuneCfg', 'recipe_of', 'own_store', 'old_validator', 'scored', 'forgotten', 'finetune']
 
 # %% ../nbs/57_finetune.ipynb #78866da3
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .run import RunCfg, build, embed
 from .train import fit
 from .validate import Validator, held
 from .weights import find_model, read_cfg
+from .work import read_lines
 
 # %% ../nbs/57_finetune.ipynb #609ee804
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,9 @@ class FinetuneCfg(RunCfg):
     minutes:float=30.      # Time to train, if neither steps nor stages are given
     lr:float=3e-4          # Peak learning rate, without stages
     holdout:float=.2       # Share of the cases that is kept from training, by a hash of their names
-    prompts:str=''         # Prompt file of own scans, JSON or TOML; not needed with nnU-Net's raw layout
+    prompts:str=''         # Prompt file of own scans, JSON or TOML; not needed with nnU-Net's raw layout or folders of masks
     preset:str=''          # coarse, fine or nano: how to prepare, where the weights do not say
+    same_voxels:bool=False # Do labels lie on the voxels of their images, whatever their headers say? For labels whose header was lost
     freeze:str=''          # Parts that are not trained: encoder, backbone, queries, with commas
     adapters:int=0         # Rank of low-rank adapters; everything else is frozen then. 0: none
     alpha:float=16.        # Strength of the adapters
@@ -60,13 +63,22 @@ def own_store(
     source:str,        # Store, or folder of a data set
     cfg:FinetuneCfg,
 )->str:                # Folder of the store
-    "A store of own scans"
+    "A store of own scans; cases that cannot be used are left out and named"
     if (Path(source)/'store.json').exists(): return str(source)
     listing,store = Path(cfg.out)/'data.jsonl',Path(cfg.out)/'store'
-    index(source, listing, cfg.prompts)['failed'].stop(1)
-    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset))
-    fails.stop(len(fails.rows))
+    found = index(source, listing, cfg.prompts)
+    good,bad = len(read_lines(listing)),len(found['failed'].rows)
+    if not good: found['failed'].stop(bad)
+    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset), same_voxels=cfg.same_voxels)
+    if len(fails.rows)==good: fails.stop(good+bad)
+    for some in (found['failed'], fails):
+        if some.rows: _tell(f"{len(some.rows)} of {good+bad} cases are left out of training: {some.named()}")
+    if odd := list(found['left_out'].items()):
+        _tell(f"{len(odd)} files are no cases: {'; '.join(': '.join(o) for o in odd[:5])}{'; ...' if len(odd)>5 else ''}")
+    for note in found['notes']: _tell(note)
     return str(store)
+
+def _tell(line): sys.stderr.write(f'medals finetune: {line}\n')
 
 # %% ../nbs/57_finetune.ipynb #51813547
 def old_validator(

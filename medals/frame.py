@@ -24,13 +24,15 @@ class Frame:
     axes:str='RAS'                # Where the axes point; None: as the file has them
     fill:bool=False               # Refine small scans until they touch the window?
     modality:str=None             # Assumed when none is given
+    modalities:tuple=()           # That the weights were trained on; empty: that one, or not known
     windows:bool=True             # On CT, a grey window for bone, for lung, for the rest? Else one
     phases:int=1                  # Passes per axis, each shifted by a part of a voxel
     iterations:int=0              # How often objects are refined from their own prediction
     joint:tuple=()                # Sentences of the training that name several structures at once: these may be asked
 
     def __post_init__(self):
-        for k in ('spacing','window','joint'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        for k in ('spacing','window','joint','modalities'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        if self.modality and not self.modalities: object.__setattr__(self, 'modalities', (self.modality,))
         if any(n%32 for n in self.window): raise UserError(f"window {self.window} should be multiples of 32: the U-Net halves it 5 times")
 
 # %% ../nbs/36_frame.ipynb #27daa1db

@@ -16,51 +16,100 @@ def corner_gap(
     affine:np.ndarray,  # `(4,4)`, voxel -> RAS+ mm
     wanted:np.ndarray,  # Affine of the grid that it is compared with
 )->tuple:               # mm; voxels of `wanted`, along the axis where it is worst
-    "How far two grids of one shape are apart at the worst of their eight outer corners"
-    corners = np.array([[*corner, 1] for corner in np.ndindex(2,2,2)])*[*shape, 1]-[.5,.5,.5,0]
-    apart = (np.asarray(affine, float)-wanted)[:3]@corners.T
-    in_voxels = np.linalg.solve(np.asarray(wanted, float)[:3,:3], apart)
-    return float(np.linalg.norm(apart, axis=0).max()),float(np.abs(in_voxels).max())
+    """How far two grids of one shape are apart at the worst of their eight outer corners.
+    The first is a length in the patient; the second says whether voxels still are the same ones."""
+    affine = np.asarray(affine, float)
+    wanted = np.asarray(wanted, float)
+    ends = np.array(list(np.ndindex(2,2,2)))
+    corners = np.ones((8,4))
+    corners[:,:3] = ends*shape-.5
+    apart = (affine-wanted)@corners.T
+    mm = apart[:3]
+    voxels = np.linalg.solve(wanted[:3,:3], mm)
+    worst = np.linalg.norm(mm, axis=0).max()
+    return float(worst),float(np.abs(voxels).max())
 
-def _spacing(affine): return np.linalg.norm(affine[:3,:3], axis=0)
+def _spacing(affine):
+    "Length of each voxel step, mm"
+    return np.linalg.norm(affine[:3,:3], axis=0)
 
 # %% ../nbs/00_grids.ipynb #71291e8e
 def _turn_angle(matrix):
     "The angle of the rotation that is nearest to a matrix `(3,3)`, radians"
     u,_,vt = np.linalg.svd(matrix)
     turn = u@vt
-    sine = np.linalg.norm([turn[2,1]-turn[1,2], turn[0,2]-turn[2,0], turn[1,0]-turn[0,1]])/2
-    return float(np.arctan2(sine, (np.trace(turn)-1)/2))
+    twist = turn-turn.T
+    sine = np.linalg.norm(twist)/8**.5 # each entry stands there twice, times two
+    cosine = (np.trace(turn)-1)/2
+    # exact for small angles, where a cosine alone is not
+    angle = np.arctan2(sine, cosine)
+    return float(angle)
 
-def _shear_angle(affine):
-    "How far the voxel axes of an affine are from a right angle, radians, one per pair"
+def _corner_angles(affine):
+    "The angles between voxel axes `(3,3)`, as far as they are off a right angle, radians"
     cosines = affine[:3,:3]/_spacing(affine)
-    return np.arcsin(np.clip((cosines.T@cosines)[[0,0,1],[1,2,2]], -1, 1))
+    products = cosines.T@cosines-np.eye(3)
+    products = np.clip(products, -1, 1)
+    return np.arcsin(products)
+
+def _turned(reach, affine, wanted):
+    "By how many mm a turn moves a corner that lies `reach` from the middle, and how it is said"
+    move = affine[:3,:3]@np.linalg.inv(wanted[:3,:3])
+    if np.linalg.det(move)<0: return np.inf,'it is mirrored'
+    angle = _turn_angle(move)
+    degrees = np.rad2deg(angle)
+    return angle*reach,f'it is turned by {degrees:.2g} degrees'
+
+def _sheared(reach, affine, wanted):
+    "The same of a shear"
+    apart = _corner_angles(affine)-_corner_angles(wanted)
+    angle = np.abs(apart).max()
+    degrees = np.rad2deg(angle)
+    return angle*reach,f'it is sheared by {degrees:.2g} degrees'
+
+def _grown(shape, affine, wanted):
+    "The same of another voxel size"
+    own = _spacing(affine)
+    other = _spacing(wanted)
+    growth = own/other-1
+    moved = np.abs(growth*shape*other)/2
+    worst = moved.argmax()
+    per_cent = 100*growth[worst]
+    return moved[worst],f'its voxels are {_times(own)} mm and not {_times(other)} mm ({per_cent:+.2g} %)'
+
+def _shifted(shape, affine, wanted):
+    "The same of a shift, which is that of the middle"
+    middle = (np.array(shape)-1)/2
+    mm = (affine-wanted)@[*middle, 1]
+    shift = mm[:3]
+    return np.linalg.norm(shift),f'its middle is shifted by {_listed(shift)} mm (R, A, S)'
+
+def _times(mm):
+    "Voxel sizes, with digits enough to tell them apart"
+    return 'x'.join(f'{o:.6g}' for o in mm)
+
+def _listed(mm):
+    "Numbers in a row"
+    return ', '.join(f'{o:.3g}' for o in mm)
 
 def grid_difference(
     shape:tuple,        # Voxels `(x,y,z)` of both grids
     affine:np.ndarray,  # `(4,4)`, voxel -> RAS+ mm
     wanted:np.ndarray,  # Affine of the grid that it is compared with
 )->str:                 # Such as "its corners are up to 5.5 mm (6.9 voxels) away: it is turned by 0.55 degrees"
-    "What two grids of one shape differ in, in words; empty if they have the same voxels"
+    """What two grids of one shape differ in, in words; empty if they have the same voxels.
+    Turn, voxel size, shear and shift together make up the gap at the corners, so the largest of them is always named."""
     mm,voxels = corner_gap(shape, affine, wanted)
     if voxels<=CORNER_TOLERANCE: return ''
-    affine,wanted = np.asarray(affine, float),np.asarray(wanted, float)
-    own,other = _spacing(affine),_spacing(wanted)
-    size = shape*other
-    move = affine[:3,:3]@np.linalg.inv(wanted[:3,:3])
-    angle = _turn_angle(move)
-    shear = np.abs(_shear_angle(affine)-_shear_angle(wanted)).max()
-    growth = own/other-1
-    most = growth[np.abs(growth*size).argmax()]
-    middle = [*(np.array(shape)-1)/2, 1]
-    shift = ((affine-wanted)@middle)[:3]
-    def by_axes(values): return 'x'.join(f'{o:.6g}' for o in values)
-    mirrored = np.linalg.det(move)<0
-    causes = [(np.inf, 'it is mirrored')] if mirrored else [ # what it moves a corner by, mm, and how it is said
-        (angle*np.linalg.norm(size)/2, f'it is turned by {np.rad2deg(angle):.2g} degrees'),
-        (np.abs(growth*size).max()/2, f'its voxels are {by_axes(own)} mm and not {by_axes(other)} mm ({100*most:+.2g} %)'),
-        (shear*np.linalg.norm(size)/2, f'it is sheared by {np.rad2deg(shear):.2g} degrees'),
-        (np.linalg.norm(shift), f"its middle is shifted by {', '.join(f'{o:.3g}' for o in shift)} mm (R, A, S)")]
-    said = [text for moved,text in causes if moved>mm/10] # the four together make up the gap, so the largest is always said
+    affine = np.asarray(affine, float)
+    wanted = np.asarray(wanted, float)
+    size = shape*_spacing(wanted)
+    reach = np.linalg.norm(size)/2
+    causes = [
+        _turned(reach, affine, wanted),
+        _grown(shape, affine, wanted),
+        _sheared(reach, affine, wanted),
+        _shifted(shape, affine, wanted)]
+    a_tenth = mm/10
+    said = [text for moved,text in causes if moved>a_tenth]
     return f"its corners are up to {mm:.3g} mm ({voxels:.2g} voxels) away: {', '.join(said)}"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['GZIP', 'HEADERS', 'MAGIC', 'PAIR', 'UNIT_MM', 'FAR', 'GROWTH', 'MOST_NAMES', 'PLACE', 'place', 'read_image',
-           'names_inside', 'image_under', 'image_at']
+           'extensions', 'names_inside', 'image_under', 'image_at']
 
 # %% ../nbs/01_nifti.ipynb #b1f71004
 import gzip
 import json
+import math
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +35,11 @@ def _open(path):
 
 def _half(path, base, kind):
     "The half of a pair that is called `kind`"
-    names = [f'{base}.{o}' for k in (kind, kind.upper()) for o in (k, f'{k}.gz', f'{k}.GZ')]
-    hit = next((path.with_name(o) for o in names if path.with_name(o).exists()), None)
-    if not hit: raise UserError(f"{path.name} is half of a pair, and there is no {base}.{kind} beside it; keep both in one folder")
-    return hit
+    for end in (kind, kind.upper()):
+        for packed in ('', '.gz', '.GZ'):
+            file = path.with_name(f'{base}.{end}{packed}')
+            if file.exists(): return file
+    raise UserError(f"{path.name} is half of a pair, and there is no {base}.{kind} beside it; keep both in one folder")
 
 def _files(path):
     "The file with the header and the file with the voxels, which are one unless the name is that of a half"
@@ -135,8 +137,8 @@ def place(
 # %% ../nbs/01_nifti.ipynb #b1f71017
 GROWTH = 1100 # No gzip stream grows more
 
-def _shape(header, path, size):
-    "Voxels `(x,y,z)`, if a file of `size` bytes can hold them"
+def _shape(header, path, size, channel):
+    "Voxels `(x,y,z)`, if a file of `size` bytes can hold them, and the bytes of the channels before the one that is asked for"
     try: kind = header.get_data_dtype()
     except KeyError: kind = np.dtype('V')
     if not kind.itemsize:
@@ -145,33 +147,41 @@ def _shape(header, path, size):
     shape = tuple(int(o) for o in header.get_data_shape())
     while len(shape)>3 and shape[-1]==1: shape = shape[:-1]
     if len(shape)==2: shape = (*shape, 1)
-    check_vol(SimpleNamespace(shape=shape), str(path))
+    check_vol(SimpleNamespace(shape=shape[:3] if channel is not None else shape), str(path))
     if not 0<=header['vox_offset']+np.prod(shape, dtype=float)*kind.itemsize<=GROWTH*size:
         raise UserError(f"{path} says it has {shape} voxels, far more than a file of {size} bytes can hold")
-    return shape
+    channels = math.prod(shape[3:])
+    if channel is not None and not (str(channel).isdecimal() and int(channel)<channels):
+        raise UserError(f"{path} has {channels} channels, counted from 0, so there is no number {channel}")
+    return shape[:3],int(channel or 0)*math.prod(shape[:3])*kind.itemsize
 
-def _values(f, header, shape, start):
+def _values(f, header, shape, start, skip):
     "The voxels of a stream, integers if the header does not scale them; notes"
     slope,inter = float(header['scl_slope']),float(header['scl_inter'])
-    is_scaled = bool(slope and np.isfinite(slope)) # else both numbers say nothing
-    notes = ['the header adds no number to the values (scl_inter); 0 is taken'] if is_scaled and not np.isfinite(inter) else []
-    scale = (slope, inter if np.isfinite(inter) else 0.) if is_scaled else (1.,0.)
-    proxy = ArrayProxy(f, (shape, header.get_data_dtype(), max(int(header['vox_offset']), start), *scale), mmap=False)
-    return proxy.get_unscaled() if scale==(1,0) else np.asarray(proxy, dtype=np.float32),notes
+    notes = []
+    if not slope or not np.isfinite(slope): slope,inter = 1.,0. # then both numbers say nothing
+    if not np.isfinite(inter):
+        inter = 0.
+        notes.append('what the header adds to the values is no number (scl_inter); nothing is added')
+    offset = max(int(header['vox_offset']), start)+skip
+    stored = ArrayProxy(f, (shape, header.get_data_dtype(), offset, slope, inter), mmap=False)
+    is_plain = (slope, inter)==(1,0)
+    return stored.get_unscaled() if is_plain else np.asarray(stored, dtype=np.float32),notes
 
 def read_image(
     path,      # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`
+    channel=None,# Which volume of a file with four axes, from 0; None: it has one
 )->tuple:      # Values `(x,y,z)`, affine `(4,4)` voxel -> RAS+ mm, facts: `header` and what `place` says
     "What a NIfTI file holds and where it lies"
     path = Path(path)
     head,body = _files(path)
     with _open(head) as f: header = _header(f, path)
-    shape = _shape(header, path, max(body.stat().st_size, 1))
+    shape,skip = _shape(header, path, max(body.stat().st_size, 1), channel)
     aff,facts = place(header, shape, str(path))
     start = header.template_dtype.itemsize+4 if head==body else 0 # four bytes say whether extensions follow
     try:
         with _open(body) as f:
-            x,odd = _values(f, header, shape, start)
+            x,odd = _values(f, header, shape, start, skip)
             f.read(1) # at its end a compressed stream compares its checksum
     except Exception as e: # a truncated or damaged stream shows in many ways
         raise UserError(f"{path} ends early or is damaged ({type(e).__name__}); copy or download it again") from e
@@ -181,9 +191,9 @@ def read_image(
 # %% ../nbs/01_nifti.ipynb #b1f71021
 MOST_NAMES = 2**24 # Bytes; an extension that is larger holds something else
 
-def _extensions(path):
+def extensions(path): # NIfTI file
     "What stands behind the header, one byte string per extension"
-    head,body = _files(path)
+    head,body = _files(Path(path))
     with _open(head) as f:
         header = _header(f, path)
         order = 'little' if header.endianness=='<' else 'big'
@@ -196,19 +206,22 @@ def _extensions(path):
             yield f.read(size-8).strip(b'\0 ')
             left -= size
 
-def _json_names(raw): return {int(k): str(v) for k,v in json.loads(raw)['names'].items()}
+def _json_names(raw):
+    names = json.loads(raw)['names']
+    return {int(number): str(name) for number,name in names.items()}
 
 def _xml_names(raw):
     text = raw.decode() # in which no other encoding can hide anything
     if '<!DOCTYPE' in text.upper(): raise ValueError('it may define entities')
-    found = ElementTree.fromstring(text.partition('?>')[2] or text).iter('Label')
-    return {int(o.get('Key')): o.text.strip() for o in found if int(o.get('Key')) and (o.text or '').strip()}
+    tree = ElementTree.fromstring(text.partition('?>')[2] or text)
+    names = {int(o.get('Key')): (o.text or '').strip() for o in tree.iter('Label')}
+    return {number: name for number,name in names.items() if number and name}
 
 def names_inside(
     path,      # NIfTI file
 )->dict:       # `{id: name}`, empty if it does not say
     "Names of labels that were saved in the file itself"
-    for raw in _extensions(Path(path)):
+    for raw in extensions(path):
         for parse in (_json_names, _xml_names):
             try: names = parse(raw)
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError): continue # somebody else's; XML raises SyntaxError

@@ -16,13 +16,13 @@ import torch
 from .core import UserError, make_gen, reading, sha256
 from .frame import Frame
 from .model import PRESETS, MedalS
-from .text import TextEncoder
+from .text import CODES, TextEncoder
 from .weights import fetch, find_model, load_model, load_published, read_cfg
 
 # %% ../nbs/38_stages.ipynb #14ec71ed
 FRAMES = dict(
-    coarse=Frame(spacing=(1.5,1.5,3.), window=(224,224,128), axes='PLS', fill=True, iterations=1),
-    fine=Frame(spacing=(1.,1.,1.), window=(192,192,192), axes='PLS', fill=True, iterations=1),
+    coarse=Frame(spacing=(1.5,1.5,3.), window=(224,224,128), axes='PLS', fill=True, iterations=1, modalities=tuple(CODES)),
+    fine=Frame(spacing=(1.,1.,1.), window=(192,192,192), axes='PLS', fill=True, iterations=1, modalities=tuple(CODES)),
     nano=Frame(spacing=(3.,3.,3.), window=(64,96,64), modality='mri', phases=2))
 
 PUBLISHED = {'medals-s': ('coarse','fine'), 'medals-s-coarse': ('coarse',), 'medals-s-fine': ('fine',)} # Name of weights: stages
@@ -232,5 +232,7 @@ class Asker:
             self.tick()
             for lo in range(*rows, self.group):
                 hi = min(lo+self.group, rows[1])
-                p = torch.einsum('cxyz,nc->nxyz', d[0], vec[0,lo:hi]).float().sigmoid_()
+                p = torch.empty((hi-lo, *d.shape[2:]), device=d.device)
+                for i in range(lo, hi): p[i-lo] = (vec[0,i]@d[0].flatten(1)).view(d.shape[2:]) # alone: each as if nothing else were asked
+                p.sigmoid_()
                 yield lo,hi,p.flip([1+a for a in flip]) if flip else p

@@ -48,9 +48,11 @@ def label_points(
     labels:np.ndarray, # Label ids `(h,w,d)`
     gen:np.random.Generator,
     most:int=10_000,   # Voxels per label, fewer where there are many labels
+    background:bool=False, # Of label 0 as well?
 )->dict:               # `ids` (v), `counts` (v), `offsets` (v+1), `points` uint16 (n,3)
     "Voxels of every label above zero, drawn without replacement"
     boxes = {k: box.slices for k,box in label_boxes(labels).items()}
+    if background and not labels.all(): boxes = {0: Region.whole(labels.shape).slices, **boxes}
     most,ids,counts,points = max(20, min(most, 50*most//max(1, len(boxes)))),[],[],[]
     for k,box in boxes.items():
         at = np.flatnonzero(labels[box]==k)
@@ -108,9 +110,9 @@ class Case:
         with np.load(self.path/'points.npz', allow_pickle=False) as z: return dict(z)
 
     def draw(self, ids, gen):
-        "A random voxel of some labels (None: of any), or None where there is none"
+        "A random voxel of some labels (None: of any but background), or None where there is none"
         p = self.points
-        n = p['counts']*(np.isin(p['ids'], ids) if ids is not None else 1)
+        n = p['counts']*(np.isin(p['ids'], ids) if ids is not None else p['ids']>0)
         if not n.sum(): return None
         i = gen.choice(len(n), p=n/n.sum())
         return tuple(int(o) for o in p['points'][gen.integers(p['offsets'][i], p['offsets'][i+1])])

@@ -19,9 +19,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import medals
 from .checkpoint import Stop, differences, newest, read_state, save_state
-from .core import UserError, make_gen, precision, progress, read_json, seed_of, write_json
+from .core import UserError, make_gen, precision, read_json, seed_of, write_json
 from .log import Log
 from .losses import seg_loss
+from .progress import progress
 from .ranks import Elsewhere, agree, on_first, rank, world
 from .schedule import FREE, TrainCfg, lr_at
 
@@ -164,7 +165,8 @@ def sample_losses(
     scales,rows = [logits] if torch.is_tensor(logits) else logits,[]
     for i in range(len(batch.x)):
         one = slice(i, i+1)
-        loss,parts = seg_loss([o[one] for o in scales], batch.m[one], batch.cls[one], batch.valid[one], compat)
+        counted = None if batch.counted is None else batch.counted[one]
+        loss,parts = seg_loss([o[one] for o in scales], batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted)
         rows.append(torch.stack([loss, parts['dice'].to(loss), parts['bce'].to(loss)]))
     return torch.stack(rows)
 

@@ -75,6 +75,7 @@ class Held:
     classes:dict     # `{class: label values}`; None: any value above zero
     query:tuple      # Of each class, the number of the sentence that asks for it
     axes:str=None    # Where the axes point, where the file does not say it and a `[frames]` table does
+    ignored:tuple=() # Label values whose voxels do not count
 
 def held(
     sampler,    # `medals.data.Sampler`
@@ -84,9 +85,10 @@ def held(
     def one(r):
         qs = sampler.sets[r['dataset']]
         axes = None if r['orientation'] else sampler.facts['frames'].get(r['dataset'])
-        classes,query = dict(zip(qs.names, qs.values)),tuple(o[0] for o in qs.asks)
-        return Held(Path(r['folder']), r['name'], r['dataset'], qs.modality, classes, query, axes)
-    return [one(r) for r in rows]
+        classes = {qs.names[i]: qs.values[i] for i in r['known']}
+        query = tuple(qs.asks[i][0] for i in r['known'])
+        return Held(Path(r['folder']), r['name'], r['dataset'], qs.modality, classes, query, axes, qs.ignored)
+    return [one(r) for r in rows if r['known']]
 
 def truth_of(
     labels:np.ndarray,  # `(x,y,z)`
@@ -180,12 +182,14 @@ class Validator:
         "The case, the truth, and the masks by words and by marks"
         case = open_case(held.folder)
         x,labels = case[tuple(slice(0, n) for n in case.shape)]
-        truth = truth_of(labels, held.classes)
+        counted = ~np.isin(labels, held.ignored)
+        truth = truth_of(labels, held.classes)&counted
         q = self.table[list(held.query)]
         found = dict(none=whole_masks(net, x, q, self.window))
         if self.prompted:
             given,sure = marks_for(truth, held.name)
             found['marks'] = whole_masks(net, x, q, self.window, given)|sure.numpy()
+        for m in found.values(): m &= counted
         return Volume(x, placed(case.affine, held.axes), held.modality),truth,found
 
     def __call__(self, net, run=None, log=None):

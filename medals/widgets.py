@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from ipywidgets import HTML, HBox, VBox
 from .board import Board, board_fig, erased, mark_from_pointer, slice_image
 from .core import UserError, asset
 from .job import as_volume
+from .outputs import check_out, replacing
 from .solid import View3d, solid_picture, view3d
 from .segment import Stopped
 from .look import Png, compare, png_of, prompts_view, slices
@@ -344,23 +344,19 @@ def _write_drawn(
     out:Path,     # Folder
     drawn:dict,   # `{sentence: bool (x,y,z)}`
     scan:Volume,
-    again:bool,   # Has the folder been saved to before?
 ):
-    "What is drawn, one file per sentence; those of an earlier time that are not written again are removed"
+    "What is drawn, one file per sentence"
     for i,(sentence,mask) in enumerate(drawn.items(), 1):
         write_labels(out/f'drawn_{i}.nii.gz', mask.astype(np.uint8), scan, {1: sentence})
-    for i in count(len(drawn)+1) if again else ():
-        if not (out/f'drawn_{i}.nii.gz').exists(): break
-        for old in out.glob(f'drawn_{i}.*'): old.unlink()
 
 @patch
 def _save(self:Studio, out, now, drawn):
     "The thread of saving"
     try:
-        again = (Path(out)/FILE).exists()
-        if now.result is not None: now.result.save(out)
-        write_marks(Path(out)/FILE, now.marks, self.volume)
-        _write_drawn(Path(out), drawn, self.volume, again)
+        with replacing(out, [self.volume.source or '']) as new:
+            if now.result is not None: now.result.save(new)
+            write_marks(new/FILE, now.marks, self.volume)
+            _write_drawn(new, drawn, self.volume)
         text,wrong = f'saved in {out}',False
     except Exception as e: # a thread has nobody else to tell
         self.error,text,wrong = e,f'not saved: {e}',True
@@ -379,6 +375,7 @@ def save(
         if self.busy: raise UserError("a run is going on; cancel it or wait")
         self.error,self.canvas.out = None,str(out or self.canvas.out)
         if not self.canvas.out.strip(): raise UserError("name a folder to save to")
+        check_out(self.canvas.out, [self.volume.source or ''])
         self._say('saving', busy=True)
         self._start(self._save, self.canvas.out, self.board.now, self.drawn)
     if wait: self.wait()

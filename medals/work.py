@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-from .core import UserError, atomic, progress, read_text
+from .core import UserError, atomic, read_text
+from .progress import progress
 
 # %% ../nbs/03_work.ipynb #bfbd3ca7
 @dataclass(frozen=True)
@@ -171,8 +172,13 @@ class Failures:
             with open(self.path, 'a', encoding='utf-8') as f: f.write(json.dumps(self.rows[-1])+'\n')
         return isinstance(res, Failed)
 
+    def named(self, most=5):
+        "The cases and their reasons in one line"
+        said = ['{case}: {reason}'.format(**r) for r in self.rows[:most]]
+        return '; '.join(said)+(f'; and {len(self.rows)-most} more' if len(self.rows)>most else '')
+
     def stop(self, total):
         "Raise if there were any, so that the exit code tells"
         if self.rows:
-            first = '{case}: {reason}'.format(**self.rows[0])
-            raise UserError(f"{len(self.rows)} of {total} cases failed, the rest is done; reasons are in {self.path}. First: {first}")
+            said = f"{len(self.rows)} of {total} cases failed, the rest is done; reasons are in {self.path}"
+            raise UserError(f"{said}. First: {self.named(1)}")

@@ -84,7 +84,7 @@ def test_marks_from_a_file_are_obeyed(tmp_path):
     assert p.returncode==0, p.stderr
     lbl,names = read_labels(tmp_path/'wm.nii.gz')
     assert lbl.reorient('RAS').data[20,30,20]==1 and names=={1: 'white matter'}
-    side = json.loads((tmp_path/'wm.json').read_text())
+    side = json.loads((tmp_path/'wm.medals.json').read_text())
     assert side['colours']=={'1': '#e69f00'}
     (tmp_path/'marks.json').write_text('{"white matter": [{"kind": "circle"}]}')
     p = medals('segment', 'head.nii.gz', 'white matter', '--marks', 'marks.json', cwd=tmp_path)

@@ -19,7 +19,6 @@ from medals.challenge import check_segs
 from medals.cohort import CohortCfg, find_images, gather, is_done, plan_cohort, question, read_case, segment_cohort, share, shard_of
 from medals.core import UserError, asset, read_json, write_json
 from medals.example import template
-from medals.job import RunCfg
 from medals.volume import Volume, phantom, write_volume
 from medals.work import read_lines
 
@@ -147,8 +146,8 @@ def test_results_of_another_question_or_scan_are_made_again(tmp_path, scans, qui
     cfg = CohortCfg(prompts=ASK, weights=str(quick), device='cpu')
     def left(**kw): return plan_cohort(find_images([tmp_path/'in']), out, replace(cfg, **kw)).left()
     assert segment_cohort(plan_cohort(find_images([tmp_path/'in']), out, cfg)).rows==[]
-    assert left()==[] and left(device='cuda:7')==[] and left(run=RunCfg(max_memory=3))==[]  # and the masks in out are no scans
-    other = (dict(prompts=('liver',)), dict(run=RunCfg(threshold=.4)), dict(modality='ct'), dict(weights='nano'))
+    assert left()==[] and left(device='cuda:7')==[] and left(max_memory=3)==[]  # and the masks in out are no scans
+    other = (dict(prompts=('liver',)), dict(threshold=.4), dict(modality='ct'), dict(weights='nano'))
     assert all(left(**o)==['a'] for o in other)
     stale = plan_cohort(find_images([tmp_path/'in']), out, CohortCfg(prompts=('liver',)))
     assert gather(stale)==[] and len(gather(plan_cohort(find_images([tmp_path/'in']), out, cfg)))==2

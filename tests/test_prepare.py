@@ -143,7 +143,7 @@ def broken(folder):
     save('shape', imgs=good['imgs'][1:])
     save('range', gts=good['gts'].astype(np.int32)*40000)
     save('minus', gts=-good['gts'].astype(np.int16))
-    save('nan', imgs=good['imgs']*np.nan) # all of it; where only some voxels are no number, the rest is a scan
+    save('nan', imgs=np.where(good['imgs']>100, np.nan, good['imgs'].astype(np.float32))) # read, with a note
     save('empty', gts=good['gts']*0)
     save('zero', spacing=[1.,0.,1.])
     save('half', gts=good['gts']*.5)
@@ -169,7 +169,7 @@ def test_broken_cases_are_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
     assert listed['failed'].rows==[] and run.returncode==2 and '8 of 11 cases failed' in run.stderr and 'Traceback' not in run.stderr
     why = {r['case'].split('_')[-1]: r['reason'] for r in read_lines(tmp_path/'st/failed.jsonl')}
     want = dict(cut='damaged|not a readable', shape='differ in shape', range='allowed is 0 to 65535', minus='is 0 to 65535',
-                empty='no foreground', zero='three positive numbers', half='fractions', hostile='not a plain array')
+                nan='NaN', zero='three positive numbers', half='fractions', hostile='not a plain array')
     assert set(why)==set(want) and all(re.search(v, why[k]) for k,v in want.items()), why
     assert len(read_lines(tmp_path/'st/manifest.jsonl'))==3 and not (tmp_path/'hostile_was_here').exists()
 

@@ -12,16 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import segment as module
+from medals import forecast as module
 from medals.core import UserError
 from medals.frame import Frame, Lattice, Turn, turn_to
 from medals.geometry import resample
-from medals.job import RunCfg, settle, show_prompts, touch, view_of
+from medals.job import settle, show_prompts, touch, view_of
 from medals.memory import Sizes
 from medals.model import MedalS, ModelCfg
 from medals.packed import Bits
 from medals.regions import fine_regions, published_roi
 from medals.segment import Run, Segmenter, Stopped
+from medals.settings import InferenceCfg
 from medals.sliding import SCALE, Found, Slab, Tiles, ToLabels, ToScan, slide
 from medals.spatial import Box, Mask, Point, Scribble, rasterize
 from medals.stages import Asker, RandomQueries, Stage, Window
@@ -298,7 +299,7 @@ def test_the_second_look_is_where_the_first_one_found_something(head):
 @pytest.mark.parametrize('inst, soft, want', [(False, False, 1), (False, True, 2), (True, False, 3), (True, True, 4)])
 def test_passes_per_window_are_the_published_ones(head, inst, soft, want):
     frame,model = Frame(spacing=(4.,)*3, window=(64,64,64), iterations=1),Fake()
-    job = settle(head, ['a'], 'mri', instance=inst, cfg=RunCfg(compat=True))
+    job = settle(head, ['a'], 'mri', instance=inst, cfg=InferenceCfg(compat=True))
     ask = Segmenter([Stage(model, frame, 'fine')], queries, device='cpu').asker(job, Stage(model, frame, 'fine'), [0], queries(['a']))
     m = np.zeros((1,64,64,64), bool)
     m[:,20:40,20:40,20:40] = True

@@ -159,13 +159,13 @@ def test_labels_need_the_grid_of_the_scan(tmp_path):
 def test_names_come_from_inside_the_file_or_from_beside_it(tmp_path):
     vol,lbl,names = phantom()
     write_labels(tmp_path/'a.nii.gz', lbl, vol, names)
-    (tmp_path/'a.json').unlink()
+    (tmp_path/'a.medals.json').unlink()
     assert read_labels(tmp_path/'a.nii.gz')[1]==names
     nib.save(nib.Nifti1Image(lbl, vol.affine), tmp_path/'b.nii.gz')
     (tmp_path/'b.json').write_text('{"EchoTime": 0.003}')   # a sidecar of a converter
     assert read_labels(tmp_path/'b.nii.gz')[1]=={}
     write_labels(tmp_path/'b.nii.gz', lbl, vol, names)
-    assert '"EchoTime": 0.003' in (tmp_path/'b.json').read_text() and read_labels(tmp_path/'b.nii.gz')[1]==names
+    assert (tmp_path/'b.json').read_text()=='{"EchoTime": 0.003}' and read_labels(tmp_path/'b.nii.gz')[1]==names
 
 
 @pytest.mark.parametrize('codes', [(0,0), (1,0), (0,2), (1,2)])

@@ -1,21 +1,27 @@
 "Files that are written: what others read in them, what they replace, and what is refused before anything runs"
+import csv
+import os
 import shutil
 import warnings
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import medals.result
 from medals.cli import main, parser
-from medals.core import UserError, asset, read_json, read_toml
+from medals.core import UserError, asset, read_json, read_toml, write_json
 from medals.dicom import dicom_series
 from medals.evaluate import read_names
 from medals.index import read_catalogue
+from medals.outputs import check_out, file_names
+from medals.result import Segmentation
 from medals.text import TextEncoder
-from medals.volume import Volume, phantom, read_volume, write_volume
+from medals.volume import Volume, phantom, read_labels, read_volume, write_labels, write_volume
 from medals.weights import NAMED
 from medals.work import read_lines
 from test_dicom import frames_of, write_series
@@ -269,7 +275,7 @@ def test_2_10_weights_are_copied_into_a_folder_as_often_as_one_likes(tmp_path, m
     assert [f.name for f in (tmp_path/'NEW').iterdir()]==[mine.name] and (tmp_path/'NEW'/mine.name).read_bytes()==b'weights'
     (tmp_path/'NEW'/mine.name).write_bytes(b'my own')
     (tmp_path/'file').write_text('a letter')
-    for out,says in (('NEW', 'is there already and is not medals-s-coarse'), ('file', 'is a file; name a folder')):
+    for out,says in (('NEW', 'is there already and is not medals-s-coarse'), ('file', 'is a file, where a folder is needed')):
         assert main(['download', 'medals-s-coarse', '-o', str(tmp_path/out)])==2
         err = capsys.readouterr().err
         assert says in err and err.count('\n')==1
@@ -351,3 +357,498 @@ def test_3_9_what_is_no_json_is_one_sentence(tmp_path, raw, says):
     (tmp_path/'a.json').write_bytes(raw)
     with pytest.raises(UserError, match=says) as e: read_json(tmp_path/'a.json')
     assert 'a.json' in str(e.value) and '\n' not in str(e.value)
+
+
+# 2.3 What an output may replace
+
+@pytest.fixture
+def idle(monkeypatch):
+    "No network runs, and no weights are read"
+    def never(*args, **kwargs): raise AssertionError('something ran')
+    verbs = ('evaluate.work', 'index.work', 'prepare.prepare', 'prepare.import_store', 'run.train', 'finetune.group')
+    for where in ('segment.Segmenter.load', *verbs):
+        monkeypatch.setattr(f'medals.{where}', never)
+
+
+def state(folder):
+    "Everything below a folder, byte for byte"
+    return {o.relative_to(folder).as_posix(): o.read_bytes() if o.is_file() else None for o in Path(folder).rglob('*')}
+
+
+READ,OTHERS = 'is what is read here','medals did not write it'
+
+def refused(capsys, words, says):
+    assert main([str(o) for o in words])==2, words
+    err = capsys.readouterr().err
+    assert says in err and err.count('\n')==1 and len(err)<600, err
+
+
+def spellings(tmp_path, file):
+    "Other names of a file or folder"
+    (tmp_path/'symbolic').mkdir()
+    link = tmp_path/'symbolic'/file.name
+    link.symlink_to(file, file.is_dir())
+    yield from (file, f'{file.parent}/../{file.parent.name}/{file.name}', f'./{file.name}', link)
+    if file.is_dir(): yield from (f'{file}/', f'{file}/.')
+    else:
+        (tmp_path/'hard').mkdir()
+        (tmp_path/'hard'/file.name).hardlink_to(file)
+        yield tmp_path/'hard'/file.name
+
+
+def test_2_3_the_scan_is_never_the_output(tmp_path, idle, monkeypatch, capsys):
+    (tmp_path/'w').mkdir()
+    monkeypatch.chdir(tmp_path/'w')
+    head = phantom((12,14,10), (16.,16.,18.))[0]
+    write_volume(tmp_path/'w'/'scan.nii.gz', head)
+    write_series(tmp_path/'w'/'dicom', head.reorient('LPS'), 'MR')
+    np.savez(tmp_path/'w'/'MR_case.npz', imgs=head.data.astype(np.uint8), spacing=np.ones(3))
+    shutil.copytree(asset('nano'), tmp_path/'w'/'weights')
+    before = state(tmp_path/'w')
+    for name in ('scan.nii.gz', 'MR_case.npz', 'dicom', 'weights'):
+        (tmp_path/name).mkdir()
+        for out in spellings(tmp_path/name, tmp_path/'w'/name):
+            scan = 'scan.nii.gz' if name=='weights' else name
+            refused(capsys, ['segment', scan, 'liver', '--weights', 'weights', '-o', out], READ)
+    slice_ = next((tmp_path/'w'/'dicom').iterdir())
+    for out,says in ((slice_, OTHERS), ('dicom/0003.dcm', OTHERS), ('scan.nii.gz/masks', 'is a file')):
+        refused(capsys, ['segment', 'dicom' if 'dicom' in str(out) else 'scan.nii.gz', 'liver', '-o', out], says)
+    refused(capsys, ['segment', 'dicom#1.2.826.0.1', 'liver', '-o', 'dicom'], READ)
+    refused(capsys, ['segment', 'dicom', 'scan.nii.gz', 'liver', '-o', 'dicom'], READ) # a cohort
+    assert state(tmp_path/'w')==before
+
+
+def test_2_3_a_scan_whose_name_is_that_of_a_mask(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    head = phantom((12,14,10), (16.,16.,18.))[0]
+    for name in ('liver.nii.gz', 'labels.nii.gz'):
+        write_volume(tmp_path/name, head)
+        refused(capsys, ['segment', name, 'liver', '-o', '.'], name)
+        refused(capsys, ['segment', name, 'liver', '-o', '.', '--instance'], name)
+        (tmp_path/name).unlink()
+    write_labels(tmp_path/'liver.nii.gz', head.data>0, head, {1: 'liver'}) # a mask of medals is the scan this time
+    refused(capsys, ['segment', 'liver.nii.gz', 'liver', '-o', '.'], READ)
+
+
+def test_2_3_marks_and_the_masks_they_name(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    head = phantom((12,14,10), (16.,16.,18.))[0]
+    write_volume(tmp_path/'scan.nii.gz', head)
+    write_labels(tmp_path/'lesion.nii.gz', head.data>0, head, {1: 'lesion'})
+    (tmp_path/'lesion.json').write_text('{"lesion": [{"kind": "mask", "data": "lesion.nii.gz"}]}')
+    before = state(tmp_path)
+    for out in ('lesion.nii.gz', '.', 'lesion.json'):
+        refused(capsys, ['segment', 'scan.nii.gz', 'lesion', '--marks', 'lesion.json', '-o', out], READ)
+    assert state(tmp_path)==before
+
+
+def test_2_3_no_verb_replaces_what_it_reads(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ('pred', 'truth', 'images', 'data', 'store', 'weights'): (tmp_path/name).mkdir()
+    (tmp_path/'names.json').write_text('{"1": "liver"}')
+    (tmp_path/'list.jsonl').write_text('{"data": "a", "labels": "b"}\n')
+    (tmp_path/'p.classes.json').write_text('{}')
+    (tmp_path/'data'/'dataset.json').write_text('{}')
+    np.savez(tmp_path/'data'/'CT_1.npz', imgs=np.zeros((2,2,2), np.uint8), spacing=np.ones(3))
+    before = state(tmp_path)
+    for words,says in (
+        (['evaluate', 'pred', 'truth', '-o', 'pred'], READ), (['evaluate', 'pred', 'truth', '-o', './truth/'], READ),
+        (['evaluate', 'pred', 'truth', '--images', 'images', '-o', 'images'], READ),
+        (['evaluate', 'pred', 'truth', '-o', 'names.json'], 'looks like a file'),
+        (['evaluate', 'pred', 'truth', '-o', 'scores.csv'], 'looks like a file'),
+        (['index', 'data', '-o', 'data'], READ), (['index', 'data', '-o', 'data/dataset.json'], OTHERS),
+        (['index', 'data', '--prompts', 'p.classes.json', '-o', 'p.classes.json'], READ),
+        (['index', 'data', '--prompts', 'p.classes.json', '-o', 'p.jsonl'], READ), (['index', 'data', '-o', 'pred'], 'is a folder'),
+        (['prepare', 'list.jsonl', '-o', 'list.jsonl'], READ), (['prepare', 'store', '--prompts', 'names.json', '-o', 'store'], READ),
+        (['train', 'data', 'store', '-o', 'store'], READ), (['train', 'store', '--weights', 'weights', '-o', 'weights'], READ),
+        (['train', 'store', '--val-store', 'images', '-o', 'images'], READ), (['finetune', 'data', '-o', 'data'], READ),
+        (['finetune', 'data', '--replay', 'store', '-o', 'store'], READ), (['challenge', 'data', '-o', 'data'], READ)):
+        refused(capsys, words, says)
+    assert state(tmp_path)==before
+
+
+def test_2_3_what_others_wrote_is_not_replaced(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    head,lbl,names = phantom((12,14,10), (16.,16.,18.))
+    write_volume(tmp_path/'scan.nii.gz', head)
+    for d in ('truth', 'out', 'inputs', 'outputs', 'scores'): (tmp_path/d).mkdir()
+    write_volume(tmp_path/'truth'/'case.nii.gz', head.like(lbl)) # a label map that a person has drawn
+    write_volume(tmp_path/'out'/'liver.nii.gz', head.like(lbl))
+    (tmp_path/'scores'/'table.csv').write_text('name,age\n')
+    grey = np.zeros((2,2,2), np.uint8)
+    for d in ('inputs', 'outputs'): np.savez(tmp_path/d/'CT_1.npz', imgs=grey, spacing=np.ones(3), gts=grey)
+    before = state(tmp_path)
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', 'truth/case.nii.gz'], OTHERS)
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', 'out'], 'liver.nii.gz is there already')
+    refused(capsys, ['segment', 'scan.nii.gz', 'spleen', '-o', 'outputs/CT_1.npz'], OTHERS)
+    refused(capsys, ['challenge', 'inputs', '-o', 'outputs'], OTHERS)
+    refused(capsys, ['evaluate', 'out', 'truth', '-o', 'scores'], 'a table of another kind')
+    assert state(tmp_path)==before
+
+
+def result(tmp_path, **masks):
+    "A result without a network"
+    head,lbl,_ = phantom((12,14,10), (16.,16.,18.))
+    write_volume(tmp_path/'scan.nii.gz', head)
+    scan = read_volume(tmp_path/'scan.nii.gz')
+    masks = masks or dict(brain=lbl>0, left=np.isin(lbl, (1,3)), ventricle=lbl==3)
+    return Segmentation(scan, masks, dict.fromkeys(masks, .9), dict(medals='0.2', sentences=dict(enumerate(masks, 1)), notes=[]))
+
+
+def test_2_3_results_and_the_studio_ask_the_same_place(tmp_path):
+    res = result(tmp_path)
+    before = state(tmp_path)
+    for out,says in (('scan.nii.gz', READ), ('scan.nii.gz/x', 'is a file'), ('x.foo', 'as .nii, .nii.gz, .npz, .dcm')):
+        with pytest.raises(UserError, match=says): res.save(tmp_path/out)
+    pytest.importorskip('anywidget')
+    from medals.widgets import Studio
+    studio = Studio(None, res.volume, out=str(tmp_path/'scan.nii.gz'))
+    with pytest.raises(UserError, match=READ): studio.save()
+    with pytest.raises(UserError, match='looks like a file'): studio.save(tmp_path/'a.nii.gz')
+    assert state(tmp_path)==before
+
+
+# 2.4 Names beside a label map
+
+@pytest.mark.parametrize('foreign', ['{"EchoTime": 0.003, "names": "Siemens"}', '[1, 2]', '{"broken": ', '', '\xff\xfe'])
+def test_2_4_files_of_others_beside_a_label_map_stay(tmp_path, foreign):
+    res = result(tmp_path)
+    (tmp_path/'T1.json').write_bytes(foreign.encode('latin-1'))
+    res.save(tmp_path/'T1.nii.gz')
+    assert (tmp_path/'T1.json').read_bytes()==foreign.encode('latin-1')
+    names = {1: 'brain', 2: 'left', 3: 'ventricle'}
+    assert read_labels(tmp_path/'T1.nii.gz')[1]==names
+    side = read_json(tmp_path/'T1.medals.json')
+    assert side['names']=={str(k): v for k,v in names.items()} and side['colours'].keys()=={'1','2','3'}
+    bare = nib.Nifti1Image(np.asarray(nib.load(tmp_path/'T1.nii.gz').dataobj), np.diag([16.,16.,18.,1.]))
+    nib.save(bare, tmp_path/'T1.nii.gz') # a viewer has saved it and dropped what stood in the header
+    assert read_labels(tmp_path/'T1.nii.gz')[1]==names
+    (tmp_path/'T1.medals.json').unlink()
+    assert read_labels(tmp_path/'T1.nii.gz')[1]=={}
+    (tmp_path/'T1.json').write_text('{"names": {"1": "brain"}, "colours": {"1": "#ff0000"}}') # as version 0.1.0 wrote it
+    assert read_labels(tmp_path/'T1.nii.gz')[1]=={1: 'brain'}
+
+
+def test_2_4_marks_beside_the_output_stay(tmp_path, quick, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path/'head.nii.gz', phantom((12,14,10), (16.,16.,18.))[0])
+    (tmp_path/'lesion.json').write_text('{"white matter": [{"kind": "point", "at": [6,7,5], "radius": 20}]}')
+    before = (tmp_path/'lesion.json').read_bytes()
+    assert main(['segment', 'head.nii.gz', 'white matter', '--weights', quick, '--marks', 'lesion.json', '-o', 'lesion.nii.gz'])==0
+    assert (tmp_path/'lesion.json').read_bytes()==before
+    assert read_labels(tmp_path/'lesion.nii.gz')[1]=={1: 'white matter'}
+
+
+@pytest.fixture(scope='module')
+def quick(tmp_path_factory):
+    "The bundled weights, asked once per window"
+    folder = tmp_path_factory.mktemp('weights')/'quick'
+    shutil.copytree(asset('nano'), folder)
+    made = read_json(folder/'cfg.json')
+    write_json(folder/'cfg.json', {**made, 'frame': {**made['frame'], 'phases': 1}})
+    return str(folder)
+
+
+# 2.5 A second result in the same folder
+
+def masks_in(folder): return sorted(o.name for o in Path(folder).glob('*.nii.gz'))
+
+
+def test_2_5_the_earlier_result_goes_and_other_files_stay(tmp_path):
+    res,out = result(tmp_path),tmp_path/'out'
+    res.instances = {s: m.astype(np.int32) for s,m in res.masks.items()}
+    res.save(out)
+    assert len(masks_in(out))==7 and read_json(out/'manifest.json')['files']==sorted(o.name for o in out.iterdir())
+    (out/'brain_manual.nii.gz').write_bytes(b'a day of work')
+    (out/'T1.json').write_text('{"EchoTime": 3}')
+    (out/'ventricle.json').write_text('{"EchoTime": 3}')
+    (out/'sub').mkdir()
+    (out/'sub'/'ventricle.nii.gz').write_bytes(b'more of it')
+    few = result(tmp_path, left=res.masks['left'])
+    few.save(out)
+    assert masks_in(out)==['brain_manual.nii.gz', 'labels.nii.gz', 'left.nii.gz']
+    assert {'T1.json', 'ventricle.json', 'sub/ventricle.nii.gz', 'left.medals.json'}<=set(state(out))
+    assert 'brain.medals.json' not in state(out)
+    for format,maps in (('multilabel', ['labels.nii.gz']), ('nifti', ['labels.nii.gz', 'left.nii.gz'])):
+        few.save(out, format)
+        assert masks_in(out)==['brain_manual.nii.gz', *maps]
+    rows = list(csv.DictReader(open(out/'table.csv')))
+    assert [r['sentence'] for r in rows]==['left']
+
+
+def test_2_5_a_folder_of_version_0_1_0(tmp_path):
+    "It kept no list, and put names into `NAME.json`"
+    res,out = result(tmp_path),tmp_path/'out'
+    res.save(out)
+    for o in out.glob('*.medals.json'): o.rename(out/o.name.replace('.medals',''))
+    made = read_json(out/'manifest.json')
+    del made['files']
+    write_json(out/'manifest.json', made)
+    (out/'liver.json').write_text('{"EchoTime": 3}')
+    result(tmp_path, left=res.masks['left']).save(out)
+    assert sorted(o.name for o in out.iterdir())==[
+        'labels.medals.json', 'labels.nii.gz', 'left.medals.json', 'left.nii.gz', 'liver.json', 'manifest.json', 'overlay.png', 'table.csv']
+
+
+def test_2_5_a_mask_that_somebody_corrected_stays(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    res = result(tmp_path)
+    res.save('out')
+    mine = sitk.ReadImage('out/left.nii.gz')
+    sitk.WriteImage(mine*0, 'out/left.nii.gz') # corrected in a viewer
+    before = state(tmp_path)
+    refused(capsys, ['segment', 'scan.nii.gz', 'left', '-o', 'out'], 'left.nii.gz is there already')
+    with pytest.raises(UserError, match='left.nii.gz is there already'): res.save('out')
+    assert state(tmp_path)==before
+    result(tmp_path, brain=res.masks['brain']).save('out') # which does not need that name
+    assert masks_in('out')==['brain.nii.gz', 'labels.nii.gz', 'left.nii.gz'] and not np.any(read_labels('out/left.nii.gz')[0].data)
+
+
+def test_2_5_old_masks_are_not_scored(tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path/'head.nii.gz', phantom((12,14,10), (16.,16.,18.))[0])
+    run = ['segment', 'head.nii.gz', '--weights', quick, '-o', 'out/head', 'white matter']
+    assert main([*run, 'grey matter', 'cerebral ventricles'])==0
+    assert main(['segment', 'head.nii.gz', '--weights', quick, '-o', 'truth/head', 'white matter', 'grey matter'])==0
+    assert main(run)==0 and masks_in('out/head')==['labels.nii.gz', 'white_matter.nii.gz']
+    assert main(['evaluate', 'out', 'truth', '-o', 'scores', '--workers', '1'])==0
+    assert [r['sentence'] for r in csv.DictReader(open('scores/table.csv')) if r['dsc'] not in ('', '0.0')]==['white matter']
+
+
+def test_2_5_a_cohort_replaces_its_cases_only(tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    head = phantom((12,14,10), (16.,16.,18.))[0]
+    for name in ('a/t1.nii.gz', 'b/t1.nii.gz'):
+        (tmp_path/'scans'/name).parent.mkdir(parents=True)
+        write_volume(tmp_path/'scans'/name, head)
+    run = ['segment', 'scans', '--weights', quick, '-o', 'out', 'white matter']
+    assert main([*run, 'grey matter'])==0
+    cases = sorted(o.name for o in Path('out').iterdir() if o.is_dir())
+    assert cases==['a-t1', 'b-t1'] # scans of one name do not take each other's place
+    (tmp_path/'out'/'a-t1'/'by_hand.nii.gz').write_bytes(b'a day of work')
+    assert main(run)==0
+    assert masks_in('out/b-t1')==['labels.nii.gz', 'white_matter.nii.gz']
+    assert masks_in('out/a-t1')==['by_hand.nii.gz', *masks_in('out/b-t1')]
+    assert main(run)==0 and '2 were done before' in capsys.readouterr().out
+    (tmp_path/'out'/'b-t1'/'grey_matter.nii.gz').write_bytes(b'drawn by hand')
+    assert main([*run, 'grey matter'])==2
+    assert '1 of 2 cases failed' in capsys.readouterr().err and (tmp_path/'out'/'b-t1'/'grey_matter.nii.gz').read_bytes()==b'drawn by hand'
+    refused(capsys, ['segment', 'scans/a/t1.nii.gz', 'white matter', '--weights', quick, '-o', 'out'], 'table.csv is there already')
+    write_volume(tmp_path/'more'/'t2.nii.gz', head)
+    assert main(['segment', 'more', 'more/t2.nii.gz', '--weights', quick, '-o', 'out', 'white matter'])==0 # a cohort of one
+    assert 'a-t1, b-t1: results of other scans' in ''.join(capsys.readouterr())
+    assert main(['segment', 'scans/a/t1.nii.gz', 'white matter', '--weights', quick, '-o', 'one'])==0
+    refused(capsys, ['segment', 'scans', 'white matter', '--weights', quick, '-o', 'one'], 'the result of one scan')
+
+
+def test_2_5_the_studio_leaves_no_old_drawings(tmp_path):
+    pytest.importorskip('anywidget')
+    from medals.spatial import Point
+    from medals.widgets import Studio
+    studio = Studio(None, result(tmp_path).volume, marks={'a': [Point((3,3,3), 20.)], 'b': [Point((6,6,6), 20.)]})
+    studio.save(tmp_path/'out')
+    assert masks_in(tmp_path/'out')==['drawn_1.nii.gz', 'drawn_2.nii.gz']
+    studio.marks = {'b': [Point((6,6,6), 20.)]}
+    studio.save(tmp_path/'out')
+    assert masks_in(tmp_path/'out')==['drawn_1.nii.gz'] and read_labels(tmp_path/'out'/'drawn_1.nii.gz')[1]=={1: 'b'}
+
+
+# 2.6 Endings of an output
+
+@pytest.mark.parametrize('name', ['x.nrrd', 'x.seg.nrrd', 'x.mha', 'x.foo', 'x.img', 'x.mgz', 'x.png', 'x.JSON', 'x.tar.gz', 'X.NRRD'])
+def test_2_6_other_formats_are_refused_with_those_there_are(tmp_path, idle, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    res = result(tmp_path)
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', name], '.nii, .nii.gz, .npz, .dcm, or into a folder')
+    with pytest.raises(UserError, match='put a slash behind it'): res.save(name)
+    assert sorted(o.name for o in tmp_path.iterdir())==['scan.nii.gz']
+
+
+@pytest.mark.parametrize('name', ['x.NII.GZ', 'x.Nii', 'x.nii', 'X.nii.gz', 'x.NPZ', 'deep/er/x.NII.gz'])
+def test_2_6_endings_in_any_case(tmp_path, name):
+    res = result(tmp_path)
+    for _ in range(2): res.save(tmp_path/name)
+    written = [o.name for o in (tmp_path/name).parent.iterdir() if o.suffix!='.json' and o.name!='scan.nii.gz']
+    assert written==[Path(name).name]
+    got,_ = read_labels(tmp_path/name)
+    want = res.labels()[0]
+    assert np.array_equal(got.data, want)
+
+
+@pytest.mark.parametrize('name', ['run.v2', 'sub-01_1.5T', '2026.11.28', 'x.nrrd/', 'masks', '.hidden'])
+def test_2_6_folders_with_dots(tmp_path, name):
+    result(tmp_path).save(f'{tmp_path}/{name}')
+    assert (tmp_path/name/'labels.nii.gz').is_file()
+
+
+# 2.9 One meaning of a column
+
+def test_2_9_presence_is_a_number_and_outcome_the_word(tmp_path):
+    res = result(tmp_path)
+    res.masks.bits['left'].data[:] = 0
+    rows = {r['sentence']: r for r in res.table}
+    assert [rows[k]['outcome'] for k in ('brain', 'left')]==['found', 'not found']
+    assert all(isinstance(r['presence'], float) and isinstance(r['outcome'], str) for r in rows.values())
+    assert [r['found'] for r in rows.values()]==[True, False, True]
+
+
+# 5.3 Masks that overlap
+
+def test_5_3_what_a_label_map_hides_is_said_and_can_be_chosen(tmp_path):
+    res = result(tmp_path)
+    sizes = {s: int(m.sum()) for s,m in res.masks.items()}
+    for out in ('out', 'x.nii.gz', 'x.npz'):
+        res.manifest['notes'] = ['something else']
+        res.save(tmp_path/out)
+        other,note = res.manifest['notes']
+        hidden = sizes['left']-sizes['ventricle']
+        assert other=='something else' and f"left {hidden:,} of {sizes['left']:,}" in note and 'ventricle' not in note
+        assert f"brain {sizes['brain']-sizes['left']:,} of {sizes['brain']:,}" in note
+    assert note in read_json(tmp_path/'out'/'manifest.json')['notes']
+    wins = {'smallest': 'ventricle', 'last': 'ventricle', 'first': 'brain', 'left; ventricle': 'left', 'brain': 'brain'}
+    for priority,shown in wins.items():
+        res.save(tmp_path/'x.nii.gz', priority=priority)
+        lbl,names = read_labels(tmp_path/'x.nii.gz')
+        number = {v: k for k,v in names.items()}[shown]
+        assert (lbl.data==number).sum()==sizes[shown], priority
+    with pytest.raises(UserError, match="priority 'liver' is not one of the sentences"): res.save(tmp_path/'x.nii.gz', priority='liver')
+    apart = result(tmp_path, ventricle=res.masks['ventricle'], rest=res.masks['left']&~res.masks['ventricle'])
+    apart.save(tmp_path/'apart')
+    assert read_json(tmp_path/'apart'/'manifest.json')['notes']==[]
+
+
+def test_5_3_the_flag_is_checked_before_the_network_and_obeyed(tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path/'head.nii.gz', phantom((12,14,10), (16.,16.,18.))[0])
+    run = ['segment', 'head.nii.gz', '--weights', quick, 'white matter', 'left cerebral hemisphere']
+    refused(capsys, [*run, '-o', 'bad', '--priority', 'liver'], "priority 'liver' is not one")
+    shown = {}
+    for who in ('first', 'left cerebral hemisphere'):
+        assert main([*run, '-o', 'out', '--priority', who])==0
+        assert 'note: a label map holds each voxel once' in capsys.readouterr().out
+        lbl = read_labels('out/labels.nii.gz')[0].data
+        shown[who] = [int((lbl==i).sum()) for i in (1,2)]
+    whole = [int(read_labels(f'out/{o}.nii.gz')[0].data.sum()) for o in ('white_matter', 'left_cerebral_hemisphere')]
+    assert shown['first'][0]==whole[0] and shown['left cerebral hemisphere'][1]==whole[1] and shown['first'][1]<whole[1]
+
+
+# Neighbours: names, places and accidents
+
+def test_sentences_of_one_name_and_names_that_are_taken(tmp_path):
+    m = np.zeros((12,14,10), bool)
+    sentences = ['Liver!', 'liver', 'labels', 'liver objects', '左肾', '右肾', 'x'*300, 'x'*301, 'table', 'manifest']
+    masks = {s: np.arange(m.size).reshape(m.shape)==i for i,s in enumerate(sentences)}
+    res = result(tmp_path, **masks)
+    res.instances = {s: m.astype(np.int32)*7 for s,m in masks.items()}
+    res.save(tmp_path/'out')
+    files = [o for o in masks_in(tmp_path/'out') if o!='labels.nii.gz']
+    assert len(files)==2*len(sentences) and max(map(len, files))<120
+    for i,s in enumerate(sentences):
+        name = file_names(sentences)[s]
+        lbl,names = read_labels(tmp_path/'out'/f'{name}.nii.gz')
+        assert names=={1: s} and lbl.data.ravel()[i]==1 and lbl.data.sum()==1
+        assert read_labels(tmp_path/'out'/f'{name}_objects.nii.gz')[0].data.ravel()[i]==7
+    assert read_labels(tmp_path/'out'/'labels.nii.gz')[1]==dict(enumerate(sentences, 1))
+
+
+def test_three_hundred_masks(tmp_path):
+    masks = {f'nucleus {i}': np.arange(1680).reshape(12,14,10)==i for i in range(300)}
+    res = result(tmp_path, **masks)
+    for name in ('x.nii.gz', 'x.npz'):
+        res.save(tmp_path/name)
+        assert np.array_equal(read_labels(tmp_path/name)[0].data.ravel()[:300], np.arange(1, 301))
+
+
+def test_places_where_nothing_can_be_written(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result(tmp_path)
+    (tmp_path/'file').write_text('a letter')
+    said = {'file, where a folder is needed': ('file', 'file/x/y', 'file/x.nii.gz'),
+            'nothing can be written in': ('/proc/x', '/proc/x.nii.gz')}
+    for out,says in ((' ', 'needs a name'), *((o, k) for k,outs in said.items() for o in outs)):
+        refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', out], says)
+    (tmp_path/'out'/'labels.nii.gz').mkdir(parents=True)
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', 'out'], 'is a folder, where a file')
+    (tmp_path/'x.medals.json').mkdir()
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', 'x.nii.gz'], 'is a folder, where a file')
+    assert (tmp_path/'file').read_text()=='a letter'
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='needs users as Unix knows them')
+def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    (tmp_path/'closed').mkdir()
+    def deny(*args, **kwargs): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr('medals.outputs.tempfile.TemporaryFile', deny) # root may write everywhere
+    with pytest.raises(UserError, match='nothing can be written in .*closed .Permission denied'): check_out(tmp_path/'closed'/'x'/'y')
+
+
+def test_the_home_folder_a_trailing_slash_and_relative_paths(tmp_path, monkeypatch):
+    (tmp_path/'home').mkdir()
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    monkeypatch.chdir(tmp_path)
+    res = result(tmp_path)
+    for out in ('~/a/', '~/b.nii.gz', 'c/', './d/../e'): res.save(out)
+    assert {'home/a/labels.nii.gz', 'home/b.nii.gz', 'c/labels.nii.gz', 'e/labels.nii.gz'}<=set(state(tmp_path))
+    assert not (tmp_path/'~').exists()
+
+
+@pytest.mark.parametrize('at', ['write_table', 'save_fig', 'write_labels'])
+def test_a_full_disk_and_a_crash_leave_the_earlier_result(tmp_path, monkeypatch, at):
+    res = result(tmp_path)
+    res.save(tmp_path/'out')
+    before,calls = state(tmp_path),[]
+    kept = getattr(medals.result, at)
+    def full(*args, **kwargs):
+        calls.append(args)
+        if len(calls)<=(at=='write_labels'): return kept(*args, **kwargs)
+        next(o for o in args if isinstance(o, Path)).parent.joinpath('half').write_bytes(b'written so far')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(medals.result, at, full)
+    other = result(tmp_path, brain=res.masks['brain'], new=res.masks['left'])
+    with pytest.raises(OSError, match='No space left'): other.save(tmp_path/'out')
+    assert state(tmp_path)==before
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, quick, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result(tmp_path)
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('medals.volume.nib.save', full)
+    for out in ('out', 'x.nii.gz'):
+        refused(capsys, ['segment', 'scan.nii.gz', 'white matter', '--weights', quick, '-o', out], 'No space left on device')
+    assert not [o for o in state(tmp_path) if 'medals-' in o or o.startswith('x')]
+
+
+def test_a_sentence_may_be_the_name_of_the_folder(tmp_path, quick, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result(tmp_path)
+    for _ in range(2): assert main(['segment', 'scan.nii.gz', 'brain', '--weights', quick, '-o', 'brain'])==0
+    assert masks_in('brain')==['brain.nii.gz', 'labels.nii.gz']
+
+
+def test_2_3_a_folder_of_the_studio_whose_marks_are_read(tmp_path, idle, monkeypatch, capsys):
+    "A new result would replace the earlier one in the folder, and with it the marks"
+    pytest.importorskip('anywidget')
+    from medals.spatial import Mask, Point
+    from medals.widgets import Studio
+    monkeypatch.chdir(tmp_path)
+    vol = result(tmp_path).volume
+    Studio(None, vol, marks={'a': [Point((3,3,3), 20.), Mask(np.asarray(vol.data)>0)]}).save('studio')
+    before = state(tmp_path)
+    for marks in ('studio', 'studio/marks.json'): refused(capsys, ['segment', 'scan.nii.gz', 'a', '--marks', marks, '-o', 'studio'], READ)
+    assert state(tmp_path)==before and 'studio/marks.json' in before
+
+
+def test_a_result_beside_its_scan_does_not_hide_it(tmp_path):
+    from medals.cohort import find_images
+    res = result(tmp_path)
+    res.manifest['scan'] = str(tmp_path/'scan.nii.gz')
+    res.save(tmp_path)
+    assert [p.name for p in find_images([tmp_path]).values()]==['scan.nii.gz']
+
+
+def test_bytes_that_are_no_text_are_refused_before_the_network(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result(tmp_path)
+    word = b'Gr\xf6\xdfe'.decode('utf-8', 'surrogateescape') # as a terminal in Latin-1 hands it over
+    for out in ('out', 'x.nii.gz'): refused(capsys, ['segment', 'scan.nii.gz', word, '-o', out], 'type it in UTF-8')

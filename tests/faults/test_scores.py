@@ -1,6 +1,5 @@
 "Grids that are compared by their corners, masks that are one mask whatever their values, and scores that rounding does not change"
-import subprocess
-import sys
+import json
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +12,9 @@ from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
 from medals import metrics, postprocess, validate
-from medals.cli import EvaluateCfg
+from medals.cli import EvaluateCfg, main
 from medals.core import UserError, read_json
-from medals.evaluate import evaluate
+from medals.evaluate import evaluate, pairs, read_case, read_scores, summary
 from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
 from medals.labelmap import components, label_boxes, largest
 from medals.look import agreement
@@ -26,6 +25,27 @@ from medals.volume import Volume, phantom, write_labels, write_volume
 
 VOL,LBL,NAMES = phantom((24,28,22), (8.,8.,8.))
 OBLIQUE = st.tuples(*[st.floats(-1.5, 1.5)]*3)
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch):
+    "Pictures are made, and not drawn"
+    def save_fig(fig, path, **kwargs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr('medals.evaluate.save_fig', save_fig)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    "`medals` in the folder of the test: exit code, stdout, stderr"
+    monkeypatch.chdir(tmp_path)
+    def run(*words):
+        code = main(words)
+        out,err = capsys.readouterr()
+        said = [o for o in err.splitlines(True) if not o.startswith('evaluate: ')] # lines of progress on a slow machine
+        return code,out,''.join(said)
+    return run
 
 
 def about_middle(vol, matrix):
@@ -92,17 +112,15 @@ def test_1_7_turned_and_flipped_axes_of_one_grid_are_no_difference(order, flips,
 @pytest.mark.parametrize('matrix, says', [
     (turn(.5), 'turned by 0.5 degrees'), (np.eye(3)*1.0095, '+0.95 %'), (np.diag([1,1,.99]), '-1 %'),
     (np.array([[1,.01,0],[0,1,0],[0,0,1]]), 'sheared by')])
-def test_1_7_what_a_header_lost_is_said_everywhere(tmp_path, matrix, says):
+def test_1_7_what_a_header_lost_is_said_everywhere(tmp_path, command, matrix, says):
     "Evaluation, preparation, marks, comparison of results: all refuse, with the same words"
     odd = Volume(LBL, about_middle(VOL, matrix))
     write_volume(tmp_path/'scan.nii.gz', VOL)
     write_labels(tmp_path/'truth.nii.gz', LBL, VOL, NAMES)
     write_labels(tmp_path/'odd.nii.gz', LBL, odd, NAMES)
     mm = literal_gap(VOL.shape, nib.load(tmp_path/'odd.nii.gz').affine, VOL.affine)[0]
-    p = subprocess.run([sys.executable, '-m', 'medals.cli', 'evaluate', 'odd.nii.gz', 'truth.nii.gz', '-o', 'o', '--workers', '1'],
-                       cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert p.returncode==2 and p.stderr.count('\n')==1 and says in p.stderr and f'up to {mm:.3g} mm' in p.stderr
-    assert '--same-voxels' in p.stderr
+    code,_,err = command('evaluate', 'odd.nii.gz', 'truth.nii.gz', '-o', 'o', '--workers', '1')
+    assert code==2 and err.count('\n')==1 and says in err and f'up to {mm:.3g} mm' in err and '--same-voxels' in err
     row = dict(data=str(tmp_path/'scan.nii.gz'), labels=str(tmp_path/'odd.nii.gz'), modality='mri')
     with pytest.raises(UserError, match='does not lie on the voxels') as e: load(row, Recipe((8,8,8), (32,32,32)))
     assert says in str(e.value)
@@ -145,19 +163,17 @@ def test_1_7_a_lost_header_can_be_said(tmp_path):
     with pytest.raises(UserError, match='it has'): Volume(LBL[1:], np.eye(4)).onto(VOL, same_voxels=True)
 
 
-def test_1_7_prepare_takes_the_flag_and_labels_in_another_axis_order(tmp_path):
+def test_1_7_prepare_takes_the_flag_and_labels_in_another_axis_order(tmp_path, command):
     for k in range(2): write_volume(tmp_path/'data'/'images'/f'c{k}.nii.gz', VOL)
     turned = VOL.like(LBL).reorient('SPL')
     write_labels(tmp_path/'data'/'labels'/'c0.nii.gz', turned.data, turned)
     write_labels(tmp_path/'data'/'labels'/'c1.nii.gz', LBL, Volume(LBL, np.eye(4)))
     (tmp_path/'p.toml').write_text("name='d'\nmodality='mri'\n[classes]\nhemisphere=1\n")
-    def run(*words):
-        cmd = [sys.executable, '-m', 'medals.cli', *words, '--workers', '1']
-        return subprocess.run(cmd, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert run('index', 'data', '-o', 'l.jsonl', '--prompts', 'p.toml').returncode==0
-    p = run('prepare', 'l.jsonl', '-o', 's', '--preset', 'nano')
-    assert p.returncode==2 and '1 of 2 cases failed' in p.stderr and '--same-voxels' in p.stderr
-    assert run('prepare', 'l.jsonl', '-o', 's', '--preset', 'nano', '--same-voxels').returncode==0
+    assert command('index', 'data', '-o', 'l.jsonl', '--prompts', 'p.toml', '--workers', '1')[0]==0
+    do = 'prepare', 'l.jsonl', '-o', 's', '--preset', 'nano', '--workers', '1'
+    code,_,err = command(*do)
+    assert code==2 and '1 of 2 cases failed' in err and '--same-voxels' in err
+    assert command(*do, '--same-voxels')[0]==0
     counts = [read_json(tmp_path/'s'/'cases'/'d'/f'c{k}'/'case.json') for k in range(2)]
     sums = [{k: v for k,v in o['sha256'].items() if k!='points.npz'} for o in counts] # points are drawn by the name of the case
     assert len(sums[0])>1 and sums[0]==sums[1] and any('not believed' in o for o in counts[1]['source']['notes'])
@@ -248,3 +264,350 @@ def test_boxes_and_components_of_any_ids(seed, dtype, wide):
     assert postprocess.components is components is metrics.components
     big = largest(x>0)
     assert big.sum()==max(np.bincount(components(x>0).ravel())[1:], default=0) and not (big&(x==0)).any()
+
+
+# ---- 1.5: a mask is a mask, whatever its value
+
+def save(path, x, vol=VOL, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(x).astype(dtype), vol.affine), path)
+
+
+def score(pred, truth, out, **cfg):
+    "Rows, notes and failures"
+    return evaluate(pred, truth, EvaluateCfg(out=str(out), workers=1, worst=1, **cfg))
+
+
+MASK,OTHER = LBL==1,np.roll(LBL==1, 1, 0)
+VALUES = {'uint8': 255, 'int16': 2, 'float32': 1.0000001, 'float64': 255., 'int8': -1, 'int32': 70_000}
+
+
+@pytest.mark.parametrize('dtype', VALUES)
+@pytest.mark.parametrize('swap', [False, True])
+def test_1_5_two_masks_are_one_class_whatever_their_values(tmp_path, dtype, swap):
+    "Single files, flat folders and one folder per case; the truth may be the odd one, or the prediction"
+    odd,plain = (OTHER*VALUES[dtype], MASK.astype(int)) if swap else (MASK*VALUES[dtype], OTHER.astype(int))
+    sides = ('pred','truth') if swap else ('truth','pred')
+    for side,x,kind in ((sides[0], odd, dtype), (sides[1], plain, 'uint8')):
+        save(tmp_path/'files'/f'{side}.nii.gz', x, dtype=kind)
+        for k in range(2): save(tmp_path/'flat'/side/f'c{k}.nii.gz', x, dtype=kind)
+        for k in range(2): save(tmp_path/'cases'/side/f'case{k}'/'tumour.nii.gz', x, dtype=kind)
+        for k in range(2): save(tmp_path/'seg'/side/f'case{k}'/'seg.nii.gz', x, dtype=kind)
+    want = dice(MASK, OTHER),surface_dice(MASK, OTHER, VOL.spacing)
+    for layout in ('files','flat','cases','seg'):
+        pred,truth = (tmp_path/layout/(s+('.nii.gz' if layout=='files' else '')) for s in ('pred','truth'))
+        rows,notes,fails = score(pred, truth, tmp_path/'o')
+        assert [(r['dsc'], r['nsd'], r['outcome']) for r in rows]==[(*want,'found')]*(1 if layout=='files' else 2), layout
+        assert not fails.rows and len({r['structure'] for r in rows})==1
+        differ = dtype in ('uint8','int16','float64','int32') # the others are stored, or read, as 1
+        assert bool([o for o in notes if 'taken as the same class' in o])==(differ and layout!='cases'), (layout, notes)
+
+
+def test_1_5_ids_of_classes_are_no_masks(tmp_path):
+    "A case with one class found for the other stays wrong, if another case shows that values are ids, or names do"
+    for k,(t,p) in enumerate(((2,1), (1,1))):
+        save(tmp_path/'t'/f'c{k}.nii.gz', MASK*t)
+        save(tmp_path/'p'/f'c{k}.nii.gz', MASK*p)
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert [(r['case'], r['sentence'], r['outcome']) for r in rows]==[
+        ('c0','label 1','invented'), ('c0','label 2','missed'), ('c1','label 1','found')] and not notes
+    save(tmp_path/'one'/'c0.nii.gz', MASK*2)
+    (tmp_path/'n.json').write_text('{"1": "liver", "2": "spleen"}')
+    rows,*_ = score(tmp_path/'p'/'c0.nii.gz', tmp_path/'one'/'c0.nii.gz', tmp_path/'o', names=str(tmp_path/'n.json'))
+    assert [(r['sentence'], r['outcome']) for r in rows]==[('liver','invented'), ('spleen','missed')]
+    write_labels(tmp_path/'named'/'c0.nii.gz', MASK*2, VOL, {2: 'spleen'})
+    write_labels(tmp_path/'other'/'c0.nii.gz', MASK*1, VOL, {1: 'liver'})
+    with pytest.raises(UserError, match='no class of the predictions'): score(tmp_path/'other', tmp_path/'named', tmp_path/'o')
+
+
+def test_1_5_mixed_values_healthy_cases_and_one_name(tmp_path):
+    "255 in some truths and 1 in others, one truth and one prediction without a voxel, a prediction with the name of its sentence"
+    for k,(t,p) in enumerate(((255,1), (1,1), (255,0), (0,1), (0,0))):
+        save(tmp_path/'t'/f'c{k}.nii.gz', MASK*t)
+        write_labels(tmp_path/'p'/f'c{k}.nii.gz', OTHER*p, VOL, {1: 'liver lesion in CT'})
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert [r['outcome'] for r in rows]==['found','found','missed','invented','absent']
+    assert {r['sentence'] for r in rows}=={'liver lesion in CT'} and rows[4]['dsc']==''
+    says = 'truths hold one mask (value 1 or 255) and predictions one (value 1): they are taken as the same class'
+    assert notes==[says]
+    assert 'taken as the same class' in (tmp_path/'o'/'summary.md').read_text() and len(list((tmp_path/'o'/'overlays').iterdir()))==1
+
+
+def test_1_5_a_value_and_the_only_name_of_a_file(tmp_path):
+    write_labels(tmp_path/'t.nii.gz', MASK*255, VOL, {1: 'liver'})
+    write_labels(tmp_path/'p.nii.gz', OTHER*1, VOL, {1: 'liver'})
+    (row,),notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert (row['sentence'], row['dsc'])==('liver', dice(MASK, OTHER)) and not notes
+
+
+def test_1_5_ids_with_nothing_in_common_are_told(tmp_path):
+    save(tmp_path/'t.nii.gz', LBL)
+    save(tmp_path/'p.nii.gz', np.where(LBL>0, LBL+10, 0))
+    rows,notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert {r['outcome'] for r in rows}=={'missed','invented'}
+    assert [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4,11,12,13,14)]
+    says = 'no label id of a prediction (11, 12, 13, 14) is one of a truth (1, 2, 3, 4), so nothing can agree'
+    assert notes==[f'{says}; name the ids with --names']
+    write_labels(tmp_path/'p.nii.gz', np.where(LBL>0, 2-(LBL==1), 0), VOL, {1: 'liver', 2: 'spleen'}) # named, and the truth is a mask
+    save(tmp_path/'t.nii.gz', MASK*255)
+    rows,notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert [r['outcome'] for r in rows]==['invented','invented','missed'] and 'prediction (1, 2) is one of a truth (255)' in notes[0]
+
+
+def test_1_5_probabilities_become_a_mask_and_that_is_said(tmp_path):
+    soft = ndi.gaussian_filter(MASK.astype(float), 1)
+    save(tmp_path/'t.nii.gz', MASK)
+    save(tmp_path/'p.nii.gz', soft, dtype=np.float32)
+    (row,),notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert row['dsc']==dice(MASK, soft.astype(np.float32)>=.5) and 'fractions from 0 to 1' in notes[0]
+    np.savez(tmp_path/'T.npz', gts=MASK.transpose(2,1,0).astype(np.uint8), spacing=VOL.spacing)
+    np.savez(tmp_path/'P.npz', segs=soft.transpose(2,1,0).astype(np.float32))
+    (row,),notes,_ = score(tmp_path/'P.npz', tmp_path/'T.npz', tmp_path/'o')
+    assert row['dsc']==dice(MASK, soft.astype(np.float32)>=.5) and 'fractions from 0 to 1' in notes[0]
+    save(tmp_path/'p.nii.gz', soft*3, dtype=np.float32)
+    *_,fails = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert 'fractions in it' in fails.rows[0]['reason']
+    nan = np.where(OTHER, np.nan, MASK)
+    save(tmp_path/'p.nii.gz', nan, dtype=np.float32)
+    (row,),notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert row['dsc']==dice(MASK, MASK&~OTHER) and 'NaN' in notes[0]
+
+
+# ---- 2.9: one meaning of `presence`
+
+def test_2_9_the_word_is_the_outcome_and_old_tables_are_understood(tmp_path):
+    for k in range(3): write_labels(tmp_path/'t'/f'c{k}.nii.gz', LBL, VOL, NAMES)
+    for k in range(3): write_labels(tmp_path/'p'/f'c{k}.nii.gz', np.where(LBL>k, np.roll(LBL, k, 1), 0), VOL, NAMES)
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    file = tmp_path/'o'/'table.csv'
+    head = file.read_text().splitlines()[0]
+    assert head=='case,sentence,dsc,nsd,outcome,ml,truth_ml,modality,structure,f1,dsc_tp,tp,fp,fn'
+    assert {r['outcome'] for r in rows}<={'found','missed','invented','absent'} and read_scores(file)==rows
+    file.write_text(file.read_text().replace(',outcome,', ',presence,'))
+    old = read_scores(file)
+    assert old==rows and summary(old, notes=notes)==(tmp_path/'o'/'summary.md').read_text()
+    (tmp_path/'x.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(UserError, match='no table of scores'): read_scores(tmp_path/'x.csv')
+    assert challenge_metrics(LBL, LBL, VOL.spacing, [1], False)['classes'][1]['outcome']=='found'
+
+
+# ---- 4.3: TotalSegmentator's layout
+
+ORGANS = {'liver': 1, 'spleen': 2, 'kidney_left': 3, 'kidney_right': 4}
+
+def total(root, cases, dx=0):
+    "Cases as TotalSegmentator's data set has them; organs that are absent have empty files"
+    for case in cases:
+        write_volume(root/case/'ct.nii.gz', VOL)
+        for name,i in ORGANS.items(): save(root/case/'segmentations'/f'{name}.nii.gz', np.roll(LBL==i, dx, 0))
+        save(root/case/'segmentations'/'gallbladder.nii.gz', LBL*0)
+
+
+@pytest.mark.parametrize('cases', [('s0000',), ('s0000','s0001','s0002')])
+def test_4_3_masks_of_totalsegmentator(tmp_path, cases):
+    "Against itself, label maps, and folders as medals writes them"
+    total(tmp_path/'t', cases)
+    total(tmp_path/'same', cases, 1)
+    for case in cases:
+        moved = np.roll(LBL, 1, 0)
+        write_labels(tmp_path/'maps'/f'{case}.nii.gz', np.where(moved>0, moved+10, 0), VOL, {i+10: n for n,i in ORGANS.items()})
+        folder = tmp_path/'medals'/case
+        for name,i in ORGANS.items():
+            sentence = f"{' '.join(name.split('_')[::-1])} in CT"
+            write_labels(folder/f"{sentence.replace(' ', '_')}.nii.gz", np.roll(LBL==i, 1, 0).astype(np.uint8), VOL, {1: sentence})
+        write_labels(folder/'labels.nii.gz', LBL, VOL, {i: n for n,i in ORGANS.items()})
+        write_labels(folder/'liver_in_ct_objects.nii.gz', LBL, VOL)
+        (folder/'manifest.json').write_text('{"medals": "0.1"}')
+    for side in ('t','same','maps','medals'):
+        back = score(tmp_path/'t', tmp_path/side, tmp_path/'o') # both ways
+        got = score(tmp_path/side, tmp_path/'t', tmp_path/'o')
+        for rows,notes,fails in (back, got):
+            assert not fails.rows and {r['case'] for r in rows}==set(cases), side
+            assert not [o for o in notes if 'without' in o], (side, notes)
+            for r in rows:
+                if r['truth_ml']==0: continue
+                organ = '_'.join(r['structure'].split()[::-1])
+                shift = 0 if side=='t' else 1
+                assert r['dsc']==dice(LBL==ORGANS[organ], np.roll(LBL==ORGANS[organ], shift, 0)), (side, r)
+    rows,*_ = score(tmp_path/'same', tmp_path/'t', tmp_path/'o')
+    assert {r['sentence'] for r in rows}=={*ORGANS, 'gallbladder'} and {r['modality'] for r in rows}=={'ct'}
+
+
+def test_4_3_the_folders_of_one_case(tmp_path):
+    "The case, its folder of masks, or what medals wrote of it; a label map as a file"
+    total(tmp_path/'t', ['s0007'])
+    total(tmp_path/'p', ['x'], 1)
+    write_labels(tmp_path/'map.nii.gz', LBL, VOL, {i: n for n,i in ORGANS.items()})
+    for name,i in ORGANS.items(): save(tmp_path/'flat'/f'{name}.nii.gz', LBL==i)
+    truths = tmp_path/'t'/'s0007',tmp_path/'t'/'s0007'/'segmentations'
+    for truth in truths:
+        for pred,dx in ((tmp_path/'p'/'x', 1), (tmp_path/'p'/'x'/'segmentations', 1), (tmp_path/'flat', 0), (tmp_path/'map.nii.gz', 0)):
+            rows,notes,fails = score(pred, truth, tmp_path/'o')
+            assert not fails.rows and {r['case'] for r in rows}=={'s0007'}, (pred, truth)
+            want = {n: dice(LBL==i, np.roll(LBL==i, dx, 0)) for n,i in ORGANS.items()}
+            assert {r['sentence']: r['dsc'] for r in rows if r['dsc']!=''}==want
+        rows,*_ = score(truth, tmp_path/'map.nii.gz', tmp_path/'o')
+        assert [r['dsc'] for r in rows]==[1]*4
+
+
+def test_4_3_folders_of_cases_are_no_masks(tmp_path):
+    "Binary label maps of several cases below a folder of one name, on one grid or on several"
+    for side in ('t','p'):
+        for k in range(3): save(tmp_path/side/'labelsTr'/f'c{k}.nii.gz', MASK)
+        for k in range(3): save(tmp_path/side/'site'/f'd{k}.nii.gz', MASK[k:], Volume(MASK[k:], VOL.affine))
+        for k in range(1, 4): save(tmp_path/(side+'flat')/f'c{k}.nii.gz', MASK) # no vertebrae
+        for k in range(2): save(tmp_path/(side+'liver')/f'liver_{k}.nii.gz', MASK)
+    assert list(pairs(tmp_path/'p', tmp_path/'t')[0])==['c0','c1','c2','d0','d1','d2']
+    assert list(pairs(tmp_path/'pflat', tmp_path/'tflat')[0])==['c1','c2','c3']
+    assert list(pairs(tmp_path/'pliver', tmp_path/'tliver')[0])==['liver_0','liver_1']
+
+
+def test_4_3_images_and_labels_side_by_side(tmp_path):
+    "nnU-Net's raw layout as the truth, scans of the same name in a folder of their own"
+    for k in range(2):
+        write_volume(tmp_path/'d'/'imagesTr'/f'c{k}.nii.gz', VOL)
+        save(tmp_path/'d'/'labelsTr'/f'c{k}.nii.gz', LBL)
+        save(tmp_path/'p'/f'c{k}.nii.gz', LBL)
+    found,*alone = pairs(tmp_path/'p', tmp_path/'d')
+    folders = {c: (t.parent.name, i.parent.name) for c,(_,t,i) in found.items()}
+    assert folders=={f'c{k}': ('labelsTr','imagesTr') for k in range(2)} and alone==[[],[]]
+
+
+def test_4_3_what_is_hidden_empty_doubled_or_named_alike(tmp_path):
+    for name in ('a','a1','a10','a_b'):
+        save(tmp_path/'t'/f'{name}.nii.gz', LBL)
+        save(tmp_path/'p'/f'{name}_seg.NII.GZ', LBL)
+    for folder in ('t','p'):
+        (tmp_path/folder/'._a.nii.gz').write_bytes(b'Mac')
+        save(tmp_path/folder/'.cache'/'a.nii.gz', LBL)
+        (tmp_path/folder/'empty').mkdir()
+    found,*alone = pairs(tmp_path/'p', tmp_path/'t')
+    assert list(found)==['a','a1','a10','a_b'] and alone==[[],[]]
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'t'/'scores') # below the truth, and twice
+    assert score(tmp_path/'p', tmp_path/'t', tmp_path/'t'/'scores')[0]==rows and not notes and not fails.rows
+    save(tmp_path/'t'/'sub'/'a.nii.gz', LBL)
+    with pytest.raises(UserError, match='several files for a: a.nii.gz, sub/a.nii.gz'): pairs(tmp_path/'p', tmp_path/'t')
+    with pytest.raises(UserError, match='nothing'): pairs(tmp_path/'p'/'empty', tmp_path/'t')
+    save(tmp_path/'m'/'x'/'liver.nii.gz', MASK)
+    save(tmp_path/'m'/'x'/'liver.nii', MASK)
+    with pytest.raises(UserError, match='two masks called liver'): read_case(tmp_path/'m'/'x')
+    *_,fails = score(tmp_path/'p'/'empty', tmp_path/'t'/'a.nii.gz', tmp_path/'o')
+    assert 'holds no masks' in fails.rows[0]['reason']
+
+
+def test_4_3_a_label_map_among_masks_and_masks_of_two_grids(tmp_path):
+    for name,i in ORGANS.items(): save(tmp_path/'t'/'a'/f'{name}.nii.gz', LBL==i)
+    for name,i in ORGANS.items(): save(tmp_path/'p'/'a'/f'{name}.nii.gz', LBL==i)
+    save(tmp_path/'p'/'a'/'all.nii.gz', LBL)
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert len(rows)==4 and {r['dsc'] for r in rows}=={1} and any('all.nii.gz holds several labels' in o for o in notes)
+    save(tmp_path/'t'/'a'/'spleen.nii.gz', LBL==2, Volume(LBL, about_middle(VOL, turn(2))))
+    *_,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert 'turned by 2 degrees' in fails.rows[0]['reason']
+
+
+# ---- 1.2: voxels that do not count
+
+@pytest.mark.parametrize('way', ['dataset.json','flag','names in the file','a mask file','several'])
+def test_1_2_ignored_voxels_are_in_no_score(tmp_path, way):
+    "They are taken from truth and prediction, volumes included; what differs elsewhere still counts"
+    ignored = {5} if way!='several' else {5,9}
+    gone = np.zeros_like(LBL, bool)
+    gone[10:13] = True
+    parts = np.where(np.arange(len(LBL))[:,None,None]<12, 5, max(ignored))
+    truth = np.where(gone, parts, LBL)
+    pred = np.where(gone, 2, np.roll(LBL, 1, 1))
+    root = tmp_path/'d'/'labelsTr'
+    names = {i: n for n,i in ORGANS.items()}
+    if way=='a mask file':
+        for n,i in ORGANS.items(): save(root/'c0'/f'{n}.nii.gz', truth==i)
+        save(root/'c0'/'ignore.nii.gz', gone)
+    else: write_labels(root/'c0.nii.gz', truth, VOL, {**names, 5: 'Ignore'} if way=='names in the file' else None)
+    write_labels(tmp_path/'p'/'c0.nii.gz', pred, VOL, names if way in ('names in the file','a mask file') else None)
+    cfg = dict(ignore=tuple(ignored)) if way in ('flag','several') else {}
+    if way=='dataset.json':
+        labels = {'background': 0, **ORGANS, 'ignore': 5}
+        (tmp_path/'d'/'dataset.json').write_text(json.dumps(dict(labels=labels)))
+    rows,notes,fails = score(tmp_path/'p', root, tmp_path/'o', **cfg)
+    want = {}
+    for n,i in ORGANS.items():
+        masks = (truth==i)&~gone,(pred==i)&~gone
+        want[f'label {i}' if cfg else n] = dice(*masks),surface_dice(*masks, VOL.spacing)
+    assert not fails.rows and {r['sentence']: (r['dsc'], r['nsd']) for r in rows}==want and all(0<o[0]<1 for o in want.values())
+    assert next(r['ml'] for r in rows if r['sentence'] in ('spleen','label 2'))==pytest.approx(((pred==2)&~gone).sum()*.512)
+    if way in ('dataset.json','flag','several'): assert any('are in no score: '+', '.join(map(str, sorted(ignored))) in o for o in notes)
+
+
+def test_1_2_regions_names_and_objects(tmp_path):
+    "A dataset.json with regions, as nnU-Net has them; objects and the published rules leave voxels out as well"
+    (tmp_path/'t').mkdir()
+    labels = {'background': 0, 'whole brain': [1,2,3], 'left lateral ventricle': 3, 'ignore': 4}
+    (tmp_path/'t'/'dataset.json').write_text(json.dumps(dict(labels=labels)))
+    save(tmp_path/'t'/'a.nii.gz', LBL)
+    save(tmp_path/'p'/'a.nii.gz', np.where(LBL==2, 1, LBL))
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert {r['sentence']: r['dsc'] for r in rows}=={'whole brain': 1, 'left lateral ventricle': 1}
+    assert any('dataset.json' in o for o in notes)
+    save(tmp_path/'m'/'a'/'whole_brain.nii.gz', np.isin(LBL, (1,2)))
+    save(tmp_path/'m'/'a'/'lateral_ventricle_left.nii.gz', LBL==3)
+    rows,*_ = score(tmp_path/'m', tmp_path/'t', tmp_path/'o')
+    want = dice(np.isin(LBL, (1,2,3)), np.isin(LBL, (1,2)))
+    assert {r['sentence']: r['dsc'] for r in rows}=={'whole brain': want, 'left lateral ventricle': 1}
+    cells = np.zeros((20,8,8), int)
+    cells[1:4,2:5,2:5],cells[8:11,2:5,2:5],cells[15:18,2:5,2:5] = 1,2,3
+    vol = Volume(cells, np.eye(4))
+    for name,x in (('T', cells), ('P', np.where(cells==1, 1, 0)+(cells==3)*7)): save(tmp_path/f'{name}.nii.gz', x, vol)
+    assert score(tmp_path/'P.nii.gz', tmp_path/'T.nii.gz', tmp_path/'o', instance=True)[0][0]['f1']==pytest.approx(.8)
+    assert score(tmp_path/'P.nii.gz', tmp_path/'T.nii.gz', tmp_path/'o', instance=True, ignore=(2,))[0][0]['f1']==1
+    (tmp_path/'t'/'dataset.json').write_text('{"labels": 3}')
+    rows,notes,_ = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4)] and 'was not understood' in notes[0]
+
+
+def test_1_2_the_flag_on_the_command_line(tmp_path, command):
+    save(tmp_path/'t.nii.gz', LBL)
+    save(tmp_path/'p.nii.gz', np.where(LBL==4, 3, LBL))
+    do = 'evaluate', 'p.nii.gz', 't.nii.gz', '-o', 'o', '--workers', '1'
+    code,out,_ = command(*do, '--ignore', '4')
+    assert code==0 and 'are in no score: 4' in out
+    assert [float(r['dsc']) for r in read_scores(tmp_path/'o'/'table.csv')]==[1]*3
+    code,_,err = command(*do, '--tolerance=-1')
+    assert code==2 and err.count('\n')==1 and '0 mm or more' in err
+
+
+def test_what_an_earlier_run_left_does_not_stay(tmp_path):
+    for k in range(2):
+        save(tmp_path/'t'/f'c{k}.nii.gz', LBL)
+        save(tmp_path/'p'/f'c{k}.nii.gz', LBL)
+    score(tmp_path/'p', tmp_path/'t', tmp_path/'o', mode='challenge')
+    assert (tmp_path/'o'/'challenge.csv').exists()
+    (tmp_path/'o'/'mine.txt').write_text('mine')
+    score(tmp_path/'p'/'c1.nii.gz', tmp_path/'t'/'c1.nii.gz', tmp_path/'o')
+    assert sorted(f.name for f in (tmp_path/'o').rglob('*') if f.is_file())==['c1.png','mine.txt','scores.png','summary.md','table.csv']
+
+
+@pytest.mark.parametrize('image', ['on another grid','damaged'])
+def test_a_scan_that_does_not_fit_costs_a_picture_and_no_score(tmp_path, image):
+    for side in 'tp': save(tmp_path/side/'c0.nii.gz', LBL)
+    if image=='damaged': (tmp_path/'t'/'c0_img.nii.gz').write_bytes(b'cut off')
+    else: write_volume(tmp_path/'t'/'c0_img.nii.gz', Volume(VOL.data, about_middle(VOL, turn(3))))
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert [r['dsc'] for r in rows]==[1]*4 and not fails.rows
+    assert 'c0: the picture is without its scan' in notes[-1] and notes[-1] in (tmp_path/'o'/'summary.md').read_text()
+
+
+def test_4_3_one_case_below_a_folder_and_one_given_as_such(tmp_path):
+    total(tmp_path/'t', ['s0003'])
+    for name,i in ORGANS.items(): save(tmp_path/'out'/'masks'/f'{name}.nii.gz', np.roll(LBL==i, 1, 0)*255)
+    for pred,truth,case in ((tmp_path/'out', tmp_path/'t', 's0003'), (tmp_path/'t', tmp_path/'out', 'out')):
+        rows,*_ = score(pred, truth, tmp_path/'o')
+        assert {(r['case'], r['sentence']): r['dsc'] for r in rows if r['dsc']!=''}=={
+            (case, n): dice(LBL==i, np.roll(LBL==i, 1, 0)) for n,i in ORGANS.items()}
+
+
+def test_nothing_in_any_file_is_no_mistake_and_a_missing_list_is(tmp_path):
+    for side in 'tp': save(tmp_path/side/'a.nii.gz', LBL*0)
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert rows==[] and not fails.rows and notes==['no file has a label, so there is nothing to score']
+    none = str(tmp_path/'none.json')
+    with pytest.raises(UserError, match='no file .*none.json'): score(tmp_path/'p', tmp_path/'t', tmp_path/'o', names=none)
