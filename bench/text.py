@@ -1,4 +1,4 @@
-"""The text encoder: sentences per second and peak memory beside plain `transformers`, and what it has understood before and after each stage.
+"""The text encoder: sentences per second and memory beside plain `transformers`, and what it has understood before and after each stage.
 
     python bench/text.py                  # speed and memory, each in a process of its own
     python bench/text.py --stages         # a small pre-training: before, after texts, after texts and images (a store of phantoms)
