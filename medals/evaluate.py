@@ -252,10 +252,13 @@ def _worst(rows, n):
     order = sorted(cases, key=lambda case: (cases[case], case))
     return order[:n]
 
-def _write(out, rows, got, tasks, cfg):
-    "Table and pictures; those of an earlier run go. Notes"
+def _clear(out):
+    "Remove what an earlier run has written, and nothing else"
+    for name in ('table.csv','challenge.csv','scores.png'): (out/name).unlink(missing_ok=True)
     for old in (out/'overlays').glob('*.png'): old.unlink()
-    (out/'challenge.csv').unlink(missing_ok=True)
+
+def _write(out, rows, got, tasks, cfg):
+    "Table and pictures; gives notes on them"
     write_table(out/'table.csv', rows)
     if cfg.mode=='challenge':
         own = [got[case]['challenge'] for case in sorted(got)]
@@ -293,9 +296,12 @@ def evaluate(
     notes = _notes(got, fails, left, lost, unasked)+notes
     rows = []
     for case in sorted(got): rows += got[case]['rows']
-    if got and not rows:
-        here,there = _some(_unknown(got), 4),_some(unasked, 4)
+    unknown = _unknown(got)
+    if got and not rows and not unknown+unasked: notes.append('no file has a label, so there is nothing to score')
+    elif got and not rows:
+        here,there = _some(unknown, 4),_some(unasked, 4)
         raise UserError(f"no class of the predictions ({here}) is one of the truths ({there})")
+    _clear(out)
     if rows: notes += _write(out, rows, got, tasks, cfg)
     with atomic(out/'summary.md') as f: f.write_text(summary(rows, cfg.seed, notes), encoding='utf-8')
     return rows,notes,fails

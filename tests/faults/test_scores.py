@@ -42,7 +42,9 @@ def command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     def run(*words):
         code = main(words)
-        return code,*capsys.readouterr()
+        out,err = capsys.readouterr()
+        said = [o for o in err.splitlines(True) if not o.startswith('evaluate: ')] # lines of progress on a slow machine
+        return code,out,''.join(said)
     return run
 
 
@@ -592,3 +594,20 @@ def test_a_scan_that_does_not_fit_costs_a_picture_and_no_score(tmp_path, image):
     rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
     assert [r['dsc'] for r in rows]==[1]*4 and not fails.rows
     assert 'c0: the picture is without its scan' in notes[-1] and notes[-1] in (tmp_path/'o'/'summary.md').read_text()
+
+
+def test_4_3_one_case_below_a_folder_and_one_given_as_such(tmp_path):
+    total(tmp_path/'t', ['s0003'])
+    for name,i in ORGANS.items(): save(tmp_path/'out'/'masks'/f'{name}.nii.gz', np.roll(LBL==i, 1, 0)*255)
+    for pred,truth,case in ((tmp_path/'out', tmp_path/'t', 's0003'), (tmp_path/'t', tmp_path/'out', 'out')):
+        rows,*_ = score(pred, truth, tmp_path/'o')
+        assert {(r['case'], r['sentence']): r['dsc'] for r in rows if r['dsc']!=''}=={
+            (case, n): dice(LBL==i, np.roll(LBL==i, 1, 0)) for n,i in ORGANS.items()}
+
+
+def test_nothing_in_any_file_is_no_mistake_and_a_missing_list_is(tmp_path):
+    for side in 'tp': save(tmp_path/side/'a.nii.gz', LBL*0)
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert rows==[] and not fails.rows and notes==['no file has a label, so there is nothing to score']
+    none = str(tmp_path/'none.json')
+    with pytest.raises(UserError, match='no file .*none.json'): score(tmp_path/'p', tmp_path/'t', tmp_path/'o', names=none)
