@@ -125,7 +125,9 @@ def index(
             done[k] = res
             f.write(json.dumps(res)+'\n')
             f.flush()
-    if not done and not fails.rows: raise UserError(f"no cases in {root}; it was searched for {', '.join(list(found.catalogue)[:5])}")
+    if not done and not fails.rows:
+        why = next((f'; {path}: {o}' for path,o in found.left_out.items()), '')
+        raise UserError(f"no cases in {root}, which was searched for {', '.join(list(found.catalogue)[:5])}{why}")
     rows = [done[k] for k in sorted(done)]
     used = _used(found.catalogue, rows, read_json(beside['classes']) if beside['classes'].exists() else {})
     write_lines(out, rows)

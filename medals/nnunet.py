@@ -119,9 +119,12 @@ class RawDataset:
 def scans_below(
     folder,
 )->list:     # Paths in order
-    "The scans in a folder and below it; what is hidden is none"
-    found = []
-    for at,folders,names in os.walk(folder):
+    "The scans in a folder and below it, also where a link leads; what is hidden is none"
+    found,seen = [],set()
+    for at,folders,names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(at)
+        if real in seen: folders[:],names = [],[] # a link that leads back
+        seen.add(real)
         folders[:] = sorted(o for o in folders if not o.startswith('.') and o!='__MACOSX')
         found += [Path(at)/o for o in sorted(names) if is_scan(o)]
     return found
@@ -136,8 +139,8 @@ def is_file(
 def _there(field, root):
     "The file that a text means, relative to the data set"
     path = os.path.expandvars(field.path())
-    hit = next((o for o in (path, path.replace('\\', '/')) if is_file(root/o)), path)
-    return Path(os.path.abspath(root/hit))
+    if not is_file(root/path): path = path.replace('\\', '/') # written on Windows
+    return Path(os.path.abspath(root/path))
 
 def _split(image, channels):
     "The files of the channels of an image, or the one file of all of them"
@@ -249,6 +252,15 @@ def _three(props, key, default, least=0.):
         raise UserError(f"its pickle gives {key} as {value!r}; three numbers above {least:g} are needed")
     return found
 
+def _corner(props):
+    "The first voxel that was not cut away"
+    box = props.get('bbox_used_for_cropping', ((0,0),)*3)
+    try: lo = np.asarray(box, float)[:,0]
+    except (TypeError, ValueError, IndexError): lo = np.zeros(0)
+    if lo.shape!=(3,) or not np.isfinite(lo).all():
+        raise UserError(f"its pickle gives bbox_used_for_cropping as {box!r}; three pairs of numbers are needed")
+    return lo
+
 def _as_read(props, spacing):
     "The affine of the scan as nnU-Net read it, its axes from slices to columns; None: the pickle does not tell"
     affine = None
@@ -273,7 +285,7 @@ def stored_affine(
     "Where the voxels of a prepared case lie"
     spacing = _three(props, 'spacing', (1,1,1))
     before = _three(props, 'shape_after_cropping_and_before_resampling', props.get('shape_before_cropping', shape))
-    lo = np.asarray([o[0] for o in props.get('bbox_used_for_cropping') or ((0,0),)*3], float)
+    lo = _corner(props)
     zoom = before/np.array(shape)
     affine,notes = _as_read(props, spacing),()
     raw = 'sitk_stuff' in props or 'nibabel_stuff' in props # the published code keeps the spacing in the order of the array

@@ -86,7 +86,7 @@ def _labels_of(row):
     number = {tuple(k): i for k,i in zip(row['kinds'], row['ids'])}
     if list(files)!=row['files'] or not set(kinds)<=set(number):
         raise UserError(f"{row['labels']}: the masks changed since they were listed; index again")
-    return vol.like(np.array([0, *(number[k] for k in kinds)])[vol.data])
+    return vol.like(np.array([0, *(number[k] for k in kinds)], np.uint16)[vol.data])
 
 def load(
     row:dict,       # Of the index: `data`, `labels`, `modality`; `same_voxels` if headers of labels are not to be believed

@@ -84,7 +84,7 @@ def write_case(
 ):
     "Write one case, whole or not at all"
     if check_vol(image).shape!=check_vol(labels).shape: raise UserError(f"image {image.shape} and labels {labels.shape} differ in shape")
-    points = label_points(labels, make_gen('points', Path(folder).name)) if points is None else points
+    if points is None: points = label_points(labels, make_gen('points', Path(folder).name), background=bool(meta.get('ignored')))
     with atomic(folder) as tmp:
         tmp.mkdir()
         for name,x in dict(image=image, labels=labels).items(): _write_array(tmp/f'{name}.b2nd', x)

@@ -21,6 +21,7 @@ from medals import catalogue
 from medals.core import UserError, read_json, spacing_of, write_json
 from medals.data import DataCfg, Sampler, to_batch
 from medals.datasets import sampling
+from medals.finetune import FinetuneCfg, own_store
 from medals.geometry import coarse_axis, plan, rigid
 from medals.index import index, sentences_of
 from medals.layouts import find_cases
@@ -154,7 +155,8 @@ VOL,LBL,_ = phantom(shape=(24,28,22), spacing=(8.,8.,8.))
 def save(path, x, affine=VOL.affine):
     "A NIfTI file"
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(x), affine), path)
+    x = np.asarray(x)
+    nib.save(nib.Nifti1Image(x.astype(np.uint8) if x.dtype==bool else x, affine), path)
 
 
 def raw_set(root, cases=('a','b'), voxels=LBL, channels=1, images='imagesTr', truth='labelsTr', **said):
@@ -418,8 +420,8 @@ def test_1_8_finetune_ends_in_a_sentence_when_nothing_is_good(tmp_path):
     (tmp_path/'r/labels').mkdir()
     for name in 'ab': (tmp_path/'r/labels'/f'{name}.nii.gz').write_bytes(b'torn')
     (tmp_path/'p.toml').write_text('name = "heads"\nmodality = "mri"\n[classes]\nleft = 1\n')
-    run = medals('finetune', tmp_path/'r', '-o', tmp_path/'out', '--prompts', tmp_path/'p.toml', '--steps', 1)
-    assert run.returncode==2 and '2 of 2 cases failed' in run.stderr and 'Traceback' not in run.stderr
+    with pytest.raises(UserError, match='2 of 2 cases failed'):
+        own_store(tmp_path/'r', FinetuneCfg(out=str(tmp_path/'out'), prompts=str(tmp_path/'p.toml')))
 
 
 @pytest.mark.parametrize('said,want', [
@@ -615,8 +617,8 @@ def test_4_3_masks_keep_their_labels_when_cases_come_later(tmp_path):
 
 def test_4_3_finetune_takes_the_most_common_layout(tmp_path):
     root = organ_folder(tmp_path/'r', 'total')
-    run = medals('finetune', root, '-o', tmp_path/'out', *BRIEF)
-    assert run.returncode==0 and len(read_lines(tmp_path/'out/store/manifest.jsonl'))==2, run.stderr
+    store = own_store(root, FinetuneCfg(out=str(tmp_path/'out'), prompts=''))
+    assert len(read_lines(tmp_path/'out/store/manifest.jsonl'))==2 and Sampler(store).sample(0).present.any()
 
 
 @pytest.mark.parametrize('change,says', [
@@ -688,3 +690,24 @@ def test_one_scan_may_be_in_two_data_sets_but_not_twice_in_one(tmp_path):
         'lesions/a','lesions/b','organs/a','organs/b']
     (tmp_path/'p.toml').write_text(rows[0]+rows[0])
     with pytest.raises(UserError, match='two data sets are called organs'): find_cases(tmp_path/'r', tmp_path/'p.toml')
+
+
+def test_1_2_an_imported_case_is_looked_at_where_it_counts(tmp_path):
+    x,y,affine,_ = odd_scan((2.,2.,2.))
+    y[:,:,20:] = 9
+    as_nnunet_keeps(tmp_path/'plans_3d', x, y, affine, (2.,2.,2.))
+    (tmp_path/'plans_3d/plans.json').write_text(json.dumps(dict(transpose_forward=[0,1,2])))
+    write_json(tmp_path/'dataset.json', dict(channel_names=['T1'], labels=dict(background=0, block=2, ignore=9)))
+    run = medals('prepare', tmp_path/'plans_3d', '--prompts', tmp_path/'dataset.json', '-o', tmp_path/'st')
+    assert run.returncode==0, run.stderr
+    sampler = Sampler(tmp_path/'st', DataCfg(patch=(32,32,32)))
+    drawn = [to_batch([sampler.sample(i)]).counted for i in range(10)]
+    assert any(c is not None and not c.all() for c in drawn) and all(c is None or c.any() for c in drawn)
+
+
+def test_linked_folders_are_followed_and_a_link_back_ends(tmp_path):
+    organ_folder(tmp_path/'far', 'total', cases=('s1',))
+    (tmp_path/'r').mkdir()
+    (tmp_path/'r/s1').symlink_to(tmp_path/'far/s1')
+    (tmp_path/'r/loop').symlink_to(tmp_path/'r')
+    assert [r['case'] for r in find_cases(tmp_path/'r').rows]==['s1']
