@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import dicomseg
+from medals import cli, dicomseg
 from medals.cohort import find_images
 from medals.core import UserError, files_below
 from medals.dicom import find_series, series_of
 from medals.slices import SliceStack, nearest, straight_grid, straighten_labels
-from medals.volume import Volume, phantom, read_volume
+from medals.volume import Volume, phantom, read_labels, read_volume
 from test_dicom import agrees, frames_of, other_object, write_series
 
 pydicom = pytest.importorskip('pydicom')
@@ -414,6 +414,47 @@ def test_5_5_several_files_of_a_series_are_one_scan(tmp_path, head):
     assert find_images(files[:1])=={'IM0': files[0]}
     more = write_series(tmp_path/'ct', head, series='1.2.9', name='x{k}.dcm')
     assert set(find_images([*files, *more]).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
+
+
+def test_5_5_segment_takes_each_series_or_the_one_that_is_named(tmp_path, head, monkeypatch, capsys):
+    folder = study(tmp_path/'study', head)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    def one(image, sentences, cfg): asked.append(image)
+    def many(images, sentences, cfg): asked.append(sorted(map(str, images.values())))
+    monkeypatch.setattr(cli, '_one_scan', one)
+    monkeypatch.setattr(cli, '_many_scans', many)
+    def run(*words): return cli.main(['segment', *words, 'liver', '-o', 'out']),asked[-1] if asked else None
+    assert run('study')==(0, sorted(map(str, find_images([folder]).values())))
+    assert 'note: ' in capsys.readouterr().err
+    for word in ('1.2.2', '12', 'sagittal'): assert run('study', '--series', word)==(0, 'study#1.2.2')
+    assert run('study/b')==(0, 'study/b') # and its half below c stays out
+    assert run(*[f'study/a/t1-{k}.dcm' for k in range(10)])==(0, f'{tmp_path}/study/a#1.2.1')
+    assert run('study/a/t1-3.dcm')==(0, 'study/a/t1-3.dcm')
+    asked.clear()
+    for words,says in ((('study', '--series', '99'), 'has no series 99'), (('study/a/t1-1.dcm', '--series', '3'), 'is none')):
+        assert run(*words)[0]==2 and says in capsys.readouterr().err and not asked
+
+
+def test_3_1_segment_interpolates_uneven_slices_when_asked(tmp_path, monkeypatch, capsys):
+    heights = np.r_[0, np.cumsum([5]*8+[2.5]*24)]
+    series(tmp_path/'s', *stack_at(heights))
+    monkeypatch.chdir(tmp_path)
+    words = ['segment', 's', 'white matter', '--modality', 'ct', '-o', 'out']
+    assert cli.main(words)==2 and '--resample' in capsys.readouterr().err and not (tmp_path/'out').exists()
+    assert cli.main([*words, '--resample'])==0
+    err = capsys.readouterr().err
+    vol,(made,_) = read_volume(tmp_path/'s', resample=True),read_labels(tmp_path/'out/labels.nii.gz')
+    assert 'changes from 5 to 2.5 mm' in err and made.shape==vol.shape and np.allclose(made.affine, vol.affine, atol=1e-3)
+    if dicomseg_is_there(): # on the slices that are there
+        assert cli.main([*words[:-1], 'seg.dcm', '--resample'])==0
+        assert pydicom.dcmread('seg.dcm').Rows==80
+
+
+def dicomseg_is_there():
+    try: import highdicom
+    except ImportError: return False
+    return bool(highdicom)
 
 
 # dcm2niix
