@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['find_images', 'split_words', 'one_series', 'lone_scan', 'check_before', 'share', 'shard_of', 'own_device',
            'CohortCfg', 'question', 'result_key', 'is_done', 'read_case', 'begin_case', 'ask', 'write_case', 'pipeline',
-           'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather', 'overview', 'manifests', 'notes_of',
-           'seconds_left']
+           'segment_case', 'Plan', 'plan_cohort', 'segment_cohort', 'gather', 'earlier_cases', 'overview', 'manifests',
+           'notes_of', 'seconds_left']
 
 # %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
@@ -34,11 +34,11 @@ from .weights import find_model
 from .work import Failed, Failures, attempt, work
 
 # %% ../nbs/45_cohort.ipynb #736be84d
-def _made_here(folder):
-    "Does a folder hold a result?"
+def _result_of(folder):
+    "The name of the scan of which a folder holds a result; None if it holds none"
     f = folder/'manifest.json'
     got = attempt(read_json, f) if f.exists() else None
-    return isinstance(got, dict) and 'medals' in got
+    return Path(str(got.get('scan'))).name if isinstance(got, dict) and 'medals' in got else None
 
 def _series(files, folder, notes):
     "The DICOM series among some files: the folder if it holds one, else a subfolder that a series has for itself, else `FOLDER#SERIES`"
@@ -66,8 +66,9 @@ def _several(groups):
 def _below(folder, notes):
     "The scans in a folder"
     files = [f for f in files_below(folder) if not any(o.startswith('.') for o in f.relative_to(folder).parts)]
-    results = {o for o in {f.parent for f in files} if _made_here(o)}
-    files = [f for f in files if not results&{f.parent, *f.parent.parents}]
+    results = {o: name for o in {f.parent for f in files} if (name := _result_of(o)) is not None}
+    def is_made(f): return f.name!=results.get(f.parent, f.name) or any(o in results for o in f.parent.parents)
+    files = [f for f in files if not is_made(f)] # a result may lie beside its scan
     found = [f for f in files if is_scan(f)] or _series(files, folder, notes)
     if not found: raise UserError(f"{folder} holds no scan; that is {KINDS}")
     return found
@@ -408,6 +409,13 @@ def gather(
         if rows: write_table(plan.out/'table.csv', rows)
     return rows
 
+def earlier_cases(
+    plan:Plan,
+)->list:     # Names of folders
+    "Results of earlier runs in the folder, of scans that are none of this cohort's"
+    found = [o.name for o in sorted(plan.out.iterdir()) if (o/'manifest.json').is_file() and o.name not in plan.marks]
+    return [name for name in found if result_files(plan.out/name)]
+
 # %% ../nbs/45_cohort.ipynb #c8d0876b
 def overview(
     rows:list,  # From `gather`
@@ -432,6 +440,7 @@ def notes_of(
     notes = {}
     for case,made in manifests(plan).items():
         for text in made.get('notes', ()): notes.setdefault(text, []).append(case)
+    if old:=earlier_cases(plan): notes['results of other scans, which lie in the same folder and are not in table.csv'] = old
     return notes
 
 def seconds_left(
