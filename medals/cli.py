@@ -39,7 +39,7 @@ class SegmentCfg(AskCfg):
     out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
     marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
-    series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description
+    series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
@@ -148,8 +148,8 @@ def segment(
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
-    if cfg.series: images = [one_series(o, cfg.series) for o in images]
-    found = find_images(images, notes := [])
+    if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
+    found = find_images(images, notes := [], cfg.series=='all')
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
     scan = lone_scan(images, found)

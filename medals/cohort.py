@@ -40,9 +40,9 @@ def _result_of(folder):
     got = attempt(read_json, f) if f.exists() else None
     return Path(str(got.get('scan'))).name if isinstance(got, dict) and 'medals' in got else None
 
-def _series(files, folder, notes):
-    "The DICOM series among some files: the folder if it holds one, else a subfolder that a series has for itself, else `FOLDER#SERIES`"
-    damaged,found,homes = [],[],{}
+def _series(files, folder, notes, every):
+    "The DICOM series among some files: a folder that holds one, `FOLDER#SERIES` if it lies in several, or a folder that mixes several"
+    damaged,found,homes = [],set(),{}
     groups = series_of(files, damaged)
     able = {k: g for k,g in groups.items() if is_volume(g)}
     if not able: able = {k: g for k,g in groups.items() if any(min(s.size) for s in g)} # what is wrong is said when they are read
@@ -51,25 +51,26 @@ def _series(files, folder, notes):
     if len(able)+len(lost)==1: return [folder]
     for uid in able:
         home = Path(os.path.commonpath(homes[uid]))
-        is_alone = len(homes[uid])==1 and not any(home in homes[k] for k in able if k!=uid)
-        found.append(home if is_alone else Path(f'{home}#{uid}'))
+        is_mixed = any(home in homes[k] for k in able if k!=uid)
+        is_whole = len(homes[uid])==1 and not (is_mixed and every)
+        found.add(home if is_whole else Path(f'{home}#{uid}')) # who reads a folder that mixes several is asked for one of them
     said = _several(able.values())
-    if len(able)>1: notes.append(f'{folder} holds {len(able)} series, each a scan of its own, and --series takes one: {said}')
+    if len(found)>1: notes.append(f'{folder} holds {len(able)} series; each folder is a scan, and --series takes one, or all: {said}')
     others = [g for k,g in groups.items() if k not in able]
     if others and able: notes.append(f'{folder}: left out: {_several(others)}')
-    return sorted([*found, *lost])
+    return sorted(found|lost)
 
 def _several(groups):
     said = [about_series(g) for g in groups]
     return '; '.join(said[:MOST_TOLD])+('; ...' if len(said)>MOST_TOLD else '')
 
-def _below(folder, notes):
+def _below(folder, notes, every):
     "The scans in a folder"
     files = [f for f in files_below(folder) if not any(o.startswith('.') for o in f.relative_to(folder).parts)]
     results = {o: name for o in {f.parent for f in files} if (name := _result_of(o)) is not None}
     def is_made(f): return f.name!=results.get(f.parent, f.name) or any(o in results for o in f.parent.parents)
     files = [f for f in files if not is_made(f)] # a result may lie beside its scan
-    found = [f for f in files if is_scan(f)] or _series(files, folder, notes)
+    found = [f for f in files if is_scan(f)] or _series(files, folder, notes, every)
     if not found: raise UserError(f"{folder} holds no scan; that is {KINDS}")
     return found
 
@@ -79,34 +80,37 @@ def _tails(path):
     return ['-'.join((*up[len(up)-k:], stem(path))) for k in range(len(up)+1)]+['-'.join((*up, path.name))]
 
 # %% ../nbs/45_cohort.ipynb #f1b40740
-def _whole(paths):
+def _whole(paths, every):
     "Paths in which several files of a DICOM series stand for it, as when `series/*.dcm` was typed"
     slices = [p for p in paths if p.is_file() and not is_scan(p) and (p.suffix.lower()=='.dcm' or is_dicom(p))]
     if len(slices)<2: return paths
     damaged = []
     found = [p for p in paths if p not in set(slices)]
-    for uid,group in series_of(slices, damaged).items():
+    named = series_of(slices, damaged)
+    for uid,group in named.items():
         home = Path(os.path.commonpath([s.path.parent for s in group]))
         able = [k for k,g in series_of(files_below(home), []).items() if is_volume(g)]
-        found.append(home if able==[uid] else Path(f'{home}#{uid}'))
-    return found+damaged
+        is_open = able==[uid] or (not every and len(set(able)&set(named))>1) # nothing says which of several is meant
+        found.append(home if is_open else Path(f'{home}#{uid}'))
+    return list(dict.fromkeys(found+damaged))
 
 def find_images(
     words:list,  # Files, folders, patterns such as `scans/*.nii.gz`
     notes=None,  # List that gets sentences on folders with several series
+    every=False, # Is each series a scan where one folder mixes several? Else one must be named
 )->dict:         # `{case: path}`
     "The scans that some words stand for, each with a name"
     paths,notes = [],[] if notes is None else notes
     for word in map(str, words):
         p = Path(word).expanduser()
-        if p.is_dir(): paths += _below(p, notes)
+        if p.is_dir(): paths += _below(p, notes, every)
         elif p.exists() or Path(word.rpartition('#')[0] or '/no').is_dir(): paths.append(p) # FOLDER#SERIES
         else:
             hits = sorted(p.parent.glob(p.name)) if set(p.name)&set('*?[') else []
             hits = [o for o in hits if p.name.startswith('.') or not o.name.startswith('.')]
             if not hits: raise UserError(f"no file {word}")
-            paths += [f for o in hits for f in (_below(o, notes) if o.is_dir() else [o])]
-    paths = _whole(list(dict.fromkeys(o.resolve() for o in paths)))
+            paths += [f for o in hits for f in (_below(o, notes, every) if o.is_dir() else [o])]
+    paths = _whole(list(dict.fromkeys(o.resolve() for o in paths)), every)
     times = Counter(t for p in paths for t in set(_tails(p)))
     return {next((t for t in _tails(p) if times[t]==1), str(p).replace('/', '_')): p for p in paths}
 

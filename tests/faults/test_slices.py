@@ -385,14 +385,17 @@ def study(folder, head):
     return folder
 
 
-def test_5_5_each_series_of_a_folder_is_a_scan_of_its_own(tmp_path, head):
+def test_5_5_each_folder_with_a_series_is_a_scan_and_of_a_mixed_one_a_series_is_named(tmp_path, head):
     folder,notes = study(tmp_path/'study', head),[]
-    found = find_images([folder], notes)
+    assert sorted(find_images([folder], notes).values())==[folder/'a', tmp_path/'study#1.2.3']
+    with pytest.raises(UserError, match='2 series; name one of these'): read_volume(folder/'a')
+    assert read_volume(tmp_path/'study#1.2.3').shape==(12,14,10)
+    found = find_images([folder], every=True)
     assert sorted(found.values())==[folder/'a#1.2.1', folder/'a#1.2.2', tmp_path/'study#1.2.3']
     for p in found.values(): assert read_volume(p).shape in ((12,14,10), head.reorient('PSR').shape)
     told = '; '.join(notes)
-    assert all(o in told for o in ('3 series, each a scan of its own', '--series', 'T1 MPRAGE', 'number 12', 'left out', 'Basic Text SR'))
-    with pytest.raises(UserError, match='3 series|4 series.*each a scan of its own') as e: read_volume(folder)
+    assert all(o in told for o in ('3 series; each folder is a scan', '--series', 'T1 MPRAGE', 'number 12', 'left out', 'Basic Text SR'))
+    with pytest.raises(UserError, match='4 series; name one of these') as e: read_volume(folder)
     assert all(o in str(e.value) for o in ('T1 MPRAGE', 'T2 sagittal', 'number 1,'))
     assert find_images([folder/'d'/'..'/'b']).keys()=={'b'}
 
@@ -413,7 +416,9 @@ def test_5_5_several_files_of_a_series_are_one_scan(tmp_path, head):
     assert find_images([f'{tmp_path}/ct/IM*'])=={'ct': tmp_path/'ct'}
     assert find_images(files[:1])=={'IM0': files[0]}
     more = write_series(tmp_path/'ct', head, series='1.2.9', name='x{k}.dcm')
-    assert set(find_images([*files, *more]).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
+    assert find_images(more)=={'ct#1.2.9': tmp_path/'ct#1.2.9'}
+    assert find_images([*files, *more])=={'ct': tmp_path/'ct'} # which of them is asked when it is read
+    assert set(find_images([*files, *more], every=True).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
 
 
 def test_5_5_segment_takes_each_series_or_the_one_that_is_named(tmp_path, head, monkeypatch, capsys):
@@ -427,6 +432,8 @@ def test_5_5_segment_takes_each_series_or_the_one_that_is_named(tmp_path, head, 
     def run(*words): return cli.main(['segment', *words, 'liver', '-o', 'out']),asked[-1] if asked else None
     assert run('study')==(0, sorted(map(str, find_images([folder]).values())))
     assert 'note: ' in capsys.readouterr().err
+    assert run('study', '--series', 'all')==(0, sorted(map(str, find_images([folder], every=True).values())))
+    assert run('study/a')==(0, 'study/a') # which asks for one of the two when it is read
     for word in ('1.2.2', '12', 'sagittal'): assert run('study', '--series', word)==(0, 'study#1.2.2')
     assert run('study/b')==(0, 'study/b') # and its half below c stays out
     assert run(*[f'study/a/t1-{k}.dcm' for k in range(10)])==(0, f'{tmp_path}/study/a#1.2.1')
