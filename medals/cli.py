@@ -9,9 +9,12 @@ __all__ = ['VERBS', 'NAMES', 'Later', 'SegmentCfg', 'ChallengeCfg', 'DemoCfg', '
 
 # %% ../nbs/90_cli.ipynb #a589f146
 import argparse
+import atexit
 import inspect
 import os
+import shutil
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +39,7 @@ class SegmentCfg(AskCfg):
     out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
     marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
+    series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
@@ -140,22 +144,26 @@ def segment(
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
-    from medals.cohort import check_before, find_images, split_words
+    from medals.cohort import check_before, find_images, lone_scan, one_series, split_words
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
-    found = find_images(images)
+    if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
+    found = find_images(images, notes := [], cfg.series=='all')
     if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
-    one = [str(p) for p in found.values()]==[str(Path(images[0]).expanduser().resolve())]
-    check_before(images, sentences, one, cfg)
-    return _one_scan(images[0], sentences, cfg) if one else _many_scans(found, sentences, cfg)
+    scan = lone_scan(images, found)
+    check_before([scan] if scan else images, sentences, bool(scan), cfg)
+    _note(notes)
+    return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
 def _one_scan(image, sentences, cfg):
+    from medals.job import as_volume
     from medals.segment import Segmenter
     from medals.spatial import read_marks
-    from medals.volume import read_volume
-    marks = read_marks(cfg.marks, read_volume(image), cfg.same_voxels) if cfg.marks else None
+    from medals.volume import is_challenge, read_volume
+    if cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
+    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(part_of(cfg, InferenceCfg)))
@@ -399,6 +407,12 @@ def _settings(fn, args, cls):
     check_verb(fn.__name__, cfg, words)
     return cfg
 
+def _spare_config():
+    "Where there is no home to write to, matplotlib gets a temporary folder and need not say so"
+    if 'MPLCONFIGDIR' in os.environ or os.access(os.path.expanduser('~'), os.W_OK): return
+    os.environ['MPLCONFIGDIR'] = folder = tempfile.mkdtemp(prefix='medals-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
 def main(
     argv=None,  # Words after `medals`; None: those of the process
 )->int:         # Exit code
@@ -406,6 +420,7 @@ def main(
     argv = sys.argv[1:] if argv is None else list(argv)
     args = vars(parser(next((o for o in argv if o[:1]!='-'), '')).parse_args(argv))
     fn = args.pop('verb')
+    _spare_config()
     pars = inspect.signature(fn).parameters
     try:
         given = [_settings(fn, args, p.annotation) if k=='cfg' else args[k] for k,p in pars.items()]

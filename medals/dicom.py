@@ -169,8 +169,9 @@ def _choose(groups, folder, series):
         said = [about_series(g) for g in groups.values()]
         rest = '; ...' if len(said)>MOST_TOLD else ''
         most = max(groups, key=lambda k: len(groups[k]))
-        holds = f"has {len(able) or 'no'} series {series}" if series else f'holds {len(groups)} series, each a scan of its own'
-        raise UserError(f"{folder} {holds}; name one of these, as in '{folder}#{most}': {'; '.join(said[:MOST_TOLD])}{rest}")
+        holds = f"has {len(able) or 'no'} series {series}" if series else f'holds {len(groups)} series'
+        listed = '; '.join(said[:MOST_TOLD])
+        raise UserError(f"{folder} {holds}; name one of these, as in '{folder}#{most}' or with --series: {listed}{rest}")
     others = [about_series(g) for k,g in groups.items() if k!=able[0]]
     return groups[able[0]],[f"left out: {'; '.join(others)}"] if others and not series else []
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import dicomseg
+from medals import cli, dicomseg
 from medals.cohort import find_images
 from medals.core import UserError, files_below
 from medals.dicom import find_series, series_of
 from medals.slices import SliceStack, nearest, straight_grid, straighten_labels
-from medals.volume import Volume, phantom, read_volume
+from medals.volume import Volume, phantom, read_labels, read_volume
 from test_dicom import agrees, frames_of, other_object, write_series
 
 pydicom = pytest.importorskip('pydicom')
@@ -385,14 +385,17 @@ def study(folder, head):
     return folder
 
 
-def test_5_5_each_series_of_a_folder_is_a_scan_of_its_own(tmp_path, head):
+def test_5_5_each_folder_with_a_series_is_a_scan_and_of_a_mixed_one_a_series_is_named(tmp_path, head):
     folder,notes = study(tmp_path/'study', head),[]
-    found = find_images([folder], notes)
+    assert sorted(find_images([folder], notes).values())==[folder/'a', tmp_path/'study#1.2.3']
+    with pytest.raises(UserError, match='2 series; name one of these'): read_volume(folder/'a')
+    assert read_volume(tmp_path/'study#1.2.3').shape==(12,14,10)
+    found = find_images([folder], every=True)
     assert sorted(found.values())==[folder/'a#1.2.1', folder/'a#1.2.2', tmp_path/'study#1.2.3']
     for p in found.values(): assert read_volume(p).shape in ((12,14,10), head.reorient('PSR').shape)
     told = '; '.join(notes)
-    assert all(o in told for o in ('3 series, each a scan of its own', '--series', 'T1 MPRAGE', 'number 12', 'left out', 'Basic Text SR'))
-    with pytest.raises(UserError, match='3 series|4 series.*each a scan of its own') as e: read_volume(folder)
+    assert all(o in told for o in ('3 series; each folder is a scan', '--series', 'T1 MPRAGE', 'number 12', 'left out', 'Basic Text SR'))
+    with pytest.raises(UserError, match='4 series; name one of these') as e: read_volume(folder)
     assert all(o in str(e.value) for o in ('T1 MPRAGE', 'T2 sagittal', 'number 1,'))
     assert find_images([folder/'d'/'..'/'b']).keys()=={'b'}
 
@@ -413,7 +416,52 @@ def test_5_5_several_files_of_a_series_are_one_scan(tmp_path, head):
     assert find_images([f'{tmp_path}/ct/IM*'])=={'ct': tmp_path/'ct'}
     assert find_images(files[:1])=={'IM0': files[0]}
     more = write_series(tmp_path/'ct', head, series='1.2.9', name='x{k}.dcm')
-    assert set(find_images([*files, *more]).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
+    assert find_images(more)=={'ct#1.2.9': tmp_path/'ct#1.2.9'}
+    assert find_images([*files, *more])=={'ct': tmp_path/'ct'} # which of them is asked when it is read
+    assert set(find_images([*files, *more], every=True).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
+
+
+def test_5_5_segment_takes_each_series_or_the_one_that_is_named(tmp_path, head, monkeypatch, capsys):
+    folder = study(tmp_path/'study', head)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    def one(image, sentences, cfg): asked.append(image)
+    def many(images, sentences, cfg): asked.append(sorted(map(str, images.values())))
+    monkeypatch.setattr(cli, '_one_scan', one)
+    monkeypatch.setattr(cli, '_many_scans', many)
+    def run(*words): return cli.main(['segment', *words, 'liver', '-o', 'out']),asked[-1] if asked else None
+    assert run('study')==(0, sorted(map(str, find_images([folder]).values())))
+    assert 'note: ' in capsys.readouterr().err
+    assert run('study', '--series', 'all')==(0, sorted(map(str, find_images([folder], every=True).values())))
+    assert run('study/a')==(0, 'study/a') # which asks for one of the two when it is read
+    for word in ('1.2.2', '12', 'sagittal'): assert run('study', '--series', word)==(0, 'study#1.2.2')
+    assert run('study/b')==(0, 'study/b') # and its half below c stays out
+    assert run(*[f'study/a/t1-{k}.dcm' for k in range(10)])==(0, f'{tmp_path}/study/a#1.2.1')
+    assert run('study/a/t1-3.dcm')==(0, 'study/a/t1-3.dcm')
+    asked.clear()
+    for words,says in ((('study', '--series', '99'), 'has no series 99'), (('study/a/t1-1.dcm', '--series', '3'), 'is none')):
+        assert run(*words)[0]==2 and says in capsys.readouterr().err and not asked
+
+
+def test_3_1_segment_interpolates_uneven_slices_when_asked(tmp_path, monkeypatch, capsys):
+    heights = np.r_[0, np.cumsum([5]*8+[2.5]*24)]
+    series(tmp_path/'s', *stack_at(heights))
+    monkeypatch.chdir(tmp_path)
+    words = ['segment', 's', 'white matter', '--modality', 'ct', '-o', 'out']
+    assert cli.main(words)==2 and '--resample' in capsys.readouterr().err and not (tmp_path/'out').exists()
+    assert cli.main([*words, '--resample'])==0
+    err = capsys.readouterr().err
+    vol,(made,_) = read_volume(tmp_path/'s', resample=True),read_labels(tmp_path/'out/labels.nii.gz')
+    assert 'changes from 5 to 2.5 mm' in err and made.shape==vol.shape and np.allclose(made.affine, vol.affine, atol=1e-3)
+    if dicomseg_is_there(): # on the slices that are there
+        assert cli.main([*words[:-1], 'seg.dcm', '--resample'])==0
+        assert pydicom.dcmread('seg.dcm').Rows==80
+
+
+def dicomseg_is_there():
+    try: import highdicom
+    except ImportError: return False
+    return bool(highdicom)
 
 
 # dcm2niix
