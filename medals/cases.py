@@ -254,24 +254,29 @@ def _common(pred, truth):
         else: both.discard(name)
     return both
 
-def _is_one_case(side):
-    "Is what was given one case: a file, or a folder of masks?"
-    if side.root.is_file(): return True
-    if THE_ROOT not in side.folders: return False
-    if side.inside[THE_ROOT]&set(side.images): return False # each with a scan of its own
-    return holds_masks(side.folders[THE_ROOT][0], likely=False)
-
-def _what_was_given(side):
-    "The file or folder that was given, or the folder of masks in it"
-    return side.folders.get(THE_ROOT, [side.root])[0]
+def _only_case(side):
+    "Name, and file or folder of masks, of the only case of a side; None if there are several, or if nothing tells"
+    if side.root.is_file(): return next(iter(side.files)),side.root
+    if side.inside.get(THE_ROOT, set())&set(side.images): return None # each with a scan of its own
+    if THE_ROOT not in side.folders and len(side.folders)!=1: return None
+    case = THE_ROOT if THE_ROOT in side.folders else next(iter(side.folders))
+    folder = side.folders[case][0]
+    if not holds_masks(folder, likely=False): return None
+    return case or side.own_name,folder
 
 def _as_one(pred, truth, both):
-    "The name of the only case, if both sides are one; else None"
+    "Name, prediction and truth, if what was given are two single cases; else None"
     pred_is_file,truth_is_file = pred.root.is_file(),truth.root.is_file()
     if both and pred_is_file!=truth_is_file: return None # a case of a folder has the name of the file
-    if truth_is_file: return next(iter(truth.files)) # whatever was given as its prediction
-    if _is_one_case(truth) and _is_one_case(pred): return truth.own_name
-    return None
+    by_name = both&(set(pred.folders)|set(truth.folders))
+    if by_name and not truth_is_file: return None
+    there = _only_case(truth)
+    here = _only_case(pred)
+    if truth_is_file and not here: # whatever was given as its prediction
+        folders = pred.folders.get(THE_ROOT, [pred.root])
+        here = '',folders[0]
+    if not here or not there: return None
+    return there[0],here[1],there[1]
 
 def _scans(pred, truth, images):
     "`{case: scan}`"
@@ -290,10 +295,11 @@ def pairs(
     pred,truth = Side.of(pred),Side.of(truth)
     scans = _scans(pred, truth, images)
     both = _common(pred, truth)
-    only = _as_one(pred, truth, both)
-    if only:
-        scan = scans.get(only, scans.get(THE_ROOT))
-        return {only: (_what_was_given(pred), _what_was_given(truth), scan)},[],[]
+    one = _as_one(pred, truth, both)
+    if one:
+        case,here,there = one
+        scan = scans.get(case, scans.get(THE_ROOT))
+        return {case: (here, there, scan)},[],[]
     if not both:
         here,there = [', '.join(sorted(side.names)[:3]) or 'nothing' for side in (pred, truth)]
         raise UserError(f"no case of {pred.root} ({here}) has a truth in {truth.root} ({there}); files are matched by name")

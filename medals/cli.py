@@ -211,18 +211,10 @@ def index(
 ):
     "List the cases of a data set and what is in them"
     from medals.index import index as run
+    from medals.index import told
     res = run(root, cfg.out, cfg.prompts, cfg.workers, cfg.scheduler)
-    for name,r in res['report'].items():
-        _say(f"{name}: {r['cases']} cases")
-        if r['ids_without_class']: _say(f"  label ids that the prompt file does not have: {_few(r['ids_without_class'])}")
-        if r['classes_without_voxels']: _say(f"  classes that no label volume has: {_few(r['classes_without_voxels'])}")
-        if 'ignored' in r: _say(f"  label ids whose voxels do not count: {_few(r['ignored'])}")
-        if 'masks_missing' in r: _say(f"  classes without a mask in some cases, not asked for there: {_few(r['masks_missing'])}")
     n = sum(r['cases'] for r in res['report'].values())
-    for path,why in list(res['left_out'].items())[:12]: _say(f"left out: {path}: {why}")
-    if len(res['left_out'])>12: _say(f"left out: {len(res['left_out'])-12} more files")
-    for note in res['notes']: _say(f"note: {note}")
-    _say(f"{n} cases are listed in {cfg.out}")
+    _say(*told(res), f"{n} cases are listed in {cfg.out}")
     res['failed'].stop(n+len(res['failed'].rows))
 
 def _few(items): return ', '.join(map(str, list(items)[:12]))+(', ...' if len(items)>12 else '')

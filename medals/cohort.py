@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_images', 'split_words', 'check_before', 'share', 'shard_of', 'own_device', 'CohortCfg', 'question', 'result_key',
            'is_done', 'read_case', 'begin_case', 'ask', 'write_case', 'pipeline', 'segment_case', 'Plan', 'plan_cohort',
-           'segment_cohort', 'gather', 'overview', 'manifests', 'notes_of', 'seconds_left']
+           'segment_cohort', 'gather', 'earlier_cases', 'overview', 'manifests', 'notes_of', 'seconds_left']
 
 # %% ../nbs/45_cohort.ipynb #6e8ba17d
 import csv
@@ -19,6 +19,7 @@ from multiprocessing import current_process
 from pathlib import Path
 from statistics import median
 
+from .dicom import about_series, is_dicom, is_volume, series_of
 from .core import UserError, files_below, part_of, read_json, seed_of, sweep, write_json
 from .outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
 from .progress import progress
@@ -32,31 +33,39 @@ from .weights import find_model
 from .work import Failed, Failures, attempt, work
 
 # %% ../nbs/45_cohort.ipynb #736be84d
-def _made_here(folder):
-    "Does a folder hold a result?"
+def _result_of(folder):
+    "The name of the scan of which a folder holds a result; None if it holds none"
     f = folder/'manifest.json'
     got = attempt(read_json, f) if f.exists() else None
-    return isinstance(got, dict) and 'medals' in got
+    return Path(str(got.get('scan'))).name if isinstance(got, dict) and 'medals' in got else None
 
-def _uid(f):
-    "The series of a DICOM image; empty if a file is none or damaged"
-    from pydicom import dcmread
-    ds = attempt(partial(dcmread, stop_before_pixels=True, specific_tags=['SeriesInstanceUID','Rows']), f)
-    return '' if isinstance(ds, Failed) or not ds.get('Rows') else str(ds.get('SeriesInstanceUID', '-'))
+def _series(files, folder, notes):
+    "The DICOM series among some files: the folder if it holds one, else a subfolder that a series has for itself, else `FOLDER#SERIES`"
+    damaged = []
+    groups = list(series_of(files, damaged).values())
+    able = [g for g in groups if is_volume(g)] or [g for g in groups if any(min(s.size) for s in g)] # what is wrong is said when it is read
+    homes = Counter(home for g in able for home in {s.path.parent for s in g})
+    lost = {f.parent for f in damaged}-{s.path.parent for g in groups for s in g}
+    if len(able)+len(lost)==1: return [folder]
+    found = sorted(lost)
+    for group in able:
+        own = {s.path.parent for s in group}
+        home = Path(os.path.commonpath(own))
+        found.append(home if len(own)==1 and homes[home]==1 else Path(f'{home}#{group[0].series}'))
+    if len(able)>1: notes.append(f'{folder} holds {len(able)} series, each a scan of its own, and --series takes one: {_several(able)}')
+    others = [g for g in groups if g not in able]
+    if others and able: notes.append(f'{folder}: left out: {_several(others)}')
+    return sorted(found)
 
-def _series(files, folder):
-    "The DICOM series among some files: one per folder, or the whole folder if it is all one"
-    leaves = {}
-    for f in files:
-        if not leaves.get(f.parent) and ((uid := _uid(f)) or ending(f)): leaves[f.parent] = uid
-    return [folder] if len(set(leaves.values()))==1 else sorted(leaves)
+def _several(groups): return '; '.join(about_series(g) for g in groups[:12])+('; ...' if len(groups)>12 else '')
 
-def _below(folder):
+def _below(folder, notes):
     "The scans in a folder"
     files = [f for f in files_below(folder) if not any(o.startswith('.') for o in f.relative_to(folder).parts)]
-    results = {o for o in {f.parent for f in files} if _made_here(o)}
-    files = [f for f in files if not results&{f.parent, *f.parent.parents}]
-    found = [f for f in files if is_scan(f)] or _series(files, folder)
+    results = {o: name for o in {f.parent for f in files} if (name := _result_of(o)) is not None}
+    def is_made(f): return f.name!=results.get(f.parent, f.name) or any(o in results for o in f.parent.parents)
+    files = [f for f in files if not is_made(f)] # a result may lie beside its scan
+    found = [f for f in files if is_scan(f)] or _series(files, folder, notes)
     if not found: raise UserError(f"{folder} holds no scan; that is {KINDS}")
     return found
 
@@ -66,21 +75,29 @@ def _tails(path):
     return ['-'.join((*up[len(up)-k:], stem(path))) for k in range(len(up)+1)]+['-'.join((*up, path.name))]
 
 # %% ../nbs/45_cohort.ipynb #f1b40740
+def _whole(paths, notes):
+    "Paths in which several files of a DICOM series stand for it, as when `series/*.dcm` was typed"
+    slices = [p for p in paths if p.is_file() and not is_scan(p) and (p.suffix.lower()=='.dcm' or is_dicom(p))]
+    if len(slices)<2: return paths
+    found = _series(slices, Path(os.path.commonpath([p.parent for p in slices])), notes)
+    return [p for p in paths if p not in set(slices)]+found
+
 def find_images(
     words:list,  # Files, folders, patterns such as `scans/*.nii.gz`
+    notes=None,  # List that gets sentences on folders with several series
 )->dict:         # `{case: path}`
     "The scans that some words stand for, each with a name"
-    paths = []
+    paths,notes = [],[] if notes is None else notes
     for word in map(str, words):
         p = Path(word).expanduser()
-        if p.is_dir(): paths += _below(p)
+        if p.is_dir(): paths += _below(p, notes)
         elif p.exists() or Path(word.rpartition('#')[0] or '/no').is_dir(): paths.append(p) # FOLDER#SERIES
         else:
             hits = sorted(p.parent.glob(p.name)) if set(p.name)&set('*?[') else []
             hits = [o for o in hits if p.name.startswith('.') or not o.name.startswith('.')]
             if not hits: raise UserError(f"no file {word}")
-            paths += [f for o in hits for f in (_below(o) if o.is_dir() else [o])]
-    paths = list(dict.fromkeys(o.resolve() for o in paths))
+            paths += [f for o in hits for f in (_below(o, notes) if o.is_dir() else [o])]
+    paths = _whole(list(dict.fromkeys(o.resolve() for o in paths)), notes)
     times = Counter(t for p in paths for t in set(_tails(p)))
     return {next((t for t in _tails(p) if times[t]==1), str(p).replace('/', '_')): p for p in paths}
 
@@ -359,6 +376,13 @@ def gather(
         if rows: write_table(plan.out/'table.csv', rows)
     return rows
 
+def earlier_cases(
+    plan:Plan,
+)->list:     # Names of folders
+    "Results of earlier runs in the folder, of scans that are none of this cohort's"
+    found = [o.name for o in sorted(plan.out.iterdir()) if (o/'manifest.json').is_file() and o.name not in plan.marks]
+    return [name for name in found if result_files(plan.out/name)]
+
 # %% ../nbs/45_cohort.ipynb #c8d0876b
 def overview(
     rows:list,  # From `gather`
@@ -383,6 +407,7 @@ def notes_of(
     notes = {}
     for case,made in manifests(plan).items():
         for text in made.get('notes', ()): notes.setdefault(text, []).append(case)
+    if old:=earlier_cases(plan): notes['results of other scans, which lie in the same folder and are not in table.csv'] = old
     return notes
 
 def seconds_left(

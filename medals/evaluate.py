@@ -8,6 +8,7 @@ __all__ = ['MASK_VALUES', 'SETTINGS', 'spread', 'overlay', 'evaluate']
 # %% ../nbs/43_evaluate.ipynb #3a3bbec3
 import textwrap
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,24 +80,25 @@ def spread(
 
 # %% ../nbs/43_evaluate.ipynb #849141c8
 def _scan_of(task, grid):
-    "The scan of a case on the voxels of its truth, black if there is none"
-    if not task['image']:
-        black = np.zeros(grid.shape, np.uint8)
-        return grid.like(black)
-    scan = read_volume(task['image'])
-    placed = scan.has_orientation and grid.has_orientation
-    if placed: scan = scan.onto(grid, task.get('same_voxels', False))
-    return scan
+    "The scan of a case on the voxels of its truth, black if there is none that lies there; why there is none, or ''"
+    black = grid.like(np.zeros(grid.shape, np.uint8))
+    if not task['image']: return black,''
+    try:
+        scan = read_volume(task['image'])
+        told = scan.has_orientation and grid.has_orientation
+        placed = scan.onto(grid, task.get('same_voxels', False)) if told else grid.like(scan.data)
+        return replace(placed, modality=scan.modality),''
+    except UserError as e: return black,f'the picture is without its scan: {e}'
 
 def overlay(
     task:dict,       # As for `score_case`
     res:dict,        # What that returned
     most:int=6,      # Classes
-):                   # Figure
+)->tuple:            # Figure; what is missing in it, or ''
     """Truth and prediction of one case, its worst classes.
     Objects are shown as what is not background."""
     truth,pred,_ = read_both(task, dict(task['names']))
-    scan = _scan_of(task, truth.grid)
+    scan,why = _scan_of(task, truth.grid)
     scored = [o for o in zip(res['rows'], res['keys']) if o[0]['dsc']!='']
     scored.sort(key=lambda o: (o[0]['dsc'], o[0]['structure']))
     true,found = {},{}
@@ -107,7 +109,7 @@ def overlay(
     if not scored:
         true['objects'] = truth.grid.data>0
         found['objects'] = pred.grid.data>0
-    return compare_fig(scan, dict(truth=true, prediction=found))
+    return compare_fig(scan, dict(truth=true, prediction=found)),why
 
 # %% ../nbs/43_evaluate.ipynb #5efa045f
 MASK_VALUES = {255: 1, -1: 1} # Other ways to write 1 in a mask
@@ -250,20 +252,26 @@ def _worst(rows, n):
     order = sorted(cases, key=lambda case: (cases[case], case))
     return order[:n]
 
-def _write(out, rows, got, tasks, cfg):
-    "Table and pictures; those of an earlier run go"
+def _clear(out):
+    "Remove what an earlier run has written, and nothing else"
+    for name in ('table.csv','challenge.csv','scores.png'): (out/name).unlink(missing_ok=True)
     for old in (out/'overlays').glob('*.png'): old.unlink()
-    (out/'challenge.csv').unlink(missing_ok=True)
+
+def _write(out, rows, got, tasks, cfg):
+    "Table and pictures; gives notes on them"
     write_table(out/'table.csv', rows)
     if cfg.mode=='challenge':
         own = [got[case]['challenge'] for case in sorted(got)]
         write_table(out/'challenge.csv', own)
     dots = spread(rows)
     save_fig(dots, out/'scores.png')
+    notes = []
     for case in _worst(rows, cfg.worst):
-        picture = overlay(tasks[case], got[case])
+        picture,why = overlay(tasks[case], got[case])
         file = out/'overlays'/f'{case}.png'
         save_fig(picture, file)
+        if why: notes.append(f'{case}: {why}')
+    return notes
 
 def evaluate(
     pred,           # Folder of predictions, or one file
@@ -288,9 +296,12 @@ def evaluate(
     notes = _notes(got, fails, left, lost, unasked)+notes
     rows = []
     for case in sorted(got): rows += got[case]['rows']
-    if got and not rows:
-        here,there = _some(_unknown(got), 4),_some(unasked, 4)
+    unknown = _unknown(got)
+    if got and not rows and not unknown+unasked: notes.append('no file has a label, so there is nothing to score')
+    elif got and not rows:
+        here,there = _some(unknown, 4),_some(unasked, 4)
         raise UserError(f"no class of the predictions ({here}) is one of the truths ({there})")
+    _clear(out)
+    if rows: notes += _write(out, rows, got, tasks, cfg)
     with atomic(out/'summary.md') as f: f.write_text(summary(rows, cfg.seed, notes), encoding='utf-8')
-    if rows: _write(out, rows, got, tasks, cfg)
     return rows,notes,fails

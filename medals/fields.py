@@ -33,8 +33,8 @@ def shown(
     return short.repr(value)
 
 def read_fields(
-    path,      # `.json` or `.toml`
-)->'Field':    # The whole file
+    path,  # `.json` or `.toml`
+):         # The whole file as a `Field`
     "A file that was written by hand"
     path = Path(path)
     kind = 'TOML' if path.suffix.lower()=='.toml' else 'JSON'

@@ -35,6 +35,7 @@ class FinetuneCfg(RunCfg):
     holdout:float=.2       # Share of the cases that is kept from training, by a hash of their names
     prompts:str=''         # Prompt file of own scans, JSON or TOML; not needed with nnU-Net's raw layout or folders of masks
     preset:str=''          # coarse, fine or nano: how to prepare, where the weights do not say
+    same_voxels:bool=False # Do labels lie on the voxels of their images, whatever their headers say? For labels whose header was lost
     freeze:str=''          # Parts that are not trained: encoder, backbone, queries, with commas
     adapters:int=0         # Rank of low-rank adapters; everything else is frozen then. 0: none
     alpha:float=16.        # Strength of the adapters
@@ -68,7 +69,7 @@ def own_store(
     found = index(source, listing, cfg.prompts)
     good,bad = len(read_lines(listing)),len(found['failed'].rows)
     if not good: found['failed'].stop(bad)
-    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset))
+    fails = prepare(listing, store, recipe_of(cfg.weights, cfg.preset), same_voxels=cfg.same_voxels)
     if len(fails.rows)==good: fails.stop(good+bad)
     for some in (found['failed'], fails):
         if some.rows: _tell(f"{len(some.rows)} of {good+bad} cases are left out of training: {some.named()}")

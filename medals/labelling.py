@@ -231,6 +231,8 @@ def label_table(
     path,     # JSON: `{id: name}`, `{name: id}`, `{name: [ids]}`, or one of these under `names` or `labels`, as in a dataset.json
 )->tuple:     # `{id, or tuple of ids: name}`; ids whose voxels do not count
     "Names of label ids from a file"
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}, which should give a name to each label id")
     table = read_json(path)
     if isinstance(table, dict): table = table.get('names') or table.get('labels') or table
     try: classes,ignored = named_labels(Field(table, str(path)), AN_ID)

@@ -243,7 +243,7 @@ class PromptsView(VBox):
         view = view_of(job, used.frame, used.name or 'coarse')
         whole = tuple((0,n) for n in view.net.fine)
         soft,hard = show_prompts(job, view, whole, range(len(job.texts)))
-        self.volume = network_volume(job, view, job.groups[0][0])
+        self.volume = network_volume(job, view, job.groups[0].rule)
         self.channels = {text: _either(a, b) for text,a,b in zip(job.texts, soft, hard)}
         self.rows = [_prompt_row(text, mask, job.modality) for text,mask in self.channels.items()]
         empty = Bits.zeros(self.volume.shape)

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,9 +189,9 @@ class Writes:
     cases:str=''      # For each file like this among what is read, one of its name in the folder
 
 WRITES = dict(index=Writes(None, ('.classes.json','.report.json')), evaluate=Writes(table=('case','sentence','dsc')),
-              demo=Writes(table=('case','sentence','dsc')), challenge=Writes(cases='*.npz'))
+              demo=Writes(table=('case','sentence','dsc')), challenge=Writes(cases='*.npz'), knowledge=Writes(None))
 
-READS = ('weights','images','names','prompts','text','base','val_store','replay','old','exclude') # Settings that name what is read
+READS = ('weights','images','names','prompts','text','base','val_store','replay','old','exclude','store') # Settings that name what is read
 
 def check_verb(
     verb:str,
@@ -214,15 +214,14 @@ def replacing(
 ):              # An empty folder to write to
     "Files for a folder, all or none of them; an earlier result in it is replaced, everything else stays"
     folder = Path(folder)
-    fresh = folder/'.medals-new'
-    with atomic(fresh) as tmp:
+    emptied = folder/'.medals-new'
+    with atomic(emptied) as tmp:
         tmp.mkdir()
         yield tmp
-        made = read_json(tmp/'manifest.json') if (tmp/'manifest.json').exists() else dict(medals=medals.__version__)
+        made = read_json(tmp/'manifest.json') if (tmp/'manifest.json').exists() else {}
         names = sorted({'manifest.json', *(o.name for o in tmp.iterdir())})
         check_files(folder, names, reads)
-        write_json(tmp/'manifest.json', {**made, 'files': names})
-    old = result_files(folder)
-    for name in sorted(old, key=lambda o: o!='manifest.json'): (folder/name).unlink()
-    for name in sorted(names, key=lambda o: o=='manifest.json'): os.replace(fresh/name, folder/name)
-    fresh.rmdir()
+        write_json(tmp/'manifest.json', {'medals': medals.__version__, **made, 'files': names})
+        for name in sorted(result_files(folder), key=lambda o: o!='manifest.json'): (folder/name).unlink()
+        for name in sorted(names, key=lambda o: o=='manifest.json'): os.replace(tmp/name, folder/name)
+    with suppress(FileNotFoundError): emptied.rmdir() # another process that wrote the same was here

@@ -240,6 +240,8 @@ def check_save(
 )->str:              # The format
     "Refuse what cannot be written, or would replace something else, before any work is done for it"
     ranking(priority, sentences)
+    odd = [s for s in sentences if s!=s.encode('utf-8', 'replace').decode()]
+    if odd: raise UserError(f"{odd[0]!r} holds bytes that are no text, and could not be written into a table; type it in UTF-8")
     format = _settled(out, format, source, sentences, instance, [source or '', *reads])
     if format=='dicomseg': check_source(source)
     return format

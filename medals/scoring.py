@@ -178,12 +178,16 @@ def _modality(task, grid, names):
     image = task['image']
     if kind or not image: return kind or 'unknown'
     by_name = NAMES.get(stem(image).lower()) # such as ct.nii.gz
-    return by_name or guess_modality(read_volume(image)).modality or 'unknown'
+    if by_name: return by_name
+    try: scan = read_volume(image)
+    except UserError: return 'unknown' # a scan is for pictures, and no reason to lose a score
+    return guess_modality(scan).modality or 'unknown'
 
 def _ids(truth, pred, names):
-    "The ids of both sides, if nothing but ids says what belongs together"
-    named = truth.names or pred.names or names
-    if named or truth.by_file or pred.by_file: return None
+    "The ids of both sides, if ids say what belongs together"
+    if truth.by_file or pred.by_file: return None
+    both_named = (truth.names or names) and (pred.names or names)
+    if both_named: return None
     return set(truth.boxes),set(pred.boxes)
 
 def _by_rules(task, truth, pred, names, instance):

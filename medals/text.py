@@ -41,13 +41,13 @@ def tokenise(
     change=None,   # Called with the pieces of each sentence, gives others; None: as they are
 )->tuple:          # ids `(n,l)`, mask `(n,l)`
     "Token ids and mask as the published encoder was tuned with"
-    vocab = tokenizer.get_vocab()
-    if missing:=[o for o in ('[CLS]','[SEP]') if o not in vocab]:
+    first,last = ends = tokenizer.convert_tokens_to_ids(['[CLS]','[SEP]'])
+    if missing:=[o for o,i in zip(('[CLS]','[SEP]'), ends) if i in (None, tokenizer.unk_token_id)]:
         raise UserError(f"the tokenizer's vocabulary lacks {missing}; is it the one of the encoder?")
-    pieces = [tokenizer.tokenize(t) for t in texts]
-    if change: pieces = [change(o) for o in pieces]
-    rows = [tokenizer.convert_tokens_to_ids(['[CLS]', *o, '[SEP]']) for o in pieces]
-    rows = [r if len(r)<=longest else [*r[:longest-1], vocab['[SEP]']] for r in rows]
+    if change: rows = [tokenizer.convert_tokens_to_ids(change(tokenizer.tokenize(t))) for t in texts]
+    else: rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)['input_ids'] if texts else []
+    rows = [[first, *o, last] for o in rows]
+    rows = [r if len(r)<=longest else [*r[:longest-1], last] for r in rows]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for row,r in zip(ids, rows): row[:len(r)] = torch.tensor(r)
     return ids,(ids>0).long()

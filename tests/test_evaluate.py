@@ -41,7 +41,8 @@ def cohort(tmp_path):
 def test_a_cohort_by_the_command(cohort):
     cmd = [sys.executable, '-m', 'medals.cli', 'evaluate', 'pred', 'truth', '-o', 'out', '--workers', '1', '--worst', '1']
     p = subprocess.run(cmd, cwd=cohort, capture_output=True, text=True, timeout=300)
-    assert p.returncode==2 and p.stderr.count('\n')==1 and '2 of 5 cases failed' in p.stderr
+    lines = [o for o in p.stderr.splitlines() if not o.startswith('evaluate: ')] # on a slow machine there are lines of progress, too
+    assert p.returncode==2 and len(lines)==1 and '2 of 5 cases failed' in lines[0]
     assert '| modality | cases | DSC | NSD |' in p.stdout
     rows = rows_of(cohort/'out'/'table.csv')
     assert list(rows[0])[:4]==['case','sentence','dsc','nsd'] and len(rows)==12

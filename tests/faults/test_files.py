@@ -275,7 +275,7 @@ def test_2_10_weights_are_copied_into_a_folder_as_often_as_one_likes(tmp_path, m
     assert [f.name for f in (tmp_path/'NEW').iterdir()]==[mine.name] and (tmp_path/'NEW'/mine.name).read_bytes()==b'weights'
     (tmp_path/'NEW'/mine.name).write_bytes(b'my own')
     (tmp_path/'file').write_text('a letter')
-    for out,says in (('NEW', 'is there already and is not medals-s-coarse'), ('file', 'is a file; name a folder')):
+    for out,says in (('NEW', 'is there already and is not medals-s-coarse'), ('file', 'is a file, where a folder is needed')):
         assert main(['download', 'medals-s-coarse', '-o', str(tmp_path/out)])==2
         err = capsys.readouterr().err
         assert says in err and err.count('\n')==1
@@ -634,6 +634,9 @@ def test_2_5_a_cohort_replaces_its_cases_only(tmp_path, quick, monkeypatch, caps
     assert main([*run, 'grey matter'])==2
     assert '1 of 2 cases failed' in capsys.readouterr().err and (tmp_path/'out'/'b-t1'/'grey_matter.nii.gz').read_bytes()==b'drawn by hand'
     refused(capsys, ['segment', 'scans/a/t1.nii.gz', 'white matter', '--weights', quick, '-o', 'out'], 'table.csv is there already')
+    write_volume(tmp_path/'more'/'t2.nii.gz', head)
+    assert main(['segment', 'more', 'more/t2.nii.gz', '--weights', quick, '-o', 'out', 'white matter'])==0 # a cohort of one
+    assert 'a-t1, b-t1: results of other scans' in ''.join(capsys.readouterr())
     assert main(['segment', 'scans/a/t1.nii.gz', 'white matter', '--weights', quick, '-o', 'one'])==0
     refused(capsys, ['segment', 'scans', 'white matter', '--weights', quick, '-o', 'one'], 'the result of one scan')
 
@@ -834,3 +837,18 @@ def test_2_3_a_folder_of_the_studio_whose_marks_are_read(tmp_path, idle, monkeyp
     before = state(tmp_path)
     for marks in ('studio', 'studio/marks.json'): refused(capsys, ['segment', 'scan.nii.gz', 'a', '--marks', marks, '-o', 'studio'], READ)
     assert state(tmp_path)==before and 'studio/marks.json' in before
+
+
+def test_a_result_beside_its_scan_does_not_hide_it(tmp_path):
+    from medals.cohort import find_images
+    res = result(tmp_path)
+    res.manifest['scan'] = str(tmp_path/'scan.nii.gz')
+    res.save(tmp_path)
+    assert [p.name for p in find_images([tmp_path]).values()]==['scan.nii.gz']
+
+
+def test_bytes_that_are_no_text_are_refused_before_the_network(tmp_path, idle, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    result(tmp_path)
+    word = b'Gr\xf6\xdfe'.decode('utf-8', 'surrogateescape') # as a terminal in Latin-1 hands it over
+    for out in ('out', 'x.nii.gz'): refused(capsys, ['segment', 'scan.nii.gz', word, '-o', out], 'type it in UTF-8')

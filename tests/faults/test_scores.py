@@ -1,7 +1,5 @@
 "Grids that are compared by their corners, masks that are one mask whatever their values, and scores that rounding does not change"
 import json
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +12,7 @@ from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
 from medals import metrics, postprocess, validate
-from medals.cli import EvaluateCfg
+from medals.cli import EvaluateCfg, main
 from medals.core import UserError, read_json
 from medals.evaluate import evaluate, pairs, read_case, read_scores, summary
 from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
@@ -36,6 +34,18 @@ def quick_pictures(monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     monkeypatch.setattr('medals.evaluate.save_fig', save_fig)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    "`medals` in the folder of the test: exit code, stdout, stderr"
+    monkeypatch.chdir(tmp_path)
+    def run(*words):
+        code = main(words)
+        out,err = capsys.readouterr()
+        said = [o for o in err.splitlines(True) if not o.startswith('evaluate: ')] # lines of progress on a slow machine
+        return code,out,''.join(said)
+    return run
 
 
 def about_middle(vol, matrix):
@@ -102,17 +112,15 @@ def test_1_7_turned_and_flipped_axes_of_one_grid_are_no_difference(order, flips,
 @pytest.mark.parametrize('matrix, says', [
     (turn(.5), 'turned by 0.5 degrees'), (np.eye(3)*1.0095, '+0.95 %'), (np.diag([1,1,.99]), '-1 %'),
     (np.array([[1,.01,0],[0,1,0],[0,0,1]]), 'sheared by')])
-def test_1_7_what_a_header_lost_is_said_everywhere(tmp_path, matrix, says):
+def test_1_7_what_a_header_lost_is_said_everywhere(tmp_path, command, matrix, says):
     "Evaluation, preparation, marks, comparison of results: all refuse, with the same words"
     odd = Volume(LBL, about_middle(VOL, matrix))
     write_volume(tmp_path/'scan.nii.gz', VOL)
     write_labels(tmp_path/'truth.nii.gz', LBL, VOL, NAMES)
     write_labels(tmp_path/'odd.nii.gz', LBL, odd, NAMES)
     mm = literal_gap(VOL.shape, nib.load(tmp_path/'odd.nii.gz').affine, VOL.affine)[0]
-    p = subprocess.run([sys.executable, '-m', 'medals.cli', 'evaluate', 'odd.nii.gz', 'truth.nii.gz', '-o', 'o', '--workers', '1'],
-                       cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert p.returncode==2 and p.stderr.count('\n')==1 and says in p.stderr and f'up to {mm:.3g} mm' in p.stderr
-    assert '--same-voxels' in p.stderr
+    code,_,err = command('evaluate', 'odd.nii.gz', 'truth.nii.gz', '-o', 'o', '--workers', '1')
+    assert code==2 and err.count('\n')==1 and says in err and f'up to {mm:.3g} mm' in err and '--same-voxels' in err
     row = dict(data=str(tmp_path/'scan.nii.gz'), labels=str(tmp_path/'odd.nii.gz'), modality='mri')
     with pytest.raises(UserError, match='does not lie on the voxels') as e: load(row, Recipe((8,8,8), (32,32,32)))
     assert says in str(e.value)
@@ -155,19 +163,17 @@ def test_1_7_a_lost_header_can_be_said(tmp_path):
     with pytest.raises(UserError, match='it has'): Volume(LBL[1:], np.eye(4)).onto(VOL, same_voxels=True)
 
 
-def test_1_7_prepare_takes_the_flag_and_labels_in_another_axis_order(tmp_path):
+def test_1_7_prepare_takes_the_flag_and_labels_in_another_axis_order(tmp_path, command):
     for k in range(2): write_volume(tmp_path/'data'/'images'/f'c{k}.nii.gz', VOL)
     turned = VOL.like(LBL).reorient('SPL')
     write_labels(tmp_path/'data'/'labels'/'c0.nii.gz', turned.data, turned)
     write_labels(tmp_path/'data'/'labels'/'c1.nii.gz', LBL, Volume(LBL, np.eye(4)))
     (tmp_path/'p.toml').write_text("name='d'\nmodality='mri'\n[classes]\nhemisphere=1\n")
-    def run(*words):
-        cmd = [sys.executable, '-m', 'medals.cli', *words, '--workers', '1']
-        return subprocess.run(cmd, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert run('index', 'data', '-o', 'l.jsonl', '--prompts', 'p.toml').returncode==0
-    p = run('prepare', 'l.jsonl', '-o', 's', '--preset', 'nano')
-    assert p.returncode==2 and '1 of 2 cases failed' in p.stderr and '--same-voxels' in p.stderr
-    assert run('prepare', 'l.jsonl', '-o', 's', '--preset', 'nano', '--same-voxels').returncode==0
+    assert command('index', 'data', '-o', 'l.jsonl', '--prompts', 'p.toml', '--workers', '1')[0]==0
+    do = 'prepare', 'l.jsonl', '-o', 's', '--preset', 'nano', '--workers', '1'
+    code,_,err = command(*do)
+    assert code==2 and '1 of 2 cases failed' in err and '--same-voxels' in err
+    assert command(*do, '--same-voxels')[0]==0
     counts = [read_json(tmp_path/'s'/'cases'/'d'/f'c{k}'/'case.json') for k in range(2)]
     sums = [{k: v for k,v in o['sha256'].items() if k!='points.npz'} for o in counts] # points are drawn by the name of the case
     assert len(sums[0])>1 and sums[0]==sums[1] and any('not believed' in o for o in counts[1]['source']['notes'])
@@ -342,6 +348,10 @@ def test_1_5_ids_with_nothing_in_common_are_told(tmp_path):
     assert [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4,11,12,13,14)]
     says = 'no label id of a prediction (11, 12, 13, 14) is one of a truth (1, 2, 3, 4), so nothing can agree'
     assert notes==[f'{says}; name the ids with --names']
+    write_labels(tmp_path/'p.nii.gz', np.where(LBL>0, 2-(LBL==1), 0), VOL, {1: 'liver', 2: 'spleen'}) # named, and the truth is a mask
+    save(tmp_path/'t.nii.gz', MASK*255)
+    rows,notes,_ = score(tmp_path/'p.nii.gz', tmp_path/'t.nii.gz', tmp_path/'o')
+    assert [r['outcome'] for r in rows]==['invented','invented','missed'] and 'prediction (1, 2) is one of a truth (255)' in notes[0]
 
 
 def test_1_5_probabilities_become_a_mask_and_that_is_said(tmp_path):
@@ -554,16 +564,15 @@ def test_1_2_regions_names_and_objects(tmp_path):
     assert [r['sentence'] for r in rows]==[f'label {i}' for i in (1,2,3,4)] and 'was not understood' in notes[0]
 
 
-def test_1_2_the_flag_on_the_command_line(tmp_path):
+def test_1_2_the_flag_on_the_command_line(tmp_path, command):
     save(tmp_path/'t.nii.gz', LBL)
     save(tmp_path/'p.nii.gz', np.where(LBL==4, 3, LBL))
-    cmd = [sys.executable, '-m', 'medals.cli', 'evaluate', 'p.nii.gz', 't.nii.gz', '-o', 'o', '--workers', '1']
-    def run(*words): return subprocess.run([*cmd, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    p = run('--ignore', '4')
-    assert p.returncode==0 and 'are in no score: 4' in p.stdout
+    do = 'evaluate', 'p.nii.gz', 't.nii.gz', '-o', 'o', '--workers', '1'
+    code,out,_ = command(*do, '--ignore', '4')
+    assert code==0 and 'are in no score: 4' in out
     assert [float(r['dsc']) for r in read_scores(tmp_path/'o'/'table.csv')]==[1]*3
-    p = run('--tolerance=-1')
-    assert p.returncode==2 and p.stderr.count('\n')==1 and '0 mm or more' in p.stderr
+    code,_,err = command(*do, '--tolerance=-1')
+    assert code==2 and err.count('\n')==1 and '0 mm or more' in err
 
 
 def test_what_an_earlier_run_left_does_not_stay(tmp_path):
@@ -575,3 +584,30 @@ def test_what_an_earlier_run_left_does_not_stay(tmp_path):
     (tmp_path/'o'/'mine.txt').write_text('mine')
     score(tmp_path/'p'/'c1.nii.gz', tmp_path/'t'/'c1.nii.gz', tmp_path/'o')
     assert sorted(f.name for f in (tmp_path/'o').rglob('*') if f.is_file())==['c1.png','mine.txt','scores.png','summary.md','table.csv']
+
+
+@pytest.mark.parametrize('image', ['on another grid','damaged'])
+def test_a_scan_that_does_not_fit_costs_a_picture_and_no_score(tmp_path, image):
+    for side in 'tp': save(tmp_path/side/'c0.nii.gz', LBL)
+    if image=='damaged': (tmp_path/'t'/'c0_img.nii.gz').write_bytes(b'cut off')
+    else: write_volume(tmp_path/'t'/'c0_img.nii.gz', Volume(VOL.data, about_middle(VOL, turn(3))))
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert [r['dsc'] for r in rows]==[1]*4 and not fails.rows
+    assert 'c0: the picture is without its scan' in notes[-1] and notes[-1] in (tmp_path/'o'/'summary.md').read_text()
+
+
+def test_4_3_one_case_below_a_folder_and_one_given_as_such(tmp_path):
+    total(tmp_path/'t', ['s0003'])
+    for name,i in ORGANS.items(): save(tmp_path/'out'/'masks'/f'{name}.nii.gz', np.roll(LBL==i, 1, 0)*255)
+    for pred,truth,case in ((tmp_path/'out', tmp_path/'t', 's0003'), (tmp_path/'t', tmp_path/'out', 'out')):
+        rows,*_ = score(pred, truth, tmp_path/'o')
+        assert {(r['case'], r['sentence']): r['dsc'] for r in rows if r['dsc']!=''}=={
+            (case, n): dice(LBL==i, np.roll(LBL==i, 1, 0)) for n,i in ORGANS.items()}
+
+
+def test_nothing_in_any_file_is_no_mistake_and_a_missing_list_is(tmp_path):
+    for side in 'tp': save(tmp_path/side/'a.nii.gz', LBL*0)
+    rows,notes,fails = score(tmp_path/'p', tmp_path/'t', tmp_path/'o')
+    assert rows==[] and not fails.rows and notes==['no file has a label, so there is nothing to score']
+    none = str(tmp_path/'none.json')
+    with pytest.raises(UserError, match='no file .*none.json'): score(tmp_path/'p', tmp_path/'t', tmp_path/'o', names=none)

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals import dicomseg
+from medals.cohort import find_images
 from medals.core import UserError, files_below
 from medals.dicom import find_series, series_of
 from medals.slices import SliceStack, nearest, straight_grid, straighten_labels
 from medals.volume import Volume, phantom, read_volume
-from test_dicom import agrees, frames_of, write_series
+from test_dicom import agrees, frames_of, other_object, write_series
 
 pydicom = pytest.importorskip('pydicom')
 from pydicom import uid as U
@@ -369,6 +370,50 @@ def test_3_6_files_of_others_and_broken_ones(tmp_path, head):
     (tmp_path/'s'/'cut.dcm').write_bytes(b'\x08\0\x05\0CS\x0a\0ISO_IR 100')
     damaged = []
     assert list(series_of(files_below(tmp_path/'s'), damaged))[0]=='1.2.826.0.1' or damaged
+
+
+# 5.5: folders with several series
+
+def study(folder, head):
+    "Two scans and a list of findings in one folder, a third scan in two folders, and what is no scan"
+    write_series(folder/'a', head, 'MR', '1.2.1', name='t1-{k}.dcm', SeriesNumber=3, SeriesDescription='T1 MPRAGE')
+    write_series(folder/'a', head.reorient('PSR'), 'MR', '1.2.2', name='s{k}.dcm', SeriesNumber=12, SeriesDescription='T2 sagittal')
+    files = write_series(folder/'b', head, 'CT', '1.2.3', name='c{k}.dcm', SeriesNumber=1, SeriesDescription='head')
+    (folder/'c').mkdir()
+    for f in files[5:]: f.rename(folder/'c'/f.name)
+    other_object(folder/'d', U.BasicTextSRStorage)
+    return folder
+
+
+def test_5_5_each_series_of_a_folder_is_a_scan_of_its_own(tmp_path, head):
+    folder,notes = study(tmp_path/'study', head),[]
+    found = find_images([folder], notes)
+    assert sorted(found.values())==[folder/'a#1.2.1', folder/'a#1.2.2', tmp_path/'study#1.2.3']
+    for p in found.values(): assert read_volume(p).shape in ((12,14,10), head.reorient('PSR').shape)
+    told = '; '.join(notes)
+    assert all(o in told for o in ('3 series, each a scan of its own', '--series', 'T1 MPRAGE', 'number 12', 'left out', 'Basic Text SR'))
+    with pytest.raises(UserError, match='3 series|4 series.*each a scan of its own') as e: read_volume(folder)
+    assert all(o in str(e.value) for o in ('T1 MPRAGE', 'T2 sagittal', 'number 1,'))
+    assert find_images([folder/'d'/'..'/'b']).keys()=={'b'}
+
+
+@pytest.mark.parametrize('word, uid', [('1.2.2', '1.2.2'), ('12', '1.2.2'), ('3', '1.2.1'), ('mprage', '1.2.1'), ('HEAD', '1.2.3')])
+def test_5_5_one_series_is_named_by_uid_number_or_description(tmp_path, head, word, uid):
+    folder = study(tmp_path/'study', head)
+    want = read_volume(folder, series=uid)
+    for got in (read_volume(folder, series=word), read_volume(f'{folder}#{word}')):
+        assert np.array_equal(got.data, want.data) and np.array_equal(got.affine, want.affine)
+    for bad,says in (('99', 'has no series 99; name one'), ('T', 'has 2 series T; name one'), ('1.2', 'has no series 1.2')):
+        with pytest.raises(UserError, match=says): read_volume(folder, series=bad)
+
+
+def test_5_5_several_files_of_a_series_are_one_scan(tmp_path, head):
+    files = write_series(tmp_path/'ct', head, name='IM{k}')
+    assert find_images(files)=={'ct': tmp_path/'ct'} and find_images(files[:2])=={'ct': tmp_path/'ct'}
+    assert find_images([f'{tmp_path}/ct/IM*'])=={'ct': tmp_path/'ct'}
+    assert find_images(files[:1])=={'IM0': files[0]}
+    more = write_series(tmp_path/'ct', head, series='1.2.9', name='x{k}.dcm')
+    assert set(find_images([*files, *more]).values())=={tmp_path/'ct#1.2.826.0.1', tmp_path/'ct#1.2.9'}
 
 
 # dcm2niix
