@@ -445,7 +445,7 @@ def test_masks_join_or_replace_what_was_found(head):
         part = [(0,n) for n in view.net.fine]
         soft,hard = show_prompts(job, view, part, [0], {0: Bits.of(head.data>100)})
         assert hard==[None] and (soft[0].sum()>5000)==(mode=='join') and soft[0].any()
-    with pytest.raises(UserError, match='join or replace'): Mask(m, mode='add')
+    with pytest.raises(UserError, match="'join' or 'replace'"): Mask(m, mode='add')
 
 
 @settings(max_examples=30, deadline=None)

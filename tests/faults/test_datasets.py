@@ -311,7 +311,7 @@ def test_1_4_the_table_of_nnunet_2_has_paths_of_its_own(tmp_path, monkeypatch):
     root = raw_set(tmp_path/'D', cases=(), labels={'background': 0, 'left': 1})
     for name in ('p1','p2'):
         save(tmp_path/'elsewhere'/name/'scan.nii.gz', VOL.data)
-        save(tmp_path/'elsewhere'/name/'truth.nii.gz', LBL==1)
+        save(tmp_path/'elsewhere'/name/'truth.nii.gz', (LBL==1).astype(np.uint8))
     monkeypatch.setenv('ELSEWHERE', str(tmp_path/'elsewhere'))
     table = dict(one=dict(images=['../elsewhere/p1/scan.nii.gz'], label=str(tmp_path/'elsewhere/p1/truth.nii.gz')),
                  two=dict(images=['$ELSEWHERE/p2/scan.nii.gz'], label='${ELSEWHERE}/p2/truth.nii.gz'), three=dict(images=['x.nii.gz']))

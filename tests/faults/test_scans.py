@@ -406,7 +406,7 @@ def test_3_13_without_a_writable_home_a_scan_is_segmented_with_one_note(tmp_path
     run = subprocess.run(cmd, cwd=tmp_path, env={**env, 'HOME': home}, capture_output=True, text=True)
     assert run.returncode==0 and 'Traceback' not in run.stderr, run.stderr
     notes = read_json(tmp_path/'out/manifest.json')['notes']
-    assert sum('cannot be kept in' in o for o in notes)==1 and run.stdout.count('cannot be kept in')==1
+    assert sum('cannot be kept in' in o for o in notes)==1 and (run.stdout+run.stderr).count('cannot be kept in')==1
 
 
 def test_3_13_who_has_no_home_gets_one(monkeypatch):

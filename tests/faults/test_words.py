@@ -299,10 +299,10 @@ def test_4_4_a_run_refuses_before_it_starts(tmp_path, capsys):
 
 def test_4_4_a_class_of_two_is_neither_of_them():
     from medals.dicomseg import code_of
-    from medals.labelling import _meaning
+    from medals.labelling import meaning
     from medals.widgets import understood
     assert code_of('liver')[1]!=code_of('liver and spleen')[1]==code_of('gizmo')[1]
-    assert _meaning('liver') and not _meaning('liver and spleen') and not _meaning('no tumour')
+    assert meaning("liver") and not meaning("liver and spleen") and not meaning("no tumour")
     assert 'names two structures' in understood('liver and spleen') and understood('liver')=='understood: liver'
 
 
