@@ -161,7 +161,8 @@ def check_source(
         warnings.simplefilter('ignore')
         nothing = np.zeros((len(images), 1, 1), np.uint8)
         empty = np.broadcast_to(nothing, (len(images), *stack.size[::-1]))
-        _made(hd, images, empty, [_segment(hd, 1, 'nothing', {}, '#ffffff')]).save_as(BytesIO())
+        told = [_segment(hd, 1, 'nothing', {}, '#ffffff')]
+        _made(hd, images, empty, told, omit_empty_frames=False).save_as(BytesIO())
     return notes
 
 def _stack(used, shape):
@@ -207,7 +208,8 @@ def write_seg(
     with warnings.catch_warnings(), atomic(path) as f:
         warnings.simplefilter('ignore')
         told = [_segment(hd, i, n, codes or {}, c) for i,(n,c) in enumerate(zip(masks, palette(len(masks))), 1)]
-        _made(hd, [images[k] for k in used], frames, told, omit_empty_frames=len(masks)>1).save_as(f)
+        some = len(masks)>1 and bool(frames.any()) # a frame of every segment, where none holds anything
+        _made(hd, [images[k] for k in used], frames, told, omit_empty_frames=some).save_as(f)
     return notes
 
 # %% ../nbs/38_dicomseg.ipynb #bd8e4c07
@@ -312,11 +314,10 @@ def read_seg(
     like:Volume,  # The scan it belongs to
 )->Masks:         # `{name: bool (x,y,z)}`
     "The masks of a DICOM SEG on the voxels of a scan"
-    from pydicom import dcmread
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return _masks_of(dcmread(path), like)
+            return _masks_of(read_dataset(path), like)
     except UserError as e: raise UserError(f"{path}: {e}") from e
     except Exception as e: # pydicom raises many kinds for what is no SEG, or a damaged one
         raise UserError(f"{path} is not a readable DICOM SEG ({type(e).__name__}: {' '.join(str(e).split())[:120]})") from e

@@ -141,6 +141,19 @@ def test_2_1_slices_that_lie_unevenly_by_4_percent(tmp_path):
     assert np.array_equal(read_seg(tmp_path/'other.dcm', scan)['a'], m)
 
 
+@pytest.mark.parametrize('n', [1, 3])
+def test_2_1_masks_of_nothing_and_a_single_slice(tmp_path, caplog, n):
+    scan = series_of(tmp_path/'s', n=1)
+    masks = {f'part {i}': np.zeros(scan.shape, bool) for i in range(n)}
+    for marked in (False, True):
+        masks['part 0'][1:3,1:3] = marked
+        check_source(tmp_path/'s')
+        write_seg(tmp_path/'seg.dcm', masks, scan, tmp_path/'s')
+        back = read_seg(tmp_path/'seg.dcm', scan)
+        assert list(back)==list(masks) and all(np.array_equal(back[k], m) for k,m in masks.items())
+    assert not caplog.records, 'a library says something that is no concern of the user'
+
+
 # 2.2 Segmentations of others
 
 def foreign(path, images, pixels, labels, kind='BINARY', said=None, **how):
@@ -484,6 +497,21 @@ def test_2_3_what_others_wrote_is_not_replaced(tmp_path, idle, monkeypatch, caps
     refused(capsys, ['challenge', 'inputs', '-o', 'outputs'], OTHERS)
     refused(capsys, ['evaluate', 'out', 'truth', '-o', 'scores'], 'a table of another kind')
     assert state(tmp_path)==before
+
+
+def test_2_3_every_verb_may_replace_what_it_wrote_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_volume(tmp_path/'d'/'imagesTr'/'a_0000.nii.gz', phantom((12,14,10), (16.,16.,18.))[0])
+    head,lbl,_ = phantom((12,14,10), (16.,16.,18.))
+    write_labels(tmp_path/'d'/'labelsTr'/'a.nii.gz', lbl, head, {1: 'brain'})
+    write_json(tmp_path/'d'/'dataset.json', dict(labels=dict(background=0, brain=1), channel_names={'0': 'CT'}, file_ending='.nii.gz'))
+    for _ in range(2):
+        for words in (['index', 'd', '-o', 'train.jsonl', '--workers', '1'], ['knowledge', 'structures', '-o', 'k.jsonl'],
+                      ['evaluate', 'd/labelsTr', 'd/labelsTr', '-o', 'scores', '--workers', '1']):
+            assert main(words)==0, capsys.readouterr().err
+    (tmp_path/'k.jsonl').write_text('{"my": "own"}\n')
+    capsys.readouterr()
+    refused(capsys, ['knowledge', 'structures', '-o', 'k.jsonl'], OTHERS)
 
 
 def result(tmp_path, **masks):
