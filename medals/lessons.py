@@ -39,6 +39,7 @@ class PretrainCfg(TrainCfg, DataCfg, SayCfg):
     top:int=0              # Layers of a language model that learn, from the top; 0: all of them
     tokens:int=96          # Pieces of a text that are read, at most
     centres:int=20_000     # Up to so many meanings get a centre each; 0: none
+    sharpest:float=16.     # The contrast is never sharper; less sharp: things end up farther apart
     unseen:str=''          # Text files with wordings that training never shows, one a line up to a tab; separated by commas
     val_cases:int=2        # Held-out cases per data set in a validation
     val_things:int=4000    # Meanings among which the right one is looked for, at most
@@ -73,7 +74,7 @@ class PretrainCfg(TrainCfg, DataCfg, SayCfg):
 
 PUBLISHED = dict(
     stages=(100_000,), warmups=(10_000,), peaks=(1e-5,), batch=128, betas=(.9,.999), weight_decay=0., clip=0., ema=0., top=3, tokens=256,
-    centres=0, queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
+    centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
 
 def settled(
     cfg:PretrainCfg,

@@ -84,7 +84,8 @@ def begin_towers(
     tower = replace(PRESETS[cfg.model], query=query) if cfg.store or sd and any(k.startswith('atlas_tower') for k in sd) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        net = TwoTowers(config, query, tower, cfg.recipe.colours, len(known) if len(known)<=cfg.centres else 0)
+        centres = len(known) if known and len(known)<=cfg.centres else 0
+        net = TwoTowers(config, query, tower, cfg.recipe.colours, centres, cfg.sharpest)
         if cfg.base and sd is None:
             net.text_tower.biolord.load_state_dict(AutoModel.from_pretrained(cfg.base).state_dict(), strict=False)
             for o in net.projection_layer[::2]: torch.nn.init.normal_(o.weight, std=config.hidden_size**-.5)
@@ -257,6 +258,7 @@ def pretrain(
     "Pre-train a text encoder on knowledge, on images with regions, or on both"
     cfg = settled(cfg)
     if not sources and not cfg.store: raise UserError("there is nothing to learn from; name a knowledge file, a --store, or both")
+    if not sources and not cfg.base: raise UserError("images alone teach no words; name a knowledge file, or an encoder as --base")
     with group(cfg.device) as device:
         run,source,judge,keep = build(read_knowledge(sources) if sources else [], cfg, device)
         fit(run, source, judge, keep)

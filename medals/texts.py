@@ -47,7 +47,10 @@ def _one(options, gen): return options[gen.integers(len(options))]
 SHORT = ("{s} {x}", "{s} {x}", "{s}_{x}", "{x} {s}", "{s}, {x}", "{s} ({x})", "{x}-{s}") # with any word for a side, such as L, lt or sin
 
 @cache
-def _side_words(side): return tuple(o for o,k in word_table()['sides'].items() if k==side)
+def _side_words(side):
+    "All words for a side, the usual short ones more often"
+    usual = dict(left=('L','l','Lt','lt','LT','left'), right=('R','r','Rt','rt','RT','right'))[side]
+    return usual*4+tuple(o for o,k in word_table()['sides'].items() if k==side)
 
 def say_side(
     name:str,    # With the side in front, or not
@@ -91,7 +94,7 @@ def empty_words()->tuple:
     return tuple(o for o,k in word_table()['kinds'].items() if k in ('filler','scan','place','shows') and len(o)>2)
 
 # A place stands before a word for a scan or behind "in the": "abdominal aorta" is another thing than the aorta in an abdominal CT
-SCANS = ('{} CT', '{} MRI', '{} scan', 'in {} CT', 'in {} MR images', 'in the {}', 'of the {}', '{} imaging showing')
+SCANS = ('{} CT', '{} MRI', '{} scan', 'in {} CT', 'in {} MR images', 'in the {}', 'of the {}', '{} imaging showing', 'imaging of the {}')
 
 def wrap(
     text:str,
@@ -111,11 +114,12 @@ def join_words(
     gen:np.random.Generator,
 )->str:
     "The text written as names of classes and files are"
-    words,way = re.findall(r'\w+', text),gen.integers(4)
+    words,way = re.findall(r'\w+', text),gen.integers(6)
     if gen.random()<.2: words.insert(0 if gen.random()<.5 else len(words), _one(AROUND, gen))
     if way==0: return '_'.join(words)
     if way==1: return ''.join(o[:1].upper()+o[1:] for o in words)
     if way==2: return '-'.join(words)
+    if way==3: return ''.join(words)
     at = int(gen.integers(1, len(words))) if len(words)>1 else 0 # one space is lost
     return ' '.join([*words[:at-1], ''.join(words[at-1:at+1]), *words[at+1:]]) if at else text
 

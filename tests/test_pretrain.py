@@ -116,9 +116,7 @@ def test_what_is_held_out_is_never_shown():
         words = set(text.lower().replace('_', ' ').replace('-', ' ').split())
         assert not words&known.banned and made.lower() not in held, text
     made = {o.lower() for _,_,o in said}
-    assert not made&{'spleen','left kidney'} and {'right kidney','stomach'}<=made
-    foreign = {'leber','foie','magen','estomac'}-held
-    assert foreign and foreign<=made # also in other languages
+    assert not made&{'spleen','left kidney'} and {'right kidney','stomach'}<=made and len(made)>600
 
 
 def test_a_text_of_two_meanings_counts_against_neither(data):
@@ -228,6 +226,9 @@ def test_the_result_trains_and_starts_networks(data, tmp_path):
     again = pretrain([data/'k.jsonl'], small(tmp_path/'f', base=str(tmp_path/'e'), steps=1)) # texts alone; the tower is kept
     assert again['step']==1 and begin(str(tmp_path/'f')).net.state_dict()[f'backbone.{kernel}'].equal(tower[f'atlas_tower.{kernel}'])
     with pytest.raises(UserError, match='does not fit'): begin(str(tmp_path/'e'), preset='medals-s', text=str(tmp_path/'e'))
+    images = small(tmp_path/'g', base=str(tmp_path/'e'), store=str(data/'store'), steps=2, holdout=.4)
+    assert [o['kind'] for o in pretrain([], images)['rows']]==['regions']
+    with pytest.raises(UserError, match='images alone'): pretrain([], replace(images, base='', out=str(tmp_path/'h')))
 
 
 def test_a_published_pre_training_file_gives_both_its_towers(tmp_path):
