@@ -186,27 +186,33 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(data, tmp_path):
     assert one['sources'][0]['licence']=='Apache-2.0' and 'Apache-2.0' in (tmp_path/'a'/'best'/'README.md').read_text()
 
 
+def apart(a, b):
+    "Largest difference of two runs' gradients (their running means), relative, over all weights"
+    pairs = [(o['exp_avg'],b['opt']['state'][i]['exp_avg']) for i,o in a['opt']['state'].items() if o['exp_avg'].ndim>1]
+    return max(float((x-y).norm()/x.norm()) for x,y in pairs)
+
+
 def test_two_processes_killed_on_the_way_take_the_steps_of_one(data, tmp_path):
     "Texts and images, the same global batch; one process is killed, both end, and the run goes on"
-    cfg = small(tmp_path/'one', steps=4, store=str(data/'store'), images=2, batch=8, lr=1e-4, holdout=.3)
     files = [data/'k.jsonl']
+    cfg = small(tmp_path/'one', steps=2, store=str(data/'store'), images=2, batch=8, lr=1e-4, holdout=.3)
+    whole,killed = replace(cfg, out=str(tmp_path/'two')),replace(cfg, out=str(tmp_path/'killed'))
     pretrain(files, cfg)
-    cfg = replace(cfg, out=str(tmp_path/'two'))
-    p = launch(TWO, files, cfg, until=1)
+    code,said = ended(launch(TWO, files, whole))
+    assert code==0, said
+    p = launch(TWO, files, killed, until=1)
     p.send_signal(signal.SIGTERM)
     ended(p)
-    at = state(cfg.out)['step']
-    code,said = ended(launch(TWO, files, cfg, resume=True))
-    assert code==0 and 1<=at<=4, said
-    a,b = state(tmp_path/'one'),state(tmp_path/'two')
-    assert b['step']==4 and b['made']['world']==2
-    losses = [[float(r['loss']) for r in csv.DictReader(open(tmp_path/o/'log.csv'))] for o in ('one','two')]
-    assert np.allclose(*losses, rtol=1e-3)
-    begun = build(read_knowledge(files), replace(cfg, out=str(tmp_path/'begun')))[0].net.state_dict()
-    for k,v in begun.items():
-        if v.ndim<2 or a['net'][k].equal(v): continue
-        moved,apart = (a['net'][k]-v).abs().mean(),(a['net'][k]-b['net'][k]).abs().mean()
-        assert apart<.1*moved, (k, float(apart/moved))
+    at = state(killed.out)['step']
+    code,said = ended(launch(TWO, files, killed, resume=True))
+    assert code==0 and 1<=at<=2, said
+    one,two,again = (state(o.out) for o in (cfg, whole, killed))
+    assert two['step']==again['step']==2 and two['made']['world']==2
+    assert all(two['net'][k].equal(v) for k,v in again['net'].items())
+    # Two steps only: instance norms over few voxels blow up the last bits of a sum, and after four any other order of sums has gone its own way
+    assert apart(one, two)<.03
+    losses = [[float(r['loss']) for r in csv.DictReader(open(Path(o.out)/'log.csv'))] for o in (cfg, whole, killed)]
+    assert np.allclose(losses[0], losses[1], rtol=1e-3) and losses[1]==losses[2]
 
 
 def test_the_result_trains_and_starts_networks(data, tmp_path):
