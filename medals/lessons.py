@@ -74,7 +74,7 @@ class PretrainCfg(TrainCfg, DataCfg, SayCfg):
 
 PUBLISHED = dict(
     stages=(100_000,), warmups=(10_000,), peaks=(1e-5,), batch=128, betas=(.9,.999), weight_decay=0., clip=0., ema=0., top=3, tokens=256,
-    centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
+    centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., reworded=0., pieces=0., longest=200)
 
 def settled(
     cfg:PretrainCfg,
