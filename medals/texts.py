@@ -222,6 +222,7 @@ class Knowledge:
         self.banned = {w for o in unseen for w in _plain_words(o)}-said-set(empty_words())
         self.unseen,self.holdout = frozenset(unseen),holdout
         self.names = {id(c): self._shown(c) for c in rows}
+        self.hidden = frozenset(text.lower() for text,_ in self.held)
         self.families = self._families()
 
     def __len__(self): return len(self.things)
@@ -302,10 +303,12 @@ class Knowledge:
         return (text,mod,made) if fits else (name,mod,name)
 
     def _reworded(self, name, n, gen):
-        "Now and then a name with a word in another form, unless that is another thing's name"
+        "Now and then a name with a word in another form, unless that is another thing's name or one that is kept for tests"
         if gen.random()>=self.cfg.reworded: return name
         other = reword(name, gen)
-        return other if self.owners.get(other.lower(), {n})=={n} else name
+        low = other.lower()
+        free = low not in self.unseen and low not in self.hidden
+        return other if free and self.owners.get(low, {n})=={n} else name
 
     def shown(self, n, most):
         "Names of a meaning as they stand in the file, with a modality: `[(text, modality)]`"
