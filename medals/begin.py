@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from .core import UserError, asset, reading
+from .core import UserError, reading
 from .model import PRESETS, MedalS, ModelCfg
-from .text import TextEncoder, load_file, native_folder
+from .text import OF_NANO, TextEncoder, load_file, native_folder
 from .weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder
 
 # %% ../nbs/24_begin.ipynb #823415a6
@@ -103,7 +103,7 @@ def _text_source(text, beside, width):
     if text: return text
     for own in (beside/'text', beside) if beside else ():
         if (own/'text.safetensors').exists(): return own
-    return asset('nano')/'text' if width==PRESETS['nano'].query else ''
+    return OF_NANO if width==PRESETS['nano'].query else ''
 
 def find_text(
     text:str,      # Native folder, published file, or name; empty: beside the weights, or the small one

@@ -18,7 +18,7 @@ from scipy import ndimage as ndi
 
 from .axes import Region
 from .example import CLASSES, ViewCfg, draw_view, make_view, masks_of, template, unseen_view
-from .core import asset, make_gen, torch_gen
+from .core import make_gen, torch_gen
 from .data import Batch
 from .geometry import Grid
 from .log import curve
@@ -29,7 +29,7 @@ from .show import compare_fig, save_fig
 from .simulate import PromptCfg, simulate
 from .spatial import Box, Lasso, Mask, rasterize
 from .store import open_case, write_case
-from .text import TextEncoder
+from .text import OF_NANO, TextEncoder
 from .schedule import TrainCfg
 from .train import fit, start
 from .vocab import heldout, structures, wordings
@@ -164,12 +164,12 @@ def _prepared_head(folder):
 def train_demo(
     out,           # Folder; gets the prepared case, the run and the weights
     cfg:TrainCfg,
-    enc=None,      # Text encoder; None: the one that ships with medals
+    enc=None,      # Text encoder; None: the one that networks of this width begin with
     head_cfg:HeadCfg=HeadCfg(),  # noqa: B008
 )->Path:           # Folder of the weights
     "Train `nano` on views of the template, from nothing"
     out = Path(out)
-    enc = enc or TextEncoder.load(asset('nano')/'text')
+    enc = enc or TextEncoder.load(OF_NANO)
     queries = {name: enc(texts, 'mri') for name,texts in demo_sentences().items()}
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)

@@ -207,7 +207,7 @@ def keeper(
         factor = 1. if cfg.base or not known else _spread(net, tok, known)
         for name in ('last','best') if best else ('last',):
             save_encoder(net, tok, Path(cfg.out)/name, factor, card(sources, cfg, run, judge.rows), model=cfg.model, settings=asdict(cfg),
-                         sources=sources, step=run.step, score=run.best, validation=judge.rows)
+                         sources=sources, knowledge=run.settings.get('knowledge'), step=run.step, score=run.best, validation=judge.rows)
     return keep
 
 # %% ../nbs/67_pretrain.ipynb #3c097fec
