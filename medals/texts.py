@@ -87,7 +87,8 @@ def say_name(
     if gen.random()<.1: frames = foreign
     elif not row.region: frames = [o for o in frames if '{r}' not in o]
     regions = other_names()['region_words']
-    place = _one(regions[row.region if row.region in regions and gen.random()<.8 else 'body'], gen)
+    where = _one((row.region, row.region, row.region, 'body', _one(sorted(regions), gen)), gen) # an aorta is seen in a head CT, too
+    place = _one(regions.get(where, regions['body']), gen)
     return _one(frames, gen).format(s=say_side(name, row.side, gen), r=place, m=_one(words[modality], gen))
 
 # %% ../nbs/63_texts.ipynb #612396e7
@@ -239,10 +240,11 @@ class Knowledge:
         return names or synonyms or list(row.names[:1]),synonyms # a thing that has one name only has to be called something
 
     def _families(self):
-        "Meanings that share the target of a relation, or the name but for the side"
-        kin = defaultdict(set)
+        "Meanings that share the target of a relation, with the target itself, or the name but for the side"
+        kin,number = defaultdict(set),{}
+        for row,n in zip(self.rows, self.number): number.setdefault(row.id, n)
         for row,n in zip(self.rows, self.number):
-            for o in row.relations: kin[o].add(n)
+            for o in row.relations: kin[o] |= {n, number.get(o[1], n)}
             kin[re.sub('^(left|right) ', '', row.names[0].lower())].add(n)
         return [sorted(v) for v in kin.values() if 1<len(v)]
 
