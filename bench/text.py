@@ -105,7 +105,7 @@ def phantoms(folder):
 def stages(store=None):
     from medals.knowledge import table_rows, write_knowledge
     from medals.lessons import PretrainCfg
-    from medals.pretrain import build, pretrain
+    from medals.pretrain import build_pretraining, pretrain
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
@@ -114,7 +114,7 @@ def stages(store=None):
         store = store or phantoms(tmp)
         same = dict(steps=300, batch=48, width=64, vocab=2000, lr=4e-3, ema=.95, holdout=.2, val_every=150, val_cases=0, device='cpu')
         cfg = PretrainCfg(out=str(tmp/'a'), store=str(store), **same)
-        run,_,judge,_ = build(rows, cfg)
+        run,_,judge,_ = build_pretraining(rows, cfg)
         judge(run.net.eval())
         table = [('before', judge.rows)]
         table.append(('texts', pretrain([tmp/'k.jsonl'], PretrainCfg(out=str(tmp/'b'), **same))['rows']))

@@ -14,10 +14,10 @@ import numpy as np
 
 from .core import UserError
 from .grids import grid_difference
-from .layers import Cut, compose, shrink
+from .layers import Cut, compose, fewer_pixels
 from .look import Screen
 from .show import PLANES, dress, figure, palette
-from .solid import box_of
+from .solid import filled_region
 from .spatial import Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, rasterize
 from .volume import Volume
 
@@ -208,7 +208,7 @@ class Board:
         if not hasattr(o, 'shape'):
             lo,block = stamp(o, self.vol.shape, self.vol.affine)
         nothing = [(0, 0)]*3-lo[:,None]
-        box = np.array(box_of(block) or nothing)
+        box = np.array(filled_region(block) or nothing)
         return _Piece(o, block, lo, box+lo[:,None])
 
     def slab(
@@ -322,10 +322,10 @@ def slice_image(
     part = plane[top:bottom,left:right].astype(np.float32)
     lo,hi = board.window
     scale = 255/max(hi-lo, 1e-9)
-    grey = (shrink(part, step)-lo)*scale
+    grey = (fewer_pixels(part, step)-lo)*scale
     grey = np.rint(np.clip(grey, 0, 255))
     layers = layers_of(board, axis, i, rect)
-    layers = {k: shrink(m, step, np.any) for k,m in layers.items()}
+    layers = {k: fewer_pixels(m, step, np.any) for k,m in layers.items()}
     return Cut(grey.astype(np.uint8), layers, rect, step)
 
 # %% ../nbs/49_board.ipynb #2ac91b4c

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_ENDINGS', 'IMAGE_ENDINGS', 'LIKE_LABELS', 'LIKE_NEITHER', 'LIKE_AN_IMAGE', 'IMAGE_FOLDERS', 'LABEL_FOLDERS',
-           'MASK_FOLDERS', 'COLLECTIONS', 'MADE_OF_MASKS', 'A_FEW', 'THE_ROOT', 'SCAN_NAMES', 'case_of', 'kind_of',
-           'made_by_medals', 'masks_in', 'holds_masks', 'Side', 'pairs']
+           'PARENT_MASK_FOLDERS', 'COLLECTIONS', 'MADE_OF_MASKS', 'A_FEW', 'THE_ROOT', 'SCAN_NAMES', 'case_of',
+           'kind_of', 'made_by_medals', 'masks_in', 'holds_masks_of_one', 'Side', 'pairs']
 
 # %% ../nbs/40_cases.ipynb #c36636a8
 import re
@@ -51,7 +51,8 @@ def kind_of(
     return LIKE_LABELS if folder in LABEL_FOLDERS else LIKE_NEITHER
 
 # %% ../nbs/40_cases.ipynb #3819df59
-MASK_FOLDERS = ('segmentations','segmentation','masks','mask','labels','label','segs','seg','gts','gt') # They hold masks of their parent
+# Folders that hold masks of their parent
+PARENT_MASK_FOLDERS = ('segmentations','segmentation','masks','mask','labels','label','segs','seg','gts','gt')
 COLLECTIONS = ('labelstr','labelsts','imagestr','imagests') # They hold cases, as nnU-Net calls them
 MADE_OF_MASKS = re.compile(r'.+_objects|(mark|drawn)_\d+') # What medals writes beside its masks
 
@@ -104,7 +105,7 @@ def _named_like_organs(files):
         if got.structure and not got.problem: meant.add((got.structure, got.side))
     return len(files)>1 and len(meant)==len(files)
 
-def holds_masks(
+def holds_masks_of_one(
     folder:Path,
     likely:bool,  # If nothing else tells
 )->bool:
@@ -122,7 +123,7 @@ SCAN_NAMES = ('ct','mri','mr','pet','us','image','img','scan','t1') # How a scan
 
 def _owner(folder, root):
     "The folder of the case whose masks may lie in a folder"
-    inner = folder!=root and folder.name.lower() in MASK_FOLDERS
+    inner = folder!=root and folder.name.lower() in PARENT_MASK_FOLDERS
     return folder.parent if inner else folder
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Side:
     def own_name(self):
         "The case that the root would be"
         root = self.root.resolve()
-        if root.name.lower() in MASK_FOLDERS: root = root.parent
+        if root.name.lower() in PARENT_MASK_FOLDERS: root = root.parent
         return root.name
 
     def repeats(self, names):
@@ -231,7 +232,7 @@ def _folders(files, root):
     for owner,holders in sorted(_by_owner(files, root).items()):
         case = THE_ROOT if owner==root else owner.name
         inner = [o for o in holders if o!=owner]
-        inner.sort(key=lambda o: MASK_FOLDERS.index(o.name.lower()))
+        inner.sort(key=lambda o: PARENT_MASK_FOLDERS.index(o.name.lower()))
         folders[case].append(inner[0] if inner else owner)
         for found in holders.values():
             inside[case] |= {case_of(f)[0] for f in found}
@@ -248,9 +249,9 @@ def _common(pred, truth):
         inside = inside-{name}
         if not inside&both: continue
         folder = truth.folders[name][0]
-        plain = folder.name.lower() not in MASK_FOLDERS
+        plain = folder.name.lower() not in PARENT_MASK_FOLDERS
         likely = plain or pred.repeats(inside) or truth.repeats(inside)
-        if holds_masks(folder, likely): both -= inside
+        if holds_masks_of_one(folder, likely): both -= inside
         else: both.discard(name)
     return both
 
@@ -261,7 +262,7 @@ def _only_case(side):
     if THE_ROOT not in side.folders and len(side.folders)!=1: return None
     case = THE_ROOT if THE_ROOT in side.folders else next(iter(side.folders))
     folder = side.folders[case][0]
-    if not holds_masks(folder, likely=False): return None
+    if not holds_masks_of_one(folder, likely=False): return None
     return case or side.own_name,folder
 
 def _as_one(pred, truth, both):

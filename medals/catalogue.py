@@ -12,9 +12,9 @@ from pathlib import Path
 
 from .core import UserError, make_gen, read_table
 from .fields import Field, read_fields
-from .nnunet import MOST, channels_of, is_ignored, named_labels, safe_name
+from .nnunet import LARGEST_LABEL, channels_of, is_ignored, named_labels, safe_name
 from .vocab import resolve, say, structures
-from .volume import NAMES
+from .volume import MODALITY_NAMES
 
 # %% ../nbs/16_catalogue.ipynb #eaddc5ea
 def sentences_of(
@@ -37,8 +37,8 @@ def sentences_of(
 def _modality(field):
     "The modality as medals calls it"
     said = field.text('a modality').lower()
-    if said not in NAMES: field.refuse('one of ct, mri, us, pet, microscopy')
-    return NAMES[said]
+    if said not in MODALITY_NAMES: field.refuse('one of ct, mri, us, pet, microscopy')
+    return MODALITY_NAMES[said]
 
 def _values(field):
     "Label ids of a class, or names of mask files: `{values, files}`, one of them None; both, if every id is an object of the class"
@@ -48,7 +48,7 @@ def _values(field):
     if not some: said.refuse('a label value above zero or a list of such')
     if all(isinstance(o.value, str) and not re.fullmatch(r'[\d.]+', o.value.strip()) for o in some):
         return dict(values=None, files=[o.text() for o in some])
-    try: return dict(values=sorted({o.whole(1, MOST) for o in some}))
+    try: return dict(values=sorted({o.whole(1, LARGEST_LABEL) for o in some}))
     except UserError: said.refuse('a label value above zero or a list of such')
 
 def _sentences(field, name, modality):
@@ -83,7 +83,7 @@ def _challenge(name, field):
     instance = bool('instance_label' in table and table.pop('instance_label').flag())
     said = {}
     for k,v in table.items():
-        number = Field(k, field.where).whole(1, MOST)
+        number = Field(k, field.where).whole(1, LARGEST_LABEL)
         said[number] = [o.text('a sentence') for o in v.some()]
         if not said[number]: v.refuse('a list of sentences')
     often = Counter(sentences[0] for sentences in said.values())
@@ -91,7 +91,7 @@ def _challenge(name, field):
     for k,sentences in said.items():
         called = sentences[0] if often[sentences[0]]==1 else f'{sentences[0]} ({k})'
         classes[called] = dict(values=None if instance else [k], sentences=sentences)
-    return _data_set(NAMES.get(re.match('[a-z]*', name.lower())[0]), classes, instance=instance)
+    return _data_set(MODALITY_NAMES.get(re.match('[a-z]*', name.lower())[0]), classes, instance=instance)
 
 def _own(field):
     "Name and data set of an own prompt file"
@@ -104,7 +104,7 @@ def _own(field):
             classes[called] = dict(_values(v), sentences=_sentences(v, called, modality))
     if field.get('image', 'labels'):
         files = {k: field.need(k).path('a pattern such as images/*.nii.gz') for k in ('image','labels')}
-    if given := field.get('ignore'): ignored = [o.whole(0, MOST) for o in given.some()]
+    if given := field.get('ignore'): ignored = [o.whole(0, LARGEST_LABEL) for o in given.some()]
     given = field.get('instance')
     return name,_data_set(modality, classes, ignored, bool(given and given.flag()), **files)
 

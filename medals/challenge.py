@@ -24,7 +24,7 @@ from .progress import progress
 from .segment import Segmenter
 from .settings import InferenceCfg
 from .volume import read_prompts
-from .work import Failed, Failures, attempt
+from .work import Failed, FailureLog, try_task
 
 # %% ../nbs/44_challenge.ipynb #41083f82
 def segs_of(
@@ -74,15 +74,15 @@ def one_case(
 def challenge(
     inputs,        # Folder
     cfg,           # `medals.cli.ChallengeCfg`
-)->tuple:          # Rows, `Failures`
+)->tuple:          # Rows, `FailureLog`
     "Segment all cases of a folder"
     paths,out = cases_in(inputs),Path(cfg.out)
     how = part_of(cfg, InferenceCfg)
-    segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision),[],Failures(out/'failed.jsonl')
+    segmenter,rows,fails = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision),[],FailureLog(out/'failed.jsonl')
     for path in progress(paths, 'challenge', unit='case'):
-        got = attempt(lambda p: one_case(segmenter, p, out, how), path)
+        got = try_task(lambda p: one_case(segmenter, p, out, how), path)
         if not fails.add(path.stem, got): rows.append(got)
-        elif not isinstance(empty := attempt(_empty, path), Failed): write_segs(out/path.name, empty)
+        elif not isinstance(empty := try_task(_empty, path), Failed): write_segs(out/path.name, empty)
     return rows,fails
 
 # %% ../nbs/44_challenge.ipynb #d1ed0fd4
@@ -149,12 +149,12 @@ def rehearse(
     inputs,        # Folder
     cfg,           # `medals.cli.ChallengeCfg`
     script=None,   # Instead of sh/predict.sh
-)->tuple:          # Rows, `Failures`
+)->tuple:          # Rows, `FailureLog`
     "All cases of a folder as the container does them, one process each"
     paths,out,rows = cases_in(inputs),Path(cfg.out),[]
     _script(script)
-    fails = Failures(out/'failed.jsonl')
+    fails = FailureLog(out/'failed.jsonl')
     for path in progress(paths, 'rehearsal', unit='case'):
-        got = attempt(lambda p: rehearse_case(p, out, cfg, script), path)
+        got = try_task(lambda p: rehearse_case(p, out, cfg, script), path)
         if not fails.add(path.stem, got): rows.append(got)
     return rows,fails

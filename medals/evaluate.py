@@ -15,13 +15,13 @@ import numpy as np
 
 from .cases import case_of, pairs # noqa: F401 `case_of` and others are looked for here, too
 from .core import UserError, atomic
-from .labelling import align, label_table, read_case, read_names, table_beside # noqa: F401
+from .labelling import align, label_table, case_masks, read_names, table_beside # noqa: F401
 from .metrics import METRICS, check_tolerance
 from .result import write_table
 from .scoring import by_case, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
 from .show import compare_fig, figure, save_fig
 from .volume import read_volume
-from .work import Failures, work
+from .work import FailureLog, run_tasks
 
 # %% ../nbs/43_evaluate.ipynb #54be3f0d
 def _short(name):
@@ -277,7 +277,7 @@ def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
     cfg,            # `medals.cli.EvaluateCfg`
-)->tuple:           # Rows, notes, `Failures`
+)->tuple:           # Rows, notes, `FailureLog`
     """Score a cohort, and write table.csv, summary.md, scores.png and overlays.
     A case that cannot be scored is in failed.jsonl; only if nothing belongs together is there an error."""
     if cfg.mode not in ('correct','challenge'):
@@ -286,9 +286,9 @@ def evaluate(
     found,left,lost = pairs(pred, truth, cfg.images)
     tasks,notes = _tasks(found, truth, pred, cfg)
     out = Path(cfg.out)
-    fails = Failures(out/'failed.jsonl')
+    fails = FailureLog(out/'failed.jsonl')
     got = {}
-    for case,res in work(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
+    for case,res in run_tasks(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
         if not fails.add(case, res): got[case] = res
     notes += _as_one_mask(got)
     notes += _nothing_shared(got)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'MNI305_TO_152', 'STREWN', 'THIRD_VENTRICLE', 'DEEP', 'LARGE', 'THINNEST', 'THICKEST', 'TYPICAL_DEVIATION',
-           'FAR', 'FIELD', 'template', 'masks_of', 'ViewCfg', 'View', 'draw_view', 'view_grid', 'shade', 'add_skull',
-           'make_view', 'unseen_view']
+           'BEYOND', 'FIELD', 'template', 'masks_of', 'HeadViewCfg', 'HeadView', 'draw_view', 'view_grid', 'shade',
+           'add_skull', 'make_view', 'unseen_view']
 
 # %% ../nbs/19_example.ipynb #0c814311
 import importlib.util
@@ -21,7 +21,7 @@ from scipy import ndimage as ndi
 
 from .axes import Region
 from .core import UserError, floats, make_gen, torch_gen
-from .geometry import Grid, grid_of, rigid, sample
+from .geometry import Grid, grid_of, rigid, resample_points
 from .intensity import normalise
 from .labelmap import components, largest, piece_sizes
 from .volume import Volume
@@ -134,7 +134,7 @@ def masks_of(
 
 # %% ../nbs/19_example.ipynb #12696321
 @dataclass(frozen=True, kw_only=True)
-class ViewCfg:
+class HeadViewCfg:
     "How strong augmentation is; every number is the largest, or the standard deviation where it says so"
     turn:floats=(20,15,20)  # Turn about R, A, S, degrees
     scale:float=.15         # Common growth or shrinking, 0.15 is +-15 %
@@ -150,7 +150,7 @@ class ViewCfg:
 
 # %% ../nbs/19_example.ipynb #15cd654f
 @dataclass(frozen=True)
-class View:
+class HeadView:
     "The drawn parameters of one view"
     angles:tuple       # Degrees about R, A, S
     scale:tuple        # Growth per axis
@@ -169,8 +169,8 @@ THICKEST = (5,8,9,.3,.2,1.)
 
 def draw_view(
     gen:np.random.Generator,
-    cfg:ViewCfg=ViewCfg(),  # noqa: B008
-)->View:
+    cfg:HeadViewCfg=HeadViewCfg(),  # noqa: B008
+)->HeadView:
     "Draw the parameters of one view"
     def even(limit, n):
         return gen.uniform(-1, 1, n)*limit # about zero
@@ -188,7 +188,7 @@ def draw_view(
     blur = gen.uniform(.3, 1)*cfg.blur
     one_in_three = gen.random()<1/3
     rising = tuple(np.maximum.accumulate(tone))
-    return View(
+    return HeadView(
         angles=angles,
         scale=scale,
         shift=shift,
@@ -208,7 +208,7 @@ def _smooth(knots, shape, device):
     return F.interpolate(knots[None], size=shape, mode='trilinear', align_corners=True)[0]
 
 def view_grid(
-    view:View,
+    view:HeadView,
     src:Grid,       # Where the original lies
     shape:tuple,    # Voxels of the view
     spacing:tuple,  # mm
@@ -245,7 +245,7 @@ TYPICAL_DEVIATION = .25 # of the grey values of a head, to which `noise` refers
 
 def shade(
     x:torch.Tensor,  # Grey values `(1,x,y,z)`, 0..1
-    view:View,
+    view:HeadView,
 )->torch.Tensor:     # The same shape; not limited to 0..1
     "Contrast, shading, blur and noise"
     air = x<=0
@@ -264,7 +264,7 @@ def shade(
 def add_skull(
     x:torch.Tensor,     # Grey values `(1,x,y,z)`, 0..1, zero outside the brain
     dist:torch.Tensor,  # Distance to the brain, mm, `(1,x,y,z)`
-    view:View,
+    view:HeadView,
 )->torch.Tensor:
     "A made-up skull and scalp around a skull-stripped head"
     if not view.skull: return x
@@ -278,13 +278,13 @@ def add_skull(
     return x
 
 # %% ../nbs/19_example.ipynb #2d2d88fa
-FAR = 99 # mm, the distance to the brain that lies outside of the array
+BEYOND = 99 # mm, the distance to the brain that lies outside of the array
 
 def make_view(
     image:torch.Tensor,      # Grey values `(1,x,y,z)`, 0..255
     labels:torch.Tensor,     # Label ids `(1,x,y,z)`
     src:Grid,                # Where both lie
-    view:View,               # Drawn parameters
+    view:HeadView,               # Drawn parameters
     shape:tuple,             # Voxels of the view
     spacing:tuple,           # mm
     dist:torch.Tensor=None,  # Distance to the brain, mm, `(1,x,y,z)`; allows a skull
@@ -292,10 +292,10 @@ def make_view(
     "Image and labels of one view"
     moved,dst = view_grid(view, src, shape, spacing)
     warp = _smooth(view.bend, dst.shape, image.device).movedim(0,-1)
-    x = sample(image, moved, dst, warp=warp)/255
-    m = sample(labels, moved, dst, label=True, warp=warp)
+    x = resample_points(image, moved, dst, warp=warp)/255
+    m = resample_points(labels, moved, dst, label=True, warp=warp)
     if dist is not None and view.skull:
-        near = sample(dist-FAR, moved, dst, warp=warp)+FAR
+        near = resample_points(dist-BEYOND, moved, dst, warp=warp)+BEYOND
         x = add_skull(x, near, view)
     x = shade(x, view)
     return torch.as_tensor(normalise(x.numpy())),m,dst

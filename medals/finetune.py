@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .adapt import add_adapters, freeze
-from .begin import begin
+from .begin import warm_start
 from .core import UserError, read_json, reading, write_json
 from .data import DataCfg, Sampler
 from .index import index
 from .log import add_rows
-from .prepare import PRESETS, Recipe, prepare
-from .ranks import group, on_first, rank
-from .run import RunCfg, build, embed
+from .prepare import RECIPES, Recipe, prepare
+from .ranks import process_group, on_first, rank
+from .run import TrainCfg, build_run, embed
 from .train import fit
-from .validate import Validator, held
+from .validate import Validator, held_out_cases
 from .weights import find_model, read_cfg
 from .work import read_lines
 
 # %% ../nbs/57_finetune.ipynb #609ee804
 @dataclass(frozen=True, kw_only=True)
-class FinetuneCfg(RunCfg):
+class FinetuneCfg(TrainCfg):
     "Settings of `medals finetune`"
     out:str='finetuned'    # Folder of the run: data, checkpoints, logs, and the weights in `best` and `last`
     weights:str='nano'     # Where to begin: folder, file, name or hub id
@@ -45,7 +45,7 @@ class FinetuneCfg(RunCfg):
 
 # %% ../nbs/57_finetune.ipynb #882a44ac
 def recipe_of(
-    weights:str,    # As for `begin`
+    weights:str,    # As for `warm_start`
     preset:str='',  # coarse, fine or nano; empty: as the weights say
 )->Recipe:
     "How scans are prepared for some weights"
@@ -53,9 +53,9 @@ def recipe_of(
     frame = read_cfg(folder).get('frame') if folder.is_dir() else None
     name = preset or next((k for k in ('coarse','fine') if k in Path(weights).name), '')
     if preset or not frame:
-        if name not in PRESETS:
-            raise UserError(f"{weights} does not say how scans are prepared for it; give --preset, one of {', '.join(PRESETS)}")
-        return PRESETS[name]
+        if name not in RECIPES:
+            raise UserError(f"{weights} does not say how scans are prepared for it; give --preset, one of {', '.join(RECIPES)}")
+        return RECIPES[name]
     with reading(folder/'cfg.json'):
         return Recipe(tuple(frame['spacing']), tuple(frame['window']), frame.get('axes') or 'RAS', fill=bool(frame.get('fill')))
 
@@ -91,7 +91,7 @@ def old_validator(
     sampler = Sampler(cfg.old, DataCfg(holdout=cfg.holdout, exclude=cfg.exclude))
     rows = sampler.heldout+([] if cfg.old==cfg.replay else sampler.cases)
     table,n = embed(enc, sampler.sentences, device),cfg.old_cases
-    return Validator(held(sampler, rows), table, sampler.patch, n, n, prompted=False)
+    return Validator(held_out_cases(sampler, rows), table, sampler.patch, n, n, prompted=False)
 
 def scored(
     validate:Validator,
@@ -121,16 +121,16 @@ def finetune(
     cfg:FinetuneCfg,
 )->dict:               # As `medals.run.train`, and `old`: scores before and after
     "Train given weights on own scans"
-    with group(cfg.device) as device:
+    with process_group(cfg.device) as device:
         store = on_first(own_store, source, cfg)
-        origin = begin(cfg.weights, cfg.model, cfg.text, cfg.base, cfg.partial, cfg.seed)
+        origin = warm_start(cfg.weights, cfg.model, cfg.text, cfg.base, cfg.partial, cfg.seed)
         origin.net.to(device)
         old,out = old_validator(cfg, origin.enc, device),Path(cfg.out)
         before = scored(old, origin.net, out/'old_before.json') if old else []
         if cfg.adapters: add_adapters(origin.net, cfg.adapters, cfg.alpha)
         freeze(origin.net, cfg.freeze)
         how = {k: getattr(cfg, k) for k in ('freeze','adapters','alpha')}
-        run,feed,validate,keep = build([store, *filter(None, [cfg.replay])], cfg, origin, device, **how)
+        run,feed,validate,keep = build_run([store, *filter(None, [cfg.replay])], cfg, origin, device, **how)
         fit(run, feed, validate, keep)
         if not validate and not run.stopped and rank()==0: keep(run.ema.net.eval(), run, False)
         rows = []

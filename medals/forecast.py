@@ -11,19 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from .job import view_of
+from .job import stage_view
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .sliding import Tiles
-from .stages import Window
+from .sliding import Windows
+from .stages import WindowInput
 
 # %% ../nbs/40_forecast.ipynb #f0recas1
 def need_of(seg, job, stage, view, some, fine)->Need:
     "What a stage takes for some sentences"
     frame,n,k,cfg = stage.frame,len(some),stage.frame.phases,getattr(stage.model, 'cfg', None)
-    tiles,win = Tiles(view.net.shape, frame.window, view.box, job.rules.even),np.prod(frame.window, dtype=float)
+    tiles,win = Windows(view.net.shape, frame.window, view.box, job.rules.even),np.prod(frame.window, dtype=float)
     size,scan,net = (np.prod(o, dtype=float) for o in ([(b-a)*k for a,b in tiles.box], job.vol.shape, view.net.fine))
     long = (tiles.box[tiles.axis][1]-tiles.box[tiles.axis][0])*k
-    prompted,ask,wide = fine or bool(job.spatial),seg.asker(job, stage, some),getattr(cfg, 'features', (8,))[0]
+    prompted,ask,wide = fine or bool(job.spatial),seg.predictor(job, stage, some),getattr(cfg, 'features', (8,))[0]
     kept = sum(bool(job.instance or c) for c in job.facts('choose'))
     always = scan*(n/8*(1+fine)+3+kept)+net*np.dtype(job.rules.dtype).itemsize+2**22*40
     always += win*k**3*4*4+prompted*(net*n/8+n*win*k**3*3)+n*win*bool(ask.iterations)+job.rules.compete*(4*net+12*scan)
@@ -36,7 +36,7 @@ def forecast(seg, job)->Forecast:
     limit = ((job.cfg.max_memory or .8*memory_there())-now)*GB
     for stage,group in seg.steps(job):
         fine,some = stage is not seg.wanted(job, group)[0],group.some
-        view = view_of(job, stage.frame, stage.name or 'coarse', None, group.modality)
+        view = stage_view(job, stage.frame, stage.name or 'coarse', None, group.modality)
         need = need_of(seg, job, stage, view, some, fine)
         size,host,device = sizes_of(need, len(some), limit, seg.device)
         res.sizes[stage.name,group] = size
@@ -54,11 +54,11 @@ def measure(seg, job, name)->tuple: # Seconds of a pass, and how that is known
     size = stage.frame.window if seg.device.type=='cuda' else tuple(min(SMALL, n) for n in stage.frame.window)
     part = replace(stage, frame=replace(stage.frame, window=size, phases=1))
     some = list(range(min(16, len(job.texts))))
-    ask = seg.asker(job, part, some, seg.queries([job.texts[i] for i in some], [job.kind(i) for i in some]))
-    win,times = Window(np.zeros(size, np.uint8)),[]
+    ask = seg.predictor(job, part, some, seg.queries([job.texts[i] for i in some], [job.kind(i) for i in some]))
+    win,times = WindowInput(np.zeros(size, np.uint8)),[]
     for _ in range(2): # the first one prepares
         t = time.perf_counter()
-        for _,p,*_ in ask.answers(win, (0, len(some))): p.sum().item()
+        for _,p,*_ in ask.predict(win, (0, len(some))): p.sum().item()
         times.append((time.perf_counter()-t)/ask.passes(False))
     seconds = min(times)*np.prod(stage.frame.window, dtype=float)/np.prod(size, dtype=float)
     return float(seconds),f"measured on a window of {'x'.join(map(str, size))} voxels"

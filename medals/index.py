@@ -16,9 +16,9 @@ from .catalogue import read_catalogue, sentences_of # noqa: F401 they are known 
 from .core import UserError, read_json, write_json
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
-from .nnunet import MOST
+from .nnunet import LARGEST_LABEL
 from .volume import read_labels
-from .work import Failed, Failures, attempt, read_lines, work, write_lines
+from .work import Failed, FailureLog, try_task, read_lines, run_tasks, write_lines
 
 # %% ../nbs/18_index.ipynb #40a7cf35
 def look(row):
@@ -41,7 +41,7 @@ def _stamp(row):
 
 def _same(old, row):
     "Is a row of the list still true?"
-    now = attempt(_stamp, row)
+    now = try_task(_stamp, row)
     return not isinstance(now, Failed) and {**old, **row, **now}==old
 
 # %% ../nbs/18_index.ipynb #aad5214c
@@ -68,7 +68,8 @@ def _number_masks(name, d, rows, known):
         names = sorted({o for r in rows for o in r['files']})
         d['classes'] = {o: dict(values=None, files=[o], sentences=sentences_of(o, d['modality'])) for o in names}
     table = number_kinds([k for r in rows for k in r['kinds']], known)
-    if len(table)>MOST: raise UserError(f"the masks of {name} overlap in {len(table)} ways, more than labels can tell; name fewer classes")
+    if len(table)>LARGEST_LABEL:
+        raise UserError(f"the masks of {name} overlap in {len(table)} ways, more than labels can tell; name fewer classes")
     number = {k: i for i,k in enumerate(table, 1)}
     for k,c in d['classes'].items():
         c['files'] = c.get('files') or [k]
@@ -113,14 +114,14 @@ def index(
     found = find_cases(root, prompts)
     scans,part = _keyed(found),out.with_name(f'.{out.name}.part')
     known = _earlier([*read_lines(out), *read_lines(part)], scans)
-    fails = Failures(out.with_suffix('.failed.jsonl'))
+    fails = FailureLog(out.with_suffix('.failed.jsonl'))
     odd = {k for k,r in scans.items() if r['dataset'] not in found.catalogue}
     for k in sorted(odd): fails.add(k, Failed(f"the prompt file has no data set {scans[k]['dataset']!r}"))
     done = {k: known[k] for k,r in scans.items() if k in known and k not in odd and _same(known[k], r)}
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(part, 'a', encoding='utf-8') as f:
         todo = {k: r for k,r in scans.items() if k not in done and k not in odd}
-        for k,res in work(look, todo, workers, scheduler, 'index'):
+        for k,res in run_tasks(look, todo, workers, scheduler, 'index'):
             if fails.add(k, res): continue
             done[k] = res
             f.write(json.dumps(res)+'\n')

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from .core import atomic
-from .ranks import fail, gather, rank
+from .ranks import raise_once, gather, rank
 
 # %% ../nbs/29_log.ipynb #7023f8e2
 def _cell(value):
@@ -142,7 +142,7 @@ class Log:
         by_dataset,bad = self._collect()
         if bad:
             at,case,loss = bad[0]
-            fail(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
+            raise_once(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
                  "--resume goes on behind it. Try a lower --lr, or --precision float32, or look at the case")
         everything = _Sums()
         for part in by_dataset.values(): everything.add(part.count, part.totals)

@@ -18,9 +18,9 @@ from PIL import Image as Pil
 from .axes import AxisOrder
 from .core import atomic, spacing_of
 from .grids import grid_difference
-from .job import image_on, settle, show_prompts, view_of
+from .job import image_part, make_request, prompt_channels, stage_view
 from .metrics import dice
-from .packed import Bits
+from .packed import BitMask
 from .result import _middle
 from .show import PLANES, best_slice, cutters, show
 from .vocab import resolve
@@ -107,7 +107,7 @@ class Slices(VBox):
         self.masks = masks
         self.names = names
         self.screen = Screen(volume)
-        packed = isinstance(masks, dict) and all(isinstance(m, Bits) for m in masks.values())
+        packed = isinstance(masks, dict) and all(isinstance(m, BitMask) for m in masks.values())
         cuts = masks if packed else cutters(masks, names)
         start = _middle(masks.values(), volume.shape) if packed else best_slice(cuts, volume.shape)
         start = self.screen.places(start)
@@ -212,8 +212,8 @@ def compare(
 
 # %% ../nbs/46_look.ipynb #ed36a4d2
 def network_volume(
-    job,       # From `settle`
-    view,      # From `view_of`
+    job,       # From `make_request`
+    view,      # From `stage_view`
     rule=None, # Intensity rule
 )->Volume:     # On the network's voxels, in the patient's place
     "The scan as the network sees it"
@@ -222,7 +222,7 @@ def network_volume(
     first = np.array([lo for lo,_ in view.net.crop])+step/2-.5
     order = AxisOrder(view.turn.order, view.turn.flip)
     to = order.to_scan(job.vol.shape)@from_matvec(np.diag(step), first)
-    return Volume(image_on(job, view, rule, part), job.vol.affine@to, job.modality)
+    return Volume(image_part(job, view, rule, part), job.vol.affine@to, job.modality)
 
 def _either(soft, hard):
     "The union of two masks, each of which may be None"
@@ -239,14 +239,14 @@ class PromptsView(VBox):
     "Each sentence with its prompt channel, on the network's voxels"
     def __init__(self, segmenter, image, prompts, spatial=None, modality=None, stage=0):
         used = segmenter.stages[stage]
-        job = settle(image, prompts, modality, spatial, frame=used.frame)
-        view = view_of(job, used.frame, used.name or 'coarse')
+        job = make_request(image, prompts, modality, spatial, frame=used.frame)
+        view = stage_view(job, used.frame, used.name or 'coarse')
         whole = tuple((0,n) for n in view.net.fine)
-        soft,hard = show_prompts(job, view, whole, range(len(job.texts)))
+        soft,hard = prompt_channels(job, view, whole, range(len(job.texts)))
         self.volume = network_volume(job, view, job.groups[0].rule)
         self.channels = {text: _either(a, b) for text,a,b in zip(job.texts, soft, hard)}
         self.rows = [_prompt_row(text, mask, job.modality) for text,mask in self.channels.items()]
-        empty = Bits.zeros(self.volume.shape)
+        empty = BitMask.zeros(self.volume.shape)
         masks = {text: empty if mask is None else mask for text,mask in self.channels.items()}
         self.slices = Slices(self.volume, masks)
         lines = ['<b>{sentence}</b>: {understood}, {voxels} voxels marked'.format(**row) for row in self.rows]

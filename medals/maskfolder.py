@@ -16,7 +16,7 @@ import numpy as np
 
 from .core import UserError
 from .nnunet import SEQUENCES, scans_below
-from .volume import NAMES, is_scan, read_labels, stem
+from .volume import MODALITY_NAMES, is_scan, read_labels, stem
 
 # %% ../nbs/07_maskfolder.ipynb #392cf154
 MASK_FOLDERS = ('segmentations','segmentation','masks','mask','labels','label','labelstr','segs','seg','rois','annotations')
@@ -30,7 +30,7 @@ def image_kind(
     words = re.findall('[a-z0-9]+', stem(path).lower())
     if not words or any(w.startswith('vertebra') for w in words): return '' # of which T1 and T2 are two
     if re.fullmatch(r'0\d{3}', words[-1]): words = words[:-1] or ['image'] # the number of a channel
-    if words[-1] in NAMES or words[-1] in SEQUENCES: return words[-1]
+    if words[-1] in MODALITY_NAMES or words[-1] in SEQUENCES: return words[-1]
     return 'image' if words[-1] in IMAGE_WORDS or re.search(r'_0\d{3}$', stem(path)) else ''
 
 def mask_name(
@@ -131,7 +131,7 @@ class MaskCase:
     @property
     def modality(self):
         "ct, mri, us, pet or microscopy; None: its name does not tell"
-        return NAMES.get(self.kind) or ('mri' if self.kind in SEQUENCES else None)
+        return MODALITY_NAMES.get(self.kind) or ('mri' if self.kind in SEQUENCES else None)
 
 def _beside(folder, inside, names):
     "The images of a folder of masks, of which the file names are given"

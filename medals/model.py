@@ -279,7 +279,7 @@ class MedalS(nn.Module):
             scales.append(torch.einsum('bcxyz,bnc->bnxyz', features, head(adapted)))
         return scales
 
-    def ask(
+    def mask_factors(
         self,
         x:torch.Tensor,        # Grey values `(b,1,x,y,z)`
         q:torch.Tensor,        # All queries, `(n,e)`

@@ -12,14 +12,15 @@ from functools import reduce
 import numpy as np
 
 from .axes import Region
-from .frame import Lattice, Turn
+from .axes import AxisOrder
+from .frame import NetGrid
 from .geometry import plan
 from .labelmap import components, label_boxes, piece_sizes
-from .packed import Bits
+from .packed import BitMask
 
 # %% ../nbs/37_regions.ipynb #d3fe5cb6
 def main_boxes(
-    mask:Bits,
+    mask:BitMask,
     share:float=.97, # Of the voxels, that the pieces hold together
     most:int=8,      # More pieces than that get one box
     voxels:int=2**22,# At most about so many are looked at
@@ -90,17 +91,17 @@ def merge_regions(
     return sorted(boxes)
 
 def fine_regions(
-    masks:list,     # `Bits` on the scan, what the coarse network found
+    masks:list,     # `BitMask` on the scan, what the coarse network found
     points:list,    # Voxels of the scan where something may have been missed
-    net:Lattice,    # Of the fine network
-    turn:Turn,
+    net:NetGrid,    # Of the fine network
+    turn:AxisOrder,
     shape:tuple,    # Of the scan
     window:tuple,   # Of the fine network
 )->list:            # Boxes in network voxels
     "Where a fine network should look"
     boxes = sum(map(main_boxes, masks), [])
     boxes += [tuple((int(o), int(o)+1) for o in at) for at in points]
-    on_net = [net.around(turn.box(box, shape)) for box in boxes]
+    on_net = [net.around(turn.region(box, shape)) for box in boxes]
     return merge_regions([window_region(box, net.shape, window) for box in on_net], window)
 
 # %% ../nbs/37_regions.ipynb #a64db29a

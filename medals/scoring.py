@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from .core import UserError, make_gen
-from .labelling import align, both_masks, ignored_keys, meaning, read_case, without
+from .labelling import align, both_masks, ignored_keys, meaning_of, case_masks, without
 from .labelmap import components
 from .metrics import METRICS, OBJECT_SCORES, OUTCOMES, challenge_metrics, instance_scores, mask_scores, outcome
 from .modality import guess_modality
-from .volume import NAMES, is_challenge, read_prompts, read_volume, stem
+from .volume import MODALITY_NAMES, is_challenge, read_prompts, read_volume, stem
 
 # %% ../nbs/42_scoring.ipynb #29199dd1
 OBJECT_COLUMNS = (*OBJECT_SCORES,'tp','fp','fn')
@@ -137,7 +137,7 @@ def structure_names(
     sentences:list,
 )->list:
     "What each sentence means, so that one structure has one name in all cases; the sentence where that is not clear"
-    said = [meaning(o) for o in sentences]
+    said = [meaning_of(o) for o in sentences]
     names = []
     for sentence,meant in zip(sentences, said):
         clear = meant and said.count(meant)==1
@@ -159,8 +159,8 @@ def read_both(
 )->tuple:        # Truth, prediction, and the names of what counts
     "Both sides of a case without the voxels that do not count"
     same_voxels = task.get('same_voxels', False)
-    truth = read_case(task['truth'], None, same_voxels)
-    pred = read_case(task['pred'], truth.grid, same_voxels)
+    truth = case_masks(task['truth'], None, same_voxels)
+    pred = case_masks(task['pred'], truth.grid, same_voxels)
     if not pred.names and not pred.by_file:
         pred = replace(pred, names=task.get('pred_names', {}))
     keys = ignored_keys(truth, names, task.get('ignore', ()))
@@ -177,7 +177,7 @@ def _modality(task, grid, names):
     kind = task['modality'] or guess_modality(grid, names).modality
     image = task['image']
     if kind or not image: return kind or 'unknown'
-    by_name = NAMES.get(stem(image).lower()) # such as ct.nii.gz
+    by_name = MODALITY_NAMES.get(stem(image).lower()) # such as ct.nii.gz
     if by_name: return by_name
     try: scan = read_volume(image)
     except UserError: return 'unknown' # a scan is for pictures, and no reason to lose a score

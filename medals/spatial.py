@@ -20,7 +20,7 @@ from nibabel.orientations import io_orientation
 
 from .core import UserError, check_affine, read_text, write_json
 from .marks import (
-    FIELDS, KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
+    MARK_FIELDS, MARK_KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .volume import Volume, read_labels, write_labels
 
 # %% ../nbs/13_spatial.ipynb #29eadfef
@@ -112,8 +112,8 @@ def _kind_of(
         raise UserError(f"a mark should be a dictionary with its kind and fields, got {short(row)}")
     said = row.get('kind')
     name = said.lower() if isinstance(said, str) else None
-    if name in KINDS: return KINDS[name]
-    raise UserError(f"no known kind {short(said)}; there is {', '.join(KINDS)}")
+    if name in MARK_KINDS: return MARK_KINDS[name]
+    raise UserError(f"no known kind {short(said)}; there is {', '.join(MARK_KINDS)}")
 
 def _mark(
     row,          # From JSON
@@ -132,7 +132,7 @@ def _mark(
         if field not in known: raise UserError(f"a {name} with {short(field)}, which is no field of it; it has {', '.join(known)}")
     for field in fields(kind):
         lacks = field.default is MISSING and field.name not in given
-        if lacks: raise UserError(f"{field.name} of a {name} is missing; it should be {FIELDS[field.name].words}")
+        if lacks: raise UserError(f"{field.name} of a {name} is missing; it should be {MARK_FIELDS[field.name].words}")
     if kind is Mask: given['data'] = _mask_data(given['data'], folder, scan, same_voxels)
     return kind(**given)
 

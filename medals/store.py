@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from .axes import Region
-from .core import UserError, atomic, check_vol, make_gen, read_json, read_pickle, sha256, write_json
+from .core import UserError, atomic, check_volume, make_gen, read_json, read_pickle, sha256, write_json
 from .geometry import crop_or_pad
 from .intensity import grey
 from .labelmap import label_boxes
@@ -83,7 +83,8 @@ def write_case(
     **meta               # Whatever else should be remembered
 ):
     "Write one case, whole or not at all"
-    if check_vol(image).shape!=check_vol(labels).shape: raise UserError(f"image {image.shape} and labels {labels.shape} differ in shape")
+    if check_volume(image).shape!=check_volume(labels).shape:
+        raise UserError(f"image {image.shape} and labels {labels.shape} differ in shape")
     if points is None: points = label_points(labels, make_gen('points', Path(folder).name), background=bool(meta.get('ignored')))
     with atomic(folder) as tmp:
         tmp.mkdir()

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import medals
-from .core import UserError, asset, atomic, dict_cfg, files_below, home, read_json, reading, sha256, write_json
+from .core import UserError, asset, atomic, dict_cfg, files_below, cache_dir, read_json, reading, sha256, write_json
 from .model import MedalS, ModelCfg
 from .text import load_file, load_strict
 
@@ -118,10 +118,10 @@ def _download(repo, name, revision=None):
     "A file of a hub repository, from cache or network"
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    try: return Path(hf_hub_download(repo, name, revision=revision, cache_dir=home()/'hub'))
+    try: return Path(hf_hub_download(repo, name, revision=revision, cache_dir=cache_dir()/'hub'))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as e:
         site = os.environ.get('HF_ENDPOINT', 'https://huggingface.co')
-        put = home()/'weights'/Path(name).name
+        put = cache_dir()/'weights'/Path(name).name
         raise UserError(f"cannot get {name}: {type(e).__name__}; download it from {site}/{repo} and put it at {put}, "
                         "or set HF_ENDPOINT to a mirror") from e
 
@@ -131,7 +131,7 @@ def fetch(
     "Weights with a name, downloaded if they must be"
     if name not in NAMED: raise UserError(f"no weights called {name!r}; there is {', '.join(NAMED)}, or name a folder, a file or a hub id")
     if NAMED[name] is None: return asset(name)
-    mine = home()/'weights'/Path(NAMED[name]).name
+    mine = cache_dir()/'weights'/Path(NAMED[name]).name
     return mine if mine.exists() else _download(HUB, NAMED[name])
 
 # %% ../nbs/23_weights.ipynb #14e3354d

@@ -243,7 +243,7 @@ def test_a_metric_that_is_added_has_a_column_everywhere(tmp_path, monkeypatch):
     assert [r['jaccard'] for r in rows]==pytest.approx([r['dsc']/(2-r['dsc']) for r in rows])
     table,text = (tmp_path/'o'/'table.csv').read_text(),(tmp_path/'o'/'summary.md').read_text()
     assert table.startswith('case,sentence,dsc,nsd,jaccard,outcome,') and '| DSC | NSD | JACCARD |' in text
-    held = validate.Held(tmp_path, 'd/c', 'd', 'mri', {'a': [1], 'b': [2]}, (0,1))
+    held = validate.HeldOutCase(tmp_path, 'd/c', 'd', 'mri', {'a': [1], 'b': [2]}, (0,1))
     found = validate.case_rows(held, np.stack([LBL==1, LBL==9]), np.stack([LBL==1, LBL==1]), (8,8,8), 'none', nsd=False)
     assert [(r['dsc'], r['nsd'], r['jaccard']) for r in found]==[(1,None,1), (None,None,None)]
     assert validate.by_class(found)[0]['jaccard']==1
