@@ -24,7 +24,7 @@ from .geometry import Grid
 from .log import curve
 from .metrics import dice, mask_scores
 from .model import MedalS
-from .segment import Frame, Segmenter, write_table
+from .segment import InputSpec, Segmenter, write_table
 from .show import compare_fig, save_fig
 from .simulate import PromptCfg, simulate
 from .spatial import Box, Lasso, Mask, rasterize

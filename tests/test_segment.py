@@ -491,15 +491,15 @@ def test_a_dark_scan_is_looked_at_whole(head):
 PROMISE = """
 import json, resource, sys
 import numpy as np, torch
-from medals.frame import Frame
+from medals.frame import InputSpec
 from medals.segment import Segmenter
-from medals.stages import Stage
+from medals.stages import NetworkStage
 from types import SimpleNamespace
 class Fake(torch.nn.Module):
     cfg = SimpleNamespace(features=(2,))
     def mask_factors(self, x, q, m=None, which=None): return torch.cat([x/64, torch.ones_like(x)], 1),q[None]
 def queries(texts, modality): return torch.tensor([[2., -3.-i/20] for i in range(len(texts))])
-seg = Segmenter(Stage(Fake(), Frame(spacing=(1.,)*3, window=(96,96,96))), queries, device='cpu')
+seg = Segmenter(NetworkStage(Fake(), InputSpec(spacing=(1.,)*3, window=(96,96,96))), queries, device='cpu')
 shape = json.loads(sys.argv[1])
 x = np.zeros(shape, np.int16)
 at = np.stack(np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing='ij'), -1)

@@ -9,7 +9,7 @@ import pytest
 
 CELLS = '''
 import torch
-from medals.segment import Frame, Segmenter
+from medals.segment import InputSpec, Segmenter
 from medals.volume import phantom
 from medals.widgets import Studio, compare, slices
 class Bright(torch.nn.Module):

@@ -236,15 +236,15 @@ def test_5_2_weights_that_know_more_or_do_not_say_are_believed(head):
 LONG = """
 import sys, time
 import numpy as np, torch
-from medals.frame import Frame
+from medals.frame import InputSpec
 from medals.progress import LineBar
 from medals.segment import Segmenter
-from medals.stages import Stage
+from medals.stages import NetworkStage
 class Slow(torch.nn.Module):
     def mask_factors(self, x, q, m=None, which=None):
         time.sleep(float(sys.argv[1]))
         return x/64-2,q[None]
-seg = Segmenter(Stage(Slow(), Frame(spacing=(2.,)*3, window=(32,32,32))), lambda t, m: torch.ones(len(t), 1), device='cpu')
+seg = Segmenter(NetworkStage(Slow(), InputSpec(spacing=(2.,)*3, window=(32,32,32))), lambda t, m: torch.ones(len(t), 1), device='cpu')
 x = np.random.default_rng(0).integers(0, 900, (80,80,80)).astype(np.int16)
 seg((x, np.diag([2.,2.,2.,1.])), ['a'], 'pet')
 """
