@@ -175,7 +175,7 @@ def train_demo(
         torch.manual_seed(cfg.seed)
         model = MedalS('nano')
     views = HeadViews(_prepared_head(out/'case'), queries, head_cfg, cfg.seed)
-    frame = Frame(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri', phases=2)
+    frame = InputSpec(spacing=head_cfg.spacing, window=head_cfg.window, modality='mri', phases=2)
     def keep(net, run, best):
         if not best: return
         folder = out/'nano'
