@@ -16,8 +16,8 @@ import pytest
 from helpers import dask_cluster, shared
 from medals.cli import main
 from medals.challenge import check_segs
-from medals.cohort import (CohortCfg, find_images, gather_tables, is_done, load_case, plan_cohort, question, segment_cohort, shard_of,
-                           share_cases)
+from medals.cohort import (CohortCfg, find_images, gather_tables, is_done, load_case, plan_cohort, question,
+                           segment_cohort, shard_of, share_cases)
 from medals.core import UserError, asset, read_json, write_json
 from medals.example import template
 from medals.volume import Volume, phantom, write_volume

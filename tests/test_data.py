@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from helpers import shared
 from medals.augment import AUGS, Aug, AugCfg, interpolate
 from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen, write_json
-from medals.data import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences, questions,
-                         to_batch)
+from medals.data import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences,
+                         questions, to_batch)
 from medals.index import index
 from medals.prepare import manifest_row, prepare, recipe_for
 from medals.simulate import PROMPTS, PromptCfg

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from medals import metrics, postprocess, validate
 from medals.cli import EvaluateCfg, main
 from medals.core import UserError, read_json
-from medals.evaluate import evaluate, pairs, read_case, read_scores, summary
+from medals.evaluate import evaluate, pairs, read_scores, summary
+from medals.labelling import case_masks
 from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
 from medals.labelmap import components, label_boxes, largest
 from medals.look import agreement
@@ -490,7 +491,7 @@ def test_4_3_what_is_hidden_empty_doubled_or_named_alike(tmp_path):
     with pytest.raises(UserError, match='nothing'): pairs(tmp_path/'p'/'empty', tmp_path/'t')
     save(tmp_path/'m'/'x'/'liver.nii.gz', MASK)
     save(tmp_path/'m'/'x'/'liver.nii', MASK)
-    with pytest.raises(UserError, match='two masks called liver'): read_case(tmp_path/'m'/'x')
+    with pytest.raises(UserError, match='two masks called liver'): case_masks(tmp_path/'m'/'x')
     *_,fails = score(tmp_path/'p'/'empty', tmp_path/'t'/'a.nii.gz', tmp_path/'o')
     assert 'holds no masks' in fails.rows[0]['reason']
 
