@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from helpers import shared
 from medals.cli import main
 from medals.core import UserError
-from medals.knowledge import Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble, write_knowledge
+from medals.knowledge import (Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble,
+                              write_knowledge)
 from medals.sources import KnowledgeCfg, csv_rows, source_kind, make_knowledge, ontology_rows, umls_rows
 from medals.vocab import resolve
 
