@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from medals.geometry import resample_labels
-from medals.job import image_part, make_request, stage_view
-from medals.regions import published_roi
+from medals.inference.request import image_part, make_request, stage_view
+from medals.inference.roi import published_roi
 from medals.segment import Segmenter
-from medals.settings import InferenceCfg
-from medals.sliding import Windows, window_weight
-from medals.stages import RandomQueries, load_stages
+from medals.base.settings import InferenceCfg
+from medals.inference.sliding import Windows, window_weight
+from medals.inference.predictor import RandomQueries, load_stages
 from medals.vocab import structures
 from medals.volume import Volume
 

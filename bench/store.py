@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from medals.core import ints, make_gen
 from medals.geometry import plan, resample, resample_labels
 from medals.prepare import RECIPES, load
-from medals.store import label_points, open_case, published_blocks, write_case
+from medals.data.store import label_points, open_case, published_blocks, write_case
 
 RECIPE = RECIPES['fine']
 

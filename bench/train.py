@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from medals.data import Batch
+from medals.data.sampler import Batch
 from medals.model import MedalS, positions
-from medals.schedule import LoopCfg
-from medals.train import LossModule, TrainState, one_step
+from medals.training.config import LoopCfg
+from medals.training.loop import LossModule, TrainState, one_step
 
 FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
 SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from medals.augment import (AUGS, Aug, draw_aug, interpolate, nearest_labels, patch_map, place_published, read_patch, source_region,
+from medals.data.augment import (AUGS, Aug, draw_aug, interpolate, nearest_labels, patch_map, place_published, read_patch, source_region,
                             tone, wide, window_of, window_start)
 from medals.core import make_gen
-from medals.store import open_case, write_case
+from medals.data.store import open_case, write_case
 
 angles = st.tuples(*[st.floats(-30, 30)]*3)
 sizes = st.tuples(*[st.integers(5, 90)]*3)

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import shared
-from medals.augment import AUGS, Aug, AugCfg, interpolate
+from medals.data.augment import AUGS, Aug, AugCfg, interpolate
 from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen, write_json
-from medals.data import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences,
+from medals.data.sampler import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences,
                          questions, to_batch)
-from medals.index import index
+from medals.data.indexing import index
 from medals.prepare import manifest_row, prepare, recipe_for
-from medals.simulate import PROMPTS, PromptCfg
-from medals.store import open_case, write_case
+from medals.data.simulate import PROMPTS, PromptCfg
+from medals.data.store import open_case, write_case
 from medals.vocab import mirror_kind, swap_side
-from medals.work import read_lines, write_lines
+from medals.base.parallel import read_lines, write_lines
 
 PATCH = (32,32,32)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from helpers import shared
 from medals.cli import main
 from medals.core import UserError
-from medals.knowledge import (Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble,
+from medals.pretraining.knowledge import (Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble,
                               write_knowledge)
-from medals.sources import KnowledgeCfg, csv_rows, source_kind, make_knowledge, ontology_rows, umls_rows
+from medals.pretraining.sources import KnowledgeCfg, csv_rows, source_kind, make_knowledge, ontology_rows, umls_rows
 from medals.vocab import resolve
 
 prompts = shared/'data'/'biomedsegfm_prompts.json'

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 
 from medals.core import torch_gen
-from medals.losses import dice_bce, seg_loss, shrink_masks, targets
+from medals.training.losses import dice_bce, seg_loss, shrink_masks, targets
 
 SHAPE = (32,16,24)
 

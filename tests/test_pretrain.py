@@ -13,19 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medals.align import PRETRAIN_RULES, AtlasTower, TwoTowers, contrast, pool_regions, soft_contrast
-from medals.begin import warm_start
-from medals.checkpoint import newest, read_state
+from medals.pretraining.align import PRETRAIN_RULES, AtlasTower, TwoTowers, contrast, pool_regions, soft_contrast
+from medals.network.warm_start import warm_start
+from medals.training.checkpoint import newest, read_state
 from medals.core import UserError, asset, make_gen, read_json, sha256, torch_gen
-from medals.index import index
-from medals.knowledge import Concept, read_knowledge, table_rows, write_knowledge
-from medals.lessons import PretrainCfg, settled
+from medals.data.indexing import index
+from medals.pretraining.knowledge import Concept, read_knowledge, table_rows, write_knowledge
+from medals.pretraining.lessons import PretrainCfg, settled
 from medals.model import PRESETS
 from medals.prepare import prepare, recipe_for
-from medals.pretrain import build_pretraining, pretrain
-from medals.run import TrainCfg, train
+from medals.pretraining.pretrain import build_pretraining, pretrain
+from medals.training.train import TrainCfg, train
 from medals.text import TextEncoder
-from medals.texts import Knowledge, SayCfg
+from medals.pretraining.texts import Knowledge, SayCfg
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -126,8 +126,8 @@ def test_a_text_of_two_meanings_counts_against_neither(data):
     known = Knowledge(rows)
     assert known.also=={'ventricle': frozenset({0,1}), 'part of heart': frozenset({0,2})}
     cfg = small(data/'none', batch=3, typos=0., wrapped=0., joined=0., relations=.5)
-    from medals.lessons import _texts
-    from medals.texts import corpus, learn_pieces
+    from medals.pretraining.lessons import _texts
+    from medals.pretraining.texts import corpus, learn_pieces
     tok = learn_pieces(corpus(known), 200)
     for step in range(20):
         t = _texts(known, tok, cfg, step, slice(0, 3), 'cpu')

@@ -12,21 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import forecast as module
+from medals.inference import forecast as module
 from medals.core import UserError
-from medals.axes import AxisOrder
-from medals.frame import InputSpec, NetGrid, axis_order_to
+from medals.scans.axes import AxisOrder
+from medals.preprocessing.input_spec import InputSpec, NetGrid, axis_order_to
 from medals.geometry import resample
-from medals.job import make_request, prompt_channels, cover_mask, stage_view
-from medals.memory import Sizes
+from medals.inference.request import make_request, prompt_channels, cover_mask, stage_view
+from medals.inference.memory import Sizes
 from medals.model import MedalS, ModelCfg
-from medals.packed import BitMask
-from medals.regions import fine_regions, published_roi
+from medals.masks.bitmask import BitMask
+from medals.inference.roi import fine_regions, published_roi
 from medals.segment import SegmentRun, Segmenter, Stopped
-from medals.settings import InferenceCfg
-from medals.sliding import SCALE, MaskAccumulator, ScoreSlab, Windows, LabelWriter, MaskWriter, sliding_window
+from medals.base.settings import InferenceCfg
+from medals.inference.sliding import SCALE, MaskAccumulator, ScoreSlab, Windows, LabelWriter, MaskWriter, sliding_window
 from medals.spatial import Box, Mask, Point, Scribble, rasterize
-from medals.stages import WindowPredictor, RandomQueries, NetworkStage, WindowInput
+from medals.inference.predictor import WindowPredictor, RandomQueries, NetworkStage, WindowInput
 from medals.volume import Volume, phantom
 
 CODES = [''.join(p) for axes in permutations(('LR','AP','SI')) for p in product(*axes)]
@@ -338,7 +338,7 @@ def lone(shape, spacing, name='CT_x.npz', fill=0):
     ((64,64,40), (2,2,6), 'PET_Lesion', (195,195,122,1), (156,156,191,1))])
 def test_compat_plans_windows_as_published(shape, spacing, n, coarse, fine, monkeypatch):
     "Vectors of the specification, through the segmenter: rows are the second axis of a file"
-    monkeypatch.setattr('medals.job.vocab.published', lambda r,i: n if isinstance(n, str) else None)
+    monkeypatch.setattr('medals.inference.request.vocab.published', lambda r,i: n if isinstance(n, str) else None)
     frame = InputSpec(axes='PLS', fill=True)
     published = ('coarse',(1.5,1.5,3.),(224,224,128)),('fine',(1.,1.,1.),(192,192,192))
     stages = [NetworkStage(Fake(), replace(frame, spacing=s, window=w), k) for k,s,w in published]
@@ -382,7 +382,7 @@ def test_compat_gives_every_voxel_to_one_class_and_skips_as_the_table_says(head,
     total = sum(m.astype(int) for m in res.masks.values())
     assert total.max()==1 and [o['stage'] for o in res.manifest['looks']]==['coarse','fine']
     for key,want in (('US_Soleus', ['coarse']), ('Microscopy_Synaptic clefts', ['fine']), ('CT_Liver', ['coarse','fine'])):
-        monkeypatch.setattr('medals.job.vocab.published', lambda r,i,key=key: key)
+        monkeypatch.setattr('medals.inference.request.vocab.published', lambda r,i,key=key: key)
         looks = seg(head, ['a'], compat=True).manifest['looks']
         assert [o['stage'] for o in looks]==want and looks[-1]['rule']=='percentile'
 
@@ -491,9 +491,9 @@ def test_a_dark_scan_is_looked_at_whole(head):
 PROMISE = """
 import json, resource, sys
 import numpy as np, torch
-from medals.frame import InputSpec
+from medals.preprocessing.input_spec import InputSpec
 from medals.segment import Segmenter
-from medals.stages import NetworkStage
+from medals.inference.predictor import NetworkStage
 from types import SimpleNamespace
 class Fake(torch.nn.Module):
     cfg = SimpleNamespace(features=(2,))

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from helpers import shared
-from medals.begin import warm_start
-from medals.checkpoint import checkpoints, newest, read_state
+from medals.network.warm_start import warm_start
+from medals.training.checkpoint import checkpoints, newest, read_state
 from medals.core import UserError
-from medals.index import index
-from medals.job import make_request
+from medals.data.indexing import index
+from medals.inference.request import make_request
 from medals.prepare import prepare, recipe_for
-from medals.run import TrainCfg, build_run, train
-from medals.schedule import LoopCfg, lr_at
-from medals.stages import load_stages
+from medals.training.train import TrainCfg, build_run, train
+from medals.training.config import LoopCfg, lr_at
+from medals.inference.predictor import load_stages
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -190,7 +190,7 @@ def run_parts(store, cfg):
 
 
 def test_a_dead_loader_process_ends_in_a_sentence(store, tmp_path):
-    from medals.train import fit
+    from medals.training.loop import fit
     cfg = TrainCfg(out=str(tmp_path/'a'), steps=50, workers=1, save_every=99)
     run,source,*_ = run_parts(store, cfg)
     def deadly(start):
@@ -202,7 +202,7 @@ def test_a_dead_loader_process_ends_in_a_sentence(store, tmp_path):
 
 
 def test_a_loss_that_is_no_number_never_reaches_the_weights(store, tmp_path):
-    from medals.train import fit
+    from medals.training.loop import fit
     cfg = TrainCfg(out=str(tmp_path/'a'), steps=8, log_every=2)
     run,source,*_ = run_parts(store, cfg)
     def poisoned(start):

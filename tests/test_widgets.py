@@ -15,13 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from medals.board import Board, History, State, compose, erased, mark_from_pointer, slice_image, stamp
+from medals.studio.canvas import Board, History, State, compose, erased, mark_from_pointer, slice_image, stamp
 from medals.core import UserError
 from medals.segment import InputSpec, Segmenter
 from medals.show import WHITE
-from medals.solid import View3d, reduced, surface, view3d
+from medals.studio.surfaces import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
-from medals.look import Screen, compare, slices
+from medals.studio.slices import Screen, compare, slices
 from medals.volume import Volume, phantom
 from medals.widgets import Stopped, Studio, complete, understood
 

@@ -17,23 +17,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import catalogue
+from medals.data import catalogue
 from medals.core import UserError, read_json, spacing_of, write_json
-from medals.data import DataCfg, Sampler, to_batch
-from medals.datasets import sampling
-from medals.finetune import FinetuneCfg, own_store
+from medals.data.sampler import DataCfg, Sampler, to_batch
+from medals.data.datasets import sampling
+from medals.training.finetune import FinetuneCfg, own_store
 from medals.geometry import coarse_axis, plan, rigid
-from medals.index import index, sentences_of
-from medals.layouts import find_cases
-from medals.losses import dice_bce, seg_loss
-from medals.nnunet import is_ignored
+from medals.data.indexing import index, sentences_of
+from medals.data.layouts import find_cases
+from medals.training.losses import dice_bce, seg_loss
+from medals.data.nnunet import is_ignored
 from medals.prepare import import_store, load, manifest_row, prepare, recipe_for
 from medals.published import LADDER
-from medals.store import import_case, label_points, open_case, write_case
-from medals.train import sample_losses
-from medals.validate import Validator, held_out_cases
+from medals.data.store import import_case, label_points, open_case, write_case
+from medals.training.loop import sample_losses
+from medals.training.validate import Validator, held_out_cases
 from medals.volume import Volume, phantom
-from medals.work import read_lines, write_lines
+from medals.base.parallel import read_lines, write_lines
 from test_plan import COARSE, FINE, KEYS, literal
 
 

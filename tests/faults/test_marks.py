@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medals.cli import main
 from medals.core import UserError
-from medals.job import make_request
+from medals.inference.request import make_request
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
 from medals.volume import Volume, phantom, read_labels, write_labels, write_volume
 from medals.widgets import Studio

@@ -14,17 +14,18 @@ import pytest
 import torch
 
 from helpers import shared
-from medals import progress, vocab
+from medals import vocab
+from medals.base import progress
 from medals.cli import main
 from medals.core import asset
 from medals.example import template, unseen_view
-from medals.frame import InputSpec
-from medals.job import make_request
-from medals.plausible import implausible, scan_facts
-from medals.progress import LineBar
+from medals.preprocessing.input_spec import InputSpec
+from medals.inference.request import make_request
+from medals.inference.plausible import implausible, scan_facts
+from medals.base.progress import LineBar
 from medals.segment import Segmenter
-from medals.settings import InferenceCfg
-from medals.stages import INPUT_SPECS, NetworkStage
+from medals.base.settings import InferenceCfg
+from medals.inference.predictor import INPUT_SPECS, NetworkStage
 from medals.text import TextEncoder
 from medals.volume import Volume, read_volume, write_volume
 
@@ -236,10 +237,10 @@ def test_5_2_weights_that_know_more_or_do_not_say_are_believed(head):
 LONG = """
 import sys, time
 import numpy as np, torch
-from medals.frame import InputSpec
-from medals.progress import LineBar
+from medals.preprocessing.input_spec import InputSpec
+from medals.base.progress import LineBar
 from medals.segment import Segmenter
-from medals.stages import NetworkStage
+from medals.inference.predictor import NetworkStage
 class Slow(torch.nn.Module):
     def mask_factors(self, x, q, m=None, which=None):
         time.sleep(float(sys.argv[1]))

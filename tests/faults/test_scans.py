@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from medals import core
 from medals.core import UserError, read_json
-from medals.frame import placement_warnings
-from medals.job import as_volume
-from medals.nifti import PLACE, names_inside, read_image
+from medals.preprocessing.input_spec import placement_warnings
+from medals.inference.request import as_volume
+from medals.scans.nifti import PLACE, names_inside, read_image
 from medals.volume import Volume, ending, is_scan, phantom, read_labels, read_volume, stem, write_labels, write_volume
 
 sitk = pytest.importorskip('SimpleITK')

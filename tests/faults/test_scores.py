@@ -11,14 +11,16 @@ from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
-from medals import metrics, postprocess, validate
+from medals import metrics
+from medals.masks import postprocess
+from medals.training import validate
 from medals.cli import EvaluateCfg, main
 from medals.core import UserError, read_json
-from medals.evaluate import evaluate, pairs, read_scores, summary
-from medals.labelling import case_masks
-from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
-from medals.labelmap import components, label_boxes, largest
-from medals.look import agreement
+from medals.evaluation.evaluate import evaluate, pairs, read_scores, summary
+from medals.evaluation.labelling import case_masks
+from medals.scans.grids import CORNER_TOLERANCE, corner_gap, grid_difference
+from medals.scans.labelmap import components, label_boxes, largest
+from medals.studio.slices import agreement
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.prepare import Recipe, load
 from medals.spatial import read_marks
@@ -34,7 +36,7 @@ def quick_pictures(monkeypatch):
     def save_fig(fig, path, **kwargs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setattr('medals.evaluate.save_fig', save_fig)
+    monkeypatch.setattr('medals.evaluation.evaluate.save_fig', save_fig)
 
 
 @pytest.fixture
