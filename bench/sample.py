@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from scipy import ndimage as ndi
 
-from medals.augment import wide
+from medals.data.augment import wide
 from medals.core import ints, make_gen, write_json
-from medals.data import PRESETS, DataCfg, Sampler, to_batch
+from medals.data.sampler import DATA_PRESETS, DataCfg, Sampler, to_batch
 from medals.prepare import manifest_row
-from medals.store import _write_array, open_case, published_blocks, write_case
-from medals.work import write_lines
+from medals.data.store import _write_array, open_case, published_blocks, write_case
+from medals.base.parallel import write_lines
 
 
 def made_up(folder, shape, classes, patch):
@@ -211,7 +211,8 @@ def main():
         way,*args = json.loads(a.one)
         print(json.dumps(dict(ours=ours, published=published)[way](*args)))
         return
-    print(f"windows of {'x'.join(map(str, a.patch))}, {PRESETS['default'].queries} queries at most, one core, torch {torch.__version__}\n")
+    queries = DATA_PRESETS['default'].queries
+    print(f"windows of {'x'.join(map(str, a.patch))}, {queries} queries at most, one core, torch {torch.__version__}\n")
     print('| classes | way | CPU s | MB to the device | peak GB | s of the device part on this core |\n|---|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as tmp:
         if a.store:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from medals.geometry import resample_labels
-from medals.job import image_on, settle, view_of
-from medals.regions import published_roi
+from medals.inference.request import image_part, make_request, stage_view
+from medals.inference.roi import published_roi
 from medals.segment import Segmenter
-from medals.settings import InferenceCfg
-from medals.sliding import Tiles, profile
-from medals.stages import RandomQueries, load_stages
+from medals.base.settings import InferenceCfg
+from medals.inference.sliding import Windows, window_weight
+from medals.inference.predictor import RandomQueries, load_stages
 from medals.vocab import structures
 from medals.volume import Volume
 
@@ -103,9 +103,9 @@ def memory(a):
 def floats(net, x, on, q, window, device):
     "Scores of every class as floats on the host, from half windows, every window shown all prompts as floats"
     total,count,half = np.zeros(on.shape, np.float32),np.zeros(x.shape, np.float32),torch.device(device).type=='cuda'
-    u,v,w = (profile(o, False).astype(np.float32) for o in window)
+    u,v,w = (window_weight(o, False).astype(np.float32) for o in window)
     g = u[:,None,None]*v[:,None]*w
-    for tile in (t for batch,_ in Tiles(x.shape, window, even=False).slabs() for t in batch):
+    for tile in (t for batch,_ in Windows(x.shape, window, even=False).slabs() for t in batch):
         at = tuple(slice(s, s+o) for s,o in zip(tile.at, window))
         with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.float16, enabled=half):
             m = torch.from_numpy(on[(slice(None), *at)][None]).to(device)
@@ -119,7 +119,7 @@ def floats(net, x, on, q, window, device):
 def one_stage(stage, view, job, q, prompts, device):
     "Labels of a stage on the turned scan"
     n = len(job.texts)
-    x = image_on(job, view, job.groups[0][0], tuple((0,n) for n in view.net.fine), device).astype(np.float32)
+    x = image_part(job, view, job.groups[0][0], tuple((0,n) for n in view.net.fine), device).astype(np.float32)
     more = [max(0, b-a) for a,b in zip(x.shape, stage.frame.window)]
     pads,inner = [(o//2, o-o//2) for o in more],tuple(slice(o//2, o//2+a) for o,a in zip(more, x.shape))
     crop,x = tuple(slice(*o) for o in view.net.crop),np.pad(x, pads)
@@ -136,12 +136,12 @@ def one_stage(stage, view, job, q, prompts, device):
 
 def published(stages, files, vol, texts, device):
     "The published way: weights loaded per stage, floats per class on the host, prompts built, half precision on a GPU; plans of `compat`"
-    job,lbl,crop = settle(vol, texts, 'ct', cfg=InferenceCfg(compat=True)),None,None
+    job,lbl,crop = make_request(vol, texts, 'ct', cfg=InferenceCfg(compat=True)),None,None
     q = RandomQueries(stages[0].model.cfg.query)(texts, 'ct').to(device)
     for stage,file in zip(stages, files):
         stage.model.load_state_dict(torch.load(file, weights_only=True))
         stage.model.to(device)
-        view = view_of(job, stage.frame, stage.name, crop)
+        view = stage_view(job, stage.frame, stage.name, crop)
         lbl = one_stage(stage, view, job, q, lbl, device)
         stage.model.cpu()
         ends = [np.flatnonzero(lbl.any(tuple(b for b in range(3) if b!=a))) for a in range(3)]

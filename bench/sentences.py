@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from medals import vocab, words
+from medals import vocab
+from medals.prompts import tokens as words
 from medals.core import read_table
 
 KEYS = dict(

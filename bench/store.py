@@ -24,10 +24,10 @@ import torch.nn.functional as F
 
 from medals.core import ints, make_gen
 from medals.geometry import plan, resample, resample_labels
-from medals.prepare import PRESETS, load
-from medals.store import label_points, open_case, published_blocks, write_case
+from medals.prepare import RECIPES, load
+from medals.data.store import label_points, open_case, published_blocks, write_case
 
-RECIPE = PRESETS['fine']
+RECIPE = RECIPES['fine']
 
 
 def made_up(shape, labels=46):

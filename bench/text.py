@@ -22,7 +22,7 @@ LISTS = [ROOT/'tests'/'vocab'/f'{o}.tsv' for o in ('totalsegmentator','freesurfe
 # ---- speed and memory
 def sentences(n):
     "Different sentences of the table"
-    from medals.anatomy import concepts, structures, wordings
+    from medals.prompts.anatomy import concepts, structures, wordings
     return [t for c in concepts()[::7] for t in wordings(*c, structures()[c[0]].mod[0], 8)][:n]
 
 
@@ -88,7 +88,7 @@ def speed():
 # ---- before and after each stage
 def phantoms(folder):
     "A store of six phantom heads"
-    from medals.index import index
+    from medals.data.indexing import index
     from medals.prepare import prepare, recipe_for
     from medals.volume import phantom, write_labels, write_volume
     for i in range(6):
@@ -103,9 +103,9 @@ def phantoms(folder):
 
 
 def stages(store=None):
-    from medals.knowledge import table_rows, write_knowledge
-    from medals.lessons import PretrainCfg
-    from medals.pretrain import build, pretrain
+    from medals.pretraining.knowledge import table_rows, write_knowledge
+    from medals.pretraining.lessons import PretrainCfg
+    from medals.pretraining.pretrain import build_pretraining, pretrain
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
@@ -114,7 +114,7 @@ def stages(store=None):
         store = store or phantoms(tmp)
         same = dict(steps=300, batch=48, width=64, vocab=2000, lr=4e-3, ema=.95, holdout=.2, val_every=150, val_cases=0, device='cpu')
         cfg = PretrainCfg(out=str(tmp/'a'), store=str(store), **same)
-        run,_,judge,_ = build(rows, cfg)
+        run,_,judge,_ = build_pretraining(rows, cfg)
         judge(run.net.eval())
         table = [('before', judge.rows)]
         table.append(('texts', pretrain([tmp/'k.jsonl'], PretrainCfg(out=str(tmp/'b'), **same))['rows']))
@@ -127,7 +127,7 @@ def stages(store=None):
 
 
 def score(folder):
-    from medals.recall import score_text
+    from medals.pretraining.recall import score_text
     from medals.text import TextEncoder
     for k,v in score_text(TextEncoder.load(folder, cache=False), LISTS, pairs=10_000).items(): print(f'{k:<18}{v:>8.3f}')
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from medals.data import Batch
+from medals.data.sampler import Batch
 from medals.model import MedalS, positions
-from medals.schedule import TrainCfg
-from medals.train import Forward, Run, one_step
+from medals.training.config import LoopCfg
+from medals.training.loop import LossModule, TrainState, one_step
 
 FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
 SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)
@@ -103,10 +103,10 @@ def our_step(net, device, table, **kw):
     "A function that takes one step of ours"
     net = net.to(memory_format=torch.channels_last_3d if kw.get('channels_last') else torch.contiguous_format)
     net.backbone.redo = kw.get('recompute', 0)
-    cfg = TrainCfg(lr=1e-4, ema=0., **{'precision': 'bf16', **kw})
-    run = Run(net, cfg, Path('.'), table)
+    cfg = LoopCfg(lr=1e-4, ema=0., **{'precision': 'bf16', **kw})
+    run = TrainState(net, cfg, Path('.'), table)
     if cfg.compile: net.backbone.compile()
-    forward = Forward(net, cfg)
+    forward = LossModule(net, cfg)
     return lambda b, q: one_step(run, forward, [b], 1e-4)[0].mean(0)[0]
 
 

@@ -34,8 +34,8 @@ def markdown():
 def cells():
     "The page"
     head = '# All notebooks\n> Every page, in the order in which it is best read'
-    why = ('A newcomer reads the tutorials and then what is needed. Who wants to understand the whole, or to change it, reads by number: '
-           'each notebook uses only notebooks with smaller numbers, and each is the source of the module of the same name.')
+    why = ('A newcomer reads the tutorials and then what is needed. Who wants to understand the whole, or to change it, reads '
+           'the chapters from the top: the code of each notebook uses only notebooks above it, and each is the source of the module of the same name.')
     return [dict(cell_type='markdown', id=f'order-{i}', metadata={}, source=o.splitlines(True)) for i,o in enumerate((head, why, markdown()))]
 
 

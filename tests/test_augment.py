@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from medals.augment import (AUGS, Aug, box_of, cut, draw_aug, interpolate, nearest, patch_map, place, place_published, tone, wide,
-                            window_of)
+from medals.data.augment import (AUGS, Aug, draw_aug, interpolate, nearest_labels, patch_map, place_published, read_patch, source_region,
+                            tone, wide, window_of, window_start)
 from medals.core import make_gen
-from medals.store import open_case, write_case
+from medals.data.store import open_case, write_case
 
 angles = st.tuples(*[st.floats(-30, 30)]*3)
 sizes = st.tuples(*[st.integers(5, 90)]*3)
@@ -50,7 +50,7 @@ def test_axes_that_may_not_be_mirrored_are_not():
 def test_the_box_holds_all_that_a_patch_needs(a, scale, flips, shape, spacing):
     patch = (14,18,10)
     mat = patch_map(Aug(angles=a, scale=scale, mirror=flips), (np.array(shape)-1)/2, patch, spacing)
-    lo,hi = box_of(mat, patch, (0,0,0), shape)
+    lo,hi = source_region(mat, patch, (0,0,0), shape)
     assert all(0<=i<j<=n for i,j,n in zip(lo, hi, shape))
     at = np.stack(np.meshgrid(*[(0,p-1) for p in patch], indexing='ij'), -1).reshape(-1, 3)@mat[:3,:3].T+mat[:3,3]
     for d in range(3):
@@ -71,7 +71,7 @@ def test_labels_and_grey_values_agree_with_scipy(a, scale, flips, seed):
     inside = ((near>=0)&(near<x.shape)).all(-1)
     want = np.where(inside, x[tuple(np.clip(near, 0, np.array(x.shape)-1).transpose(3,0,1,2))], 0)
     sure = (np.abs(at-np.floor(at)-.5)>1e-3).all(-1)
-    assert np.array_equal(nearest(x, mat, patch)[sure], want[sure])
+    assert np.array_equal(nearest_labels(x, mat, patch)[sure], want[sure])
 
 
 def test_a_turn_is_a_turn_in_the_patient():
@@ -96,7 +96,7 @@ shapes = st.tuples(*[st.integers(20, 500)]*3)
 def test_windows_stay_inside_or_around_the_scan(shape, seed, forced):
     patch,gen = np.array((192,160,64)),make_gen('inside', seed)
     at = [int(gen.integers(n)) for n in shape] if forced else None
-    lo = place(shape, patch, gen, at)
+    lo = window_start(shape, patch, gen, at)
     for a,p,n in zip(lo, patch, shape): assert (0<=a<=n-p) if n>=p else (n-p<=a<=0)
     if forced: assert ((lo<=at)&(at<lo+patch)).all()
 
@@ -130,7 +130,7 @@ def test_what_is_cut_out_is_what_the_matrix_says(case, a, scale, flips, seed, pu
     aug = Aug(angles=a, scale=scale, mirror=flips, cubes=published)
     at = tuple(int(gen.integers(n)) for n in c.shape) if forced else None
     mat,lo,hi = window_of(c, aug, patch, gen, at, published)
-    image,labels,warp = cut(c, aug, patch, mat, lo, hi)
+    image,labels,warp = read_patch(c, aug, patch, mat, lo, hi)
     assert labels.shape==patch and (warp is None)==(not aug.moves)
     if not published and forced:
         q = np.linalg.solve(mat[:3,:3], np.array(at)-mat[:3,3])
@@ -138,11 +138,11 @@ def test_what_is_cut_out_is_what_the_matrix_says(case, a, scale, flips, seed, pu
     if warp is None:
         assert image.shape==patch
         image = np.pad(x, 40)[tuple(np.round(o).astype(int)+40 for o in np.ix_(*[mat[d,d]*np.arange(32)+mat[d,3] for d in range(3)]))]
-        assert np.array_equal(cut(c, aug, patch, mat, lo, hi)[0], image)
+        assert np.array_equal(read_patch(c, aug, patch, mat, lo, hi)[0], image)
     elif not published:
         whole = interpolate(torch.as_tensor(x)[None], mat, patch)
         part = interpolate(torch.as_tensor(image)[None], warp, patch)
-        assert (whole-part).abs().max()<.05 and (nearest(y, mat, patch)!=labels).mean()<.002
+        assert (whole-part).abs().max()<.05 and (nearest_labels(y, mat, patch)!=labels).mean()<.002
 
 
 def test_the_published_windows_show_nothing_beyond_the_larger_window(tmp_path):

@@ -15,12 +15,13 @@ import pytest
 
 from helpers import dask_cluster, shared
 from medals.cli import main
-from medals.challenge import check_segs
-from medals.cohort import CohortCfg, find_images, gather, is_done, plan_cohort, question, read_case, segment_cohort, share, shard_of
+from medals.commands.challenge import check_segs
+from medals.commands.cohort import (CohortCfg, find_images, gather_tables, is_done, load_case, plan_cohort, question,
+                           segment_cohort, shard_of, share_cases)
 from medals.core import UserError, asset, read_json, write_json
 from medals.example import template
 from medals.volume import Volume, phantom, write_volume
-from medals.work import read_lines
+from medals.base.parallel import read_lines
 
 ASK = ('white matter', 'cerebral ventricles')
 N = 30
@@ -100,7 +101,7 @@ def test_two_workers_one_killed_and_taken_up_again(tmp_path, scans, quick):
     assert first.returncode==0, err
     assert f'share 1 of 2: {N-len(mine)} of {N} scans' in text and f'{N-len(mine)} were done now, 0 failed' in text
     before = done(out)
-    assert set(before)>=set(share({k: m['bytes'] for k,m in plan_cohort(find_images([scans]), out, CohortCfg()).marks.items()}, 0, 2))
+    assert set(before)>=set(share_cases({k: m['bytes'] for k,m in plan_cohort(find_images([scans]), out, CohortCfg()).marks.items()}, 0, 2))
     assert len(mine)//2<=len(set(before)&set(mine))<len(mine)
     again = subprocess.run(command(scans, out, quick, *flags, '2/2'), capture_output=True, text=True, env=env())
     assert again.returncode==0, again.stderr
@@ -150,7 +151,7 @@ def test_results_of_another_question_or_scan_are_made_again(tmp_path, scans, qui
     other = (dict(prompts=('liver',)), dict(threshold=.4), dict(modality='ct'), dict(weights='nano'))
     assert all(left(**o)==['a'] for o in other)
     stale = plan_cohort(find_images([tmp_path/'in']), out, CohortCfg(prompts=('liver',)))
-    assert gather(stale)==[] and len(gather(plan_cohort(find_images([tmp_path/'in']), out, cfg)))==2
+    assert gather_tables(stale)==[] and len(gather_tables(plan_cohort(find_images([tmp_path/'in']), out, cfg)))==2
     before = question(cfg)
     os.utime(quick/'cfg.json', (1,2e9))
     assert question(cfg)!=before
@@ -177,7 +178,7 @@ def test_shares_are_complete_and_even():
     gen = np.random.default_rng(0)
     for n in (1,2,7,40):
         sizes = {f'c{i}': int(b) for i,b in enumerate(gen.integers(1, 1000, 33))}
-        parts = [share(sizes, i, n) for i in range(n)]
+        parts = [share_cases(sizes, i, n) for i in range(n)]
         assert sorted(sum(parts, []))==sorted(sizes)
         load = [sum(sizes[k] for k in p) for p in parts]
         assert max(load)-min(load)<=max(sizes.values())
@@ -200,7 +201,7 @@ def test_a_dicom_folder_is_one_scan_and_a_folder_of_them_is_two(tmp_path):
     (tmp_path/'study/cut/1.dcm').write_bytes(b'cut off')
     found = find_images([tmp_path/'study'])
     assert found=={'ann-t1': tmp_path/'study/ann/t1', 'bob-t1': tmp_path/'study/bob/t1', 'cut': tmp_path/'study/cut'}
-    assert read_case(found['bob-t1'], CohortCfg(prompts=ASK))[0].shape==(12,14,10)
+    assert load_case(found['bob-t1'], CohortCfg(prompts=ASK))[0].shape==(12,14,10)
     assert find_images([f'{tmp_path}/study#1.2.4'])=={'study#1.2.4': tmp_path/'study#1.2.4'}
 
 

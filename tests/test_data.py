@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import shared
-from medals.augment import AUGS, Aug, AugCfg, interpolate
+from medals.data.augment import AUGS, Aug, AugCfg, interpolate
 from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen, write_json
-from medals.data import PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences, questions, to_batch
-from medals.index import index
+from medals.data.sampler import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences,
+                         questions, to_batch)
+from medals.data.indexing import index
 from medals.prepare import manifest_row, prepare, recipe_for
-from medals.simulate import PROMPTS, PromptCfg
-from medals.store import open_case, write_case
+from medals.data.simulate import PROMPTS, PromptCfg
+from medals.data.store import open_case, write_case
 from medals.vocab import mirror_kind, swap_side
-from medals.work import read_lines, write_lines
+from medals.base.parallel import read_lines, write_lines
 
 PATCH = (32,32,32)
 
@@ -128,7 +129,7 @@ def test_stores_that_do_not_fit_together_are_refused(sided, tmp_path):
 
 def test_the_numbers_of_published_questions():
     "Three present: nothing absent; four: one; ten: three; more than 32: 32 of them; none: 32 absent; sentences fill up to 32"
-    cfg = PRESETS['published']
+    cfg = DATA_PRESETS['published']
     for p,n,want in ((3,40,(3,0)), (4,40,(4,1)), (10,40,(10,3)), (31,40,(31,1)), (40,46,(32,0)), (0,46,(0,32)), (0,5,(0,5)), (4,4,(4,0))):
         for i in range(5):
             got,more = pick_classes(np.arange(n)<p, cfg, make_gen('pick', i))
@@ -184,7 +185,7 @@ def test_left_stays_left_in_every_mirror(sided):
 
 
 def test_published_mirrors_leave_the_words_alone(sided):
-    sampler = Sampler(sided, replace(PRESETS['published'], patch=(64,48,40)))
+    sampler = Sampler(sided, replace(DATA_PRESETS['published'], patch=(64,48,40)))
     s = next(s for s in map(sampler.sample, range(40)) if s.aug.mirror[0] and not s.aug.moves)
     c = list(s.classes).index('left kidney')
     assert s.table[3,c] and not s.table[4,c]
@@ -247,7 +248,7 @@ def test_a_single_class_is_not_the_only_question(tmp_path):
 
 
 def test_published_samples_have_a_channel_per_sentence(sided):
-    sampler = Sampler(sided, PRESETS['published'])
+    sampler = Sampler(sided, DATA_PRESETS['published'])
     for i in range(10):
         s = sampler.sample(i)
         assert s.cls.tolist()==list(range(len(s.query))) and len(s.classes)==len(s.query)==min(32, 3*len(set(s.classes)))
@@ -272,7 +273,7 @@ def test_a_batch_is_what_the_samples_say(sided):
     assert torch.equal(p[0,-1], b.p[0,0]) and not p[1,len(some[1].query):].any()
     again = to_batch(some)
     assert torch.equal(b.x, again.x) and torch.equal(b.p, again.p)
-    pub = Sampler(sided, replace(PRESETS['published'], prompt=replace(PROMPTS['published'], none=0.)))
+    pub = Sampler(sided, replace(DATA_PRESETS['published'], prompt=replace(PROMPTS['published'], none=0.)))
     b = to_batch([pub.sample(0)])
     assert b.fg.shape==(1,1,*PATCH) and b.fg.dtype==torch.bool
     assert to_batch([replace(o, prompt=PROMPTS['none']) for o in some]).p is None

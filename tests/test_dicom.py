@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import shared
-from medals import dicomseg
+from medals.inference import dicom_seg as dicomseg
 from medals.core import UserError
-from medals.modality import Guess, guess_modality
+from medals.inference.modality import Guess, guess_modality
 from medals.volume import Volume, dicom_series, phantom, read_volume, write_volume
 from test_volume import affines
 

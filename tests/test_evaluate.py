@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from helpers import here
 from medals.cli import EvaluateCfg
 from medals.core import UserError
-from medals.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_case, read_names, score_case
+from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, score_case
+from medals.evaluation.labelling import case_masks
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.volume import Volume, phantom, write_labels, write_volume
 
@@ -195,7 +196,7 @@ def test_names_of_ids(tmp_path):
         (tmp_path/'n.json').write_text(json.dumps(d))
         with pytest.raises(UserError, match='a name to each label id'): read_names(tmp_path/'n.json')
     write_labels(tmp_path/'x.nii.gz', LBL, VOL)
-    a = read_case(tmp_path/'x.nii.gz')
+    a = case_masks(tmp_path/'x.nii.gz')
     assert [r[0] for r in align(a, a, {1: 'one'})[0]]==['one','label 2','label 3','label 4']
 
 

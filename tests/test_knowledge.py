@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from helpers import shared
 from medals.cli import main
 from medals.core import UserError
-from medals.knowledge import Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble, write_knowledge
-from medals.sources import KnowledgeCfg, csv_rows, kind_of, make_knowledge, ontology_rows, umls_rows
+from medals.pretraining.knowledge import (Concept, check_knowledge, meanings, provenance, read_knowledge, table_rows, trouble,
+                              write_knowledge)
+from medals.pretraining.sources import KnowledgeCfg, csv_rows, source_kind, make_knowledge, ontology_rows, umls_rows
 from medals.vocab import resolve
 
 prompts = shared/'data'/'biomedsegfm_prompts.json'
@@ -147,7 +148,7 @@ def test_an_ontology_says_the_same_in_obo_and_as_a_graph(tmp_path):
     with gzip.open(tmp_path/'u.obo.gz', 'wt') as file: file.write(OBO)
     notes = []
     one,other,packed = (list(ontology_rows(tmp_path/o, KnowledgeCfg(), notes)) for o in ('u.obo','u.json','u.obo.gz'))
-    assert kind_of(tmp_path/'u.json')==kind_of(tmp_path/'u.obo.gz')=='ontology'
+    assert source_kind(tmp_path/'u.json')==source_kind(tmp_path/'u.obo.gz')=='ontology'
     def said(rows): return {c.id: (c.names, c.synonyms, c.definitions, c.relations) for c in rows}
     assert one==packed and said(other)==said(one) and len(one)==3 and notes==['1 obsolete terms are left out']*3
     liver = next(c for c in one if c.id=='UBERON:0002107')

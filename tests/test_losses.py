@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 
 from medals.core import torch_gen
-from medals.losses import dice_bce, seg_loss, shrink, targets
+from medals.training.losses import dice_bce, seg_loss, shrink_masks, targets
 
 SHAPE = (32,16,24)
 
@@ -92,7 +92,7 @@ def test_a_line_of_one_voxel_survives_at_every_scale(a, b, step):
     m = torch.zeros(1, 1, 32, 32, 32, dtype=torch.bool)
     at = (torch.tensor(a)+(torch.tensor(b)-torch.tensor(a))*torch.linspace(0, 1, 99)[:,None]).round().long()
     m[0,0,at[:,0],at[:,1],at[:,2]] = True
-    low,anything = shrink(m, (step,)*3),F.max_pool3d(m.float(), step)>0
+    low,anything = shrink_masks(m, (step,)*3),F.max_pool3d(m.float(), step)>0
     assert torch.equal(low, anything) or step==2, 'half a coarse voxel is possible only for voxels of 2x2x2'
     near = F.max_pool3d(low.float(), 3, 1, 1)>0
     assert (anything&~near).sum()==0, 'no part of the line is further than a coarse voxel from the target'
@@ -104,7 +104,7 @@ def test_large_structures_keep_their_size(lo, size):
     m = torch.zeros(1, 1, 32, 32, 32, dtype=torch.bool)
     m[(0, 0, *[slice(a, a+n) for a,n in zip(lo, size)])] = True
     for step in (2,4):
-        low = shrink(m, (step,)*3).nonzero()[:,2:]
+        low = shrink_masks(m, (step,)*3).nonzero()[:,2:]
         for d in range(3): assert abs((low[:,d].max()-low[:,d].min()+1)*step-size[d])<=step
 
 

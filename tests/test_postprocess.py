@@ -8,7 +8,7 @@ from scipy import ndimage as ndi
 from helpers import shared
 from medals.core import UserError
 from medals.metrics import instance_scores
-from medals.postprocess import instances
+from medals.masks.postprocess import instances
 from medals.volume import read_labels, read_volume
 
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from helpers import dask_cluster, here, shared
 from medals.core import UserError, make_gen
-from medals.index import index, read_catalogue
+from medals.data.indexing import index, read_catalogue
 from medals.prepare import Recipe, check_store, import_store, prepare, prepare_npz, recipe_for
-from medals.store import label_points, open_case, read_pickle, write_case
+from medals.data.store import label_points, open_case, read_pickle, write_case
 from medals.volume import Volume, phantom, write_volume
-from medals.work import Failed, read_lines, work
+from medals.base.parallel import Failed, read_lines, run_tasks
 
 
 def compare_golden(path, tmp_path):
@@ -108,7 +108,7 @@ def test_the_index_reports_what_does_not_fit_and_goes_on_where_it_stopped(tmp_pa
     assert [r['data'] for r in rows]==sorted(map(str, before)) and rows[0]['modality']=='ct' and not list(tmp_path.glob('.*.part'))
     os.utime(folder/'CT_boxes_001.npz', (1, 1))
     seen = []
-    import medals.index as module
+    import medals.data.indexing as module
     look = module.look
     try:
         module.look = lambda row: seen.append(row['data']) or look(row)
@@ -242,7 +242,7 @@ def test_a_worker_that_dies_costs_its_own_case(tmp_path, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(tmp_path)+os.pathsep+os.environ.get('PYTHONPATH', ''))
     monkeypatch.syspath_prepend(tmp_path)
     from deadly import run
-    got = dict(work(run, {str(i): i for i in range(6)}, workers=2))
+    got = dict(run_tasks(run, {str(i): i for i in range(6)}, workers=2))
     assert {k: v for k,v in got.items() if k!='2'}=={str(i): i*i for i in range(6) if i!=2}
     assert isinstance(got['2'], Failed) and 'died' in got['2'].reason
 

@@ -13,19 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from medals.align import RECIPES, AtlasTower, TwoTowers, contrast, pool_regions, soft_contrast
-from medals.begin import begin
-from medals.checkpoint import newest, read_state
+from medals.pretraining.align import PRETRAIN_RULES, AtlasTower, TwoTowers, contrast, pool_regions, soft_contrast
+from medals.network.warm_start import warm_start
+from medals.training.checkpoint import newest, read_state
 from medals.core import UserError, asset, make_gen, read_json, sha256, torch_gen
-from medals.index import index
-from medals.knowledge import Concept, read_knowledge, table_rows, write_knowledge
-from medals.lessons import PretrainCfg, settled
+from medals.data.indexing import index
+from medals.pretraining.knowledge import Concept, read_knowledge, table_rows, write_knowledge
+from medals.pretraining.lessons import PretrainCfg, settled
 from medals.model import PRESETS
 from medals.prepare import prepare, recipe_for
-from medals.pretrain import build, pretrain
-from medals.run import RunCfg, train
+from medals.pretraining.pretrain import build_pretraining, pretrain
+from medals.training.train import TrainCfg, train
 from medals.text import TextEncoder
-from medals.texts import Knowledge, SayCfg
+from medals.pretraining.texts import Knowledge, SayCfg
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -126,8 +126,8 @@ def test_a_text_of_two_meanings_counts_against_neither(data):
     known = Knowledge(rows)
     assert known.also=={'ventricle': frozenset({0,1}), 'part of heart': frozenset({0,2})}
     cfg = small(data/'none', batch=3, typos=0., wrapped=0., joined=0., relations=.5)
-    from medals.lessons import _texts
-    from medals.texts import corpus, learn_pieces
+    from medals.pretraining.lessons import _texts
+    from medals.pretraining.texts import corpus, learn_pieces
     tok = learn_pieces(corpus(known), 200)
     for step in range(20):
         t = _texts(known, tok, cfg, step, slice(0, 3), 'cpu')
@@ -209,7 +209,7 @@ def test_two_processes_killed_on_the_way_take_the_steps_of_one(data, tmp_path):
     one,two,again = (state(o.out) for o in (cfg, whole, killed))
     assert two['step']==again['step']==2 and two['made']['world']==2
     assert all(two['net'][k].equal(v) for k,v in again['net'].items())
-    # Two steps only: instance norms over few voxels blow up the last bits of a sum, and after four any other order of sums has gone its own way
+    # Two steps only: instance norms over few voxels blow up the last bits of a sum; after four, any other order of sums goes its own way
     assert apart(one, two)<.03
     losses = [[float(r['loss']) for r in csv.DictReader(open(Path(o.out)/'log.csv'))] for o in (cfg, whole, killed)]
     assert np.allclose(losses[0], losses[1], rtol=1e-3) and losses[1]==losses[2]
@@ -220,18 +220,18 @@ def test_the_result_trains_and_starts_networks(data, tmp_path):
     pretrain([data/'k.jsonl'], cfg)
     enc = TextEncoder.load(tmp_path/'e', cache=False)
     assert enc(['liver','kidney'], 'ct').shape==(2,96)
-    run = RunCfg(out=str(tmp_path/'r'), steps=1, text=str(tmp_path/'e'), device='cpu')
+    run = TrainCfg(out=str(tmp_path/'r'), steps=1, text=str(tmp_path/'e'), device='cpu')
     assert train([data/'store'], run)['step']==1
     assert TextEncoder.load(tmp_path/'r'/'last'/'text', cache=False)(['liver'], 'ct').equal(enc(['liver'], 'ct'))
-    origin = begin(str(tmp_path/'e'))
+    origin = warm_start(str(tmp_path/'e'))
     tower = read_state(newest(tmp_path/'e'))['ema']
     kernel = 'encoder.stages.3.0.convs.1.conv.weight'
     assert origin.net.state_dict()[f'backbone.{kernel}'].equal(tower[f'atlas_tower.{kernel}'])
     assert origin.enc(['liver'], 'ct').equal(enc(['liver'], 'ct')) and not any('encoder' in k for k in origin.match.missing)
     assert train([data/'store'], replace(run, out=str(tmp_path/'s'), text='', weights=str(tmp_path/'e')))['step']==1
     again = pretrain([data/'k.jsonl'], small(tmp_path/'f', base=str(tmp_path/'e'), steps=1)) # texts alone; the tower is kept
-    assert again['step']==1 and begin(str(tmp_path/'f')).net.state_dict()[f'backbone.{kernel}'].equal(tower[f'atlas_tower.{kernel}'])
-    with pytest.raises(UserError, match='does not fit'): begin(str(tmp_path/'e'), preset='medals-s', text=str(tmp_path/'e'))
+    assert again['step']==1 and warm_start(str(tmp_path/'f')).net.state_dict()[f'backbone.{kernel}'].equal(tower[f'atlas_tower.{kernel}'])
+    with pytest.raises(UserError, match='does not fit'): warm_start(str(tmp_path/'e'), preset='medals-s', text=str(tmp_path/'e'))
     images = small(tmp_path/'g', base=str(tmp_path/'e'), store=str(data/'store'), steps=2, holdout=.4)
     assert [o['kind'] for o in pretrain([], images)['rows']]==['regions']
     with pytest.raises(UserError, match='images alone'): pretrain([], replace(images, base='', out=str(tmp_path/'h')))
@@ -247,7 +247,7 @@ def test_a_published_pre_training_file_gives_both_its_towers(tmp_path):
     file |= {k.replace('.conv.', '.all_modules.0.').replace('.norm.', '.all_modules.1.'): v for k,v in file.items() if '.convs.' in k}
     torch.save(dict(step=5, model_state_dict=file), tmp_path/'p.pth')
     small_text = asset('nano')/'text'
-    origin = begin(str(tmp_path/'p.pth'), text=str(small_text))
+    origin = warm_start(str(tmp_path/'p.pth'), text=str(small_text))
     x = torch.rand(1, 1, 64, 32, 32, generator=torch_gen('x'))*255
     with torch.no_grad():
         seen = net.atlas_tower.encoder(x.expand(-1, 3, -1, -1, -1))
@@ -263,16 +263,16 @@ def test_the_published_recipe_runs(data, tmp_path):
     first = small(tmp_path/'a', compat=True, layers=2, weight_decay=0., ema=0., clip=0.)
     pretrain([data/'k.jsonl'], first)
     cfg = replace(first, out=str(tmp_path/'b'), base=str(tmp_path/'a'), top=1)
-    run,*_ = build(read_knowledge(data/'k.jsonl'), settled(cfg))
+    run,*_ = build_pretraining(read_knowledge(data/'k.jsonl'), settled(cfg))
     moving = {k for k,p in run.net.named_parameters() if p.requires_grad}
     assert all(k.startswith('text_tower.biolord.encoder.layer.1.') or k=='temperature' for k in moving) and len(moving)>10
     both = replace(cfg, out=str(tmp_path/'c'), store=str(data/'store'), queries=4, steps=2)
-    run,source,*_ = build(read_knowledge(data/'k.jsonl'), settled(both))
+    run,source,*_ = build_pretraining(read_knowledge(data/'k.jsonl'), settled(both))
     batches = source(0)
     one,two = next(batches)[0],next(batches)[0]
     assert one.datasets==['regions'] and two.datasets==['texts'] and run.net.atlas_tower.channels==3
     assert pretrain([data/'k.jsonl'], replace(both, out=str(tmp_path/'d')))['step']==2
-    assert RECIPES[True].soft and not RECIPES[False].soft
+    assert PRETRAIN_RULES[True].soft and not PRETRAIN_RULES[False].soft
 
 
 def test_the_settings_beside_the_small_encoder_repeat_its_beginning(tmp_path):

@@ -13,8 +13,7 @@ import medals
 
 root = Path(__file__).resolve().parents[1]
 pages = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if not any(o.startswith(('_','.')) for o in p.relative_to(root/'nbs').parts)]
-api = [p for p in pages if p.parent.name=='nbs' and p.name[0].isdigit()]
-modules = [p for p in sorted((root/'medals').glob('*.py')) if not p.name.startswith('_')]
+modules = [p for p in sorted((root/'medals').rglob('*.py')) if not p.name.startswith('_')]
 
 
 def cells(page): return json.loads(page.read_text(encoding='utf-8'))['cells']
@@ -22,38 +21,83 @@ def text(cell): return ''.join(cell['source'])
 def exported(cell): return cell['cell_type']=='code' and bool(re.match(r'#\s*\|\s*exports?\b', text(cell)))
 def lines(cell): return [o for o in text(cell).splitlines() if o.strip() and not o.startswith('#|')]
 def name_of(page): return page.relative_to(root).as_posix()
+def dotted(path): return '.'.join(path.relative_to(root/'medals').with_suffix('').parts)
 
 
-def numbers():
-    "Module name to the number of its notebook"
-    found = {p.stem: re.search(r'File to edit: \S*?(\d+)_', p.read_text()) for p in modules}
-    return {k: int(m[1]) for k,m in found.items() if m}
+def exports(page):
+    "The module that a page writes, or None"
+    found = [re.match(r'#\s*\|\s*default_exp (\S+)', text(c)) for c in cells(page) if c['cell_type']=='code']
+    return next((m[1] for m in found if m), None)
+
+
+module_of = {p: exports(p) for p in pages if exports(p)}
+api = list(module_of)
+
+
+def sidebar():
+    "Modules in the order of the site's sidebar"
+    yaml = pytest.importorskip('yaml')
+    contents = yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']
+    rows = [row for section in contents if isinstance(section, dict) for row in section['contents']]
+    return [module_of[root/'nbs'/row] for row in rows if root/'nbs'/row in module_of]
 
 
 def imports():
-    "Pairs (module, module it imports) inside the package"
-    res = set()
+    "Pairs (module, module it imports) inside the package, by dotted names"
+    known,found = {dotted(p) for p in modules},set()
     for p in modules:
+        package = dotted(p).split('.')[:-1]
         for o in ast.walk(ast.parse(p.read_text())):
-            if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('medals.')):
-                res.add((p.stem, (o.module or '').removeprefix('medals.')))
-    return {(a,b) for a,b in res if b in numbers()}
+            if not isinstance(o, ast.ImportFrom): continue
+            path = (o.module or '').split('.') if o.module else []
+            if o.level: path = [*package[:len(package)-o.level+1], *path]
+            elif path[0]=='medals': path = path[1:]
+            else: continue
+            named = ['.'.join([*path, a.name]) for a in o.names]
+            there = known.intersection(named)  # from .chapter import module
+            found |= {(dotted(p), name) for name in there or {'.'.join(path)}}
+    return found
 
 
-def test_a_module_imports_only_from_lower_numbers():
-    num = numbers()
-    assert len(num)==len(modules), set(p.stem for p in modules)-set(num)
-    assert not [f'{a} imports {b}' for a,b in imports() if num[b]>=num[a]]
+def test_a_module_imports_only_from_what_stands_above_it():
+    place = {name: i for i,name in enumerate(sidebar())}
+    assert set(place)=={dotted(p) for p in modules}
+    assert not [f'{a} imports {b}, which is no module' for a,b in imports() if b not in place]
+    assert not [f'{a} imports {b}, which stands below it' for a,b in imports() if a!=b and place[b]>=place[a]]
 
 
 def test_sides_stay_apart():
-    apart = {('model','data'), ('model','augment'), ('unet','spatial'), ('segment','train'), ('segment','data')}
+    apart = {('model','data.sampler'), ('model','data.augment'), ('unet','spatial'), ('segment','training.loop'),
+             ('segment','data.sampler')}
+    assert {name for pair in apart for name in pair}<=set(sidebar())
     assert not imports() & apart
 
 
-def test_every_module_has_its_notebook():
-    said = {m[1] for p in api for c in cells(p) if c['cell_type']=='code' for m in [re.search(r'default_exp (\S+)', text(c))] if m}
-    assert {p.stem for p in modules}==said
+def test_every_module_has_its_notebook_and_its_place():
+    assert {dotted(p) for p in modules}==set(module_of.values())
+    rows = [(p.parent.name, p.stem[3:], name) for p,name in module_of.items()]
+    assert not [row for row in rows if row[1]!=row[2].split('.')[-1]], 'page and module have one name'
+    rooms = [(chapter, name) for chapter,_,name in rows if '.' in name]
+    assert not [row for row in rooms if row[0]!=row[1].split('.')[0]], 'a room lies in the package of its chapter'
+    names = [name.split('.')[-1] for name in module_of.values()]
+    assert len(names)==len(set(names)), 'a module name with two meanings'
+
+
+def public_names():
+    "Name of every public function, class and constant, and the modules that define it"
+    found = {}
+    for p in modules:
+        for o in ast.parse(p.read_text()).body:
+            if isinstance(o, (ast.FunctionDef, ast.ClassDef)): names = [o.name]
+            else: names = [n.id for target in getattr(o, 'targets', []) for n in ast.walk(target) if isinstance(n, ast.Name)]
+            for name in names:
+                if not name.startswith('_'): found.setdefault(name, set()).add(dotted(p))
+    return found
+
+
+def test_no_public_name_has_two_meanings():
+    homes = {k: v-{'cli'} for k,v in public_names().items()}  # a verb of the command line is called as what it runs
+    assert not {k: v for k,v in homes.items() if len(v)>1}
 
 
 @pytest.mark.parametrize('page', pages, ids=name_of)
@@ -140,7 +184,8 @@ def links(page):
 
 def test_the_readme_is_the_index_page():
     said = (root/'README.md').read_text(encoding='utf-8')
-    plain = re.sub(r'\]\((\d\d_)', r'](nbs/\1', '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown'))
+    index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
+    plain = re.sub(r'\]\(((?:[a-z]+/)?\d\d_)', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
     assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
 

@@ -12,20 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import forecast as module
+from medals.inference import forecast as module
 from medals.core import UserError
-from medals.frame import Frame, Lattice, Turn, turn_to
+from medals.scans.axes import AxisOrder
+from medals.preprocessing.input_spec import InputSpec, NetGrid, axis_order_to
 from medals.geometry import resample
-from medals.job import settle, show_prompts, touch, view_of
-from medals.memory import Sizes
+from medals.inference.request import make_request, prompt_channels, cover_mask, stage_view
+from medals.inference.memory import Sizes
 from medals.model import MedalS, ModelCfg
-from medals.packed import Bits
-from medals.regions import fine_regions, published_roi
-from medals.segment import Run, Segmenter, Stopped
-from medals.settings import InferenceCfg
-from medals.sliding import SCALE, Found, Slab, Tiles, ToLabels, ToScan, slide
+from medals.masks.bitmask import BitMask
+from medals.inference.roi import fine_regions, published_roi
+from medals.segment import SegmentRun, Segmenter, Stopped
+from medals.base.settings import InferenceCfg
+from medals.inference.sliding import SCALE, MaskAccumulator, ScoreSlab, Windows, LabelWriter, MaskWriter, sliding_window
 from medals.spatial import Box, Mask, Point, Scribble, rasterize
-from medals.stages import Asker, RandomQueries, Stage, Window
+from medals.inference.predictor import WindowPredictor, RandomQueries, NetworkStage, WindowInput
 from medals.volume import Volume, phantom
 
 CODES = [''.join(p) for axes in permutations(('LR','AP','SI')) for p in product(*axes)]
@@ -34,7 +35,7 @@ CODES = [''.join(p) for axes in permutations(('LR','AP','SI')) for p in product(
 class Fake(torch.nn.Module):
     "A network of local means: its features are the image, its mean, one, and the prompts, each with the vector of its class"
     def __init__(self): super().__init__(); self.asked = []
-    def ask(self, x, q, m=None, which=None):
+    def mask_factors(self, x, q, m=None, which=None):
         self.asked.append((tuple(x.shape[2:]), m is not None))
         def mean(v): return torch.nn.functional.avg_pool3d(v, 5, 1, 2, count_include_pad=False)
         some = q if which is None else q[which]
@@ -53,8 +54,9 @@ def queries(texts, modality=None):
 
 
 def fake(window=(32,32,32), two=False, **kw):
-    frame = Frame(spacing=(4.,4.,4.), window=window, modality='mri', **kw)
-    stages = [Stage(Fake(), replace(frame, spacing=(8.,8.,8.)), 'coarse'), Stage(Fake(), frame, 'fine')] if two else Stage(Fake(), frame)
+    frame = InputSpec(spacing=(4.,4.,4.), window=window, modality='mri', **kw)
+    coarse = NetworkStage(Fake(), replace(frame, spacing=(8.,8.,8.)), 'coarse')
+    stages = [coarse, NetworkStage(Fake(), frame, 'fine')] if two else NetworkStage(Fake(), frame)
     return Segmenter(stages, queries, device='cpu', source='fake')
 
 
@@ -72,7 +74,7 @@ def test_shares_add_up_to_one_everywhere(spec, even):
     shape,window = [a[0] for a in spec],[a[1] for a in spec]
     box = [(min(a[2], a[0]-1), min(a[0], a[2]+a[3])) if even else (0, a[0]) for a in spec]
     box = [(a, max(b, a+1)) for a,b in box]
-    tiles = Tiles(shape, window, box, even)
+    tiles = Windows(shape, window, box, even)
     seen = 0
     for axis,(row,w,(lo,hi)) in enumerate(zip(tiles.rows, window, box)):
         total,n = np.zeros(hi-lo),shape[axis]
@@ -88,19 +90,19 @@ def test_shares_add_up_to_one_everywhere(spec, even):
 
 def test_windows_of_the_published_way():
     for n,w,want in ((341, 224, [0,112,117]), (365, 192, [0,96,173]), (150, 128, [0,22]), (100, 128, [0]), (128, 128, [0])):
-        assert list(Tiles((n,)*3, (w,)*3, even=False).starts[0])==want
+        assert list(Windows((n,)*3, (w,)*3, even=False).starts[0])==want
 
 
 def puzzle(gen):
     "A lattice with random size, crop, turn and phases, and windows over a random box of it"
     net,k = tuple(gen.integers(5, 24, 3)),int(gen.integers(1, 3))
     size,lo = tuple(gen.integers(5, 40, 3)),[int(o) for o in gen.integers(0, 4, 3)]
-    turn = Turn(tuple(int(o) for o in gen.permutation(3)), tuple(bool(o) for o in gen.integers(0, 2, 3)))
+    turn = AxisOrder(tuple(int(o) for o in gen.permutation(3)), tuple(bool(o) for o in gen.integers(0, 2, 3)))
     shape = [0,0,0]
     for i,o in enumerate(turn.order): shape[o] = size[i]+lo[i]+2
     box = [sorted(int(o) for o in gen.choice(m+1, 2, replace=False)) for m in net]
-    tiles = Tiles(net, tuple(2*int(o) for o in gen.integers(2, 8, 3)), box)
-    return SimpleNamespace(net=Lattice(tuple((a, a+s) for a,s in zip(lo, size)), net, k), turn=turn, shape=shape), tiles
+    tiles = Windows(net, tuple(2*int(o) for o in gen.integers(2, 8, 3)), box)
+    return SimpleNamespace(net=NetGrid(tuple((a, a+s) for a,s in zip(lo, size)), net, k), turn=turn, shape=shape), tiles
 
 
 def random_answers(gen, tiles, k, whole):
@@ -112,7 +114,7 @@ def random_answers(gen, tiles, k, whole):
                 p = torch.as_tensor(gen.random((rows.stop-rows.start, *tiles.window), dtype=np.float32))
                 half = torch.as_tensor(gen.random(tiles.window)<.5)
                 for where in (half, ~half):
-                    u,v,w = tile.share
+                    u,v,w = tile.weight
                     part = (p*where).numpy()[:,*(slice(a-s, b-s) for (a,b),s in zip(tile.keep, tile.at))]
                     whole[(rows, *at)] += part*(u[:,None,None]*v[:,None]*w)
                     yield rows,p,phase,where,1.
@@ -133,8 +135,8 @@ def test_slabs_equal_the_whole_volume(seed):
     "Random answers of overlapping windows, in slabs on the scan, against float sums of everything"
     gen = np.random.default_rng(seed)
     view,tiles = puzzle(gen)
-    k,whole,found = view.net.phases,np.zeros((3, *view.net.fine)),Found(3, view.shape, [1])
-    slide(tiles, 3, lambda t: t, random_answers(gen, tiles, k, whole), ToScan(found, view, tiles.box, .55, 999), k)
+    k,whole,found = view.net.phases,np.zeros((3, *view.net.fine)),MaskAccumulator(3, view.shape, [1])
+    sliding_window(tiles, 3, lambda t: t, random_answers(gen, tiles, k, whole), MaskWriter(found, view, tiles.box, .55, 999), k)
     inner = [(a*k, b*k) for a,b in tiles.box]
     for i in range(3):
         want,edge = onto_scan(whole[i].astype(np.float32), inner, view),whole[i][tuple(slice(*o) for o in inner)]
@@ -146,8 +148,8 @@ def test_slabs_equal_the_whole_volume(seed):
 
 
 def test_open_scores_are_small():
-    tiles = Tiles((400,400,900), (64,64,64))
-    slab = Slab(1, tiles)
+    tiles = Windows((400,400,900), (64,64,64))
+    slab = ScoreSlab(1, tiles)
     assert slab.sums.element_size()==2 and slab.sums.numel()<=400*400*66
 
 
@@ -188,8 +190,8 @@ def test_groups_of_classes_change_nothing(head, compat, monkeypatch):
     "A real network with prompts for some classes: everything at once, and one class at a time"
     torch.manual_seed(0)
     tiny = ModelCfg(features=(8,)*6, query=24, layers=1, heads=2, ffn=16, head=8, aux=False)
-    frame = Frame(spacing=(6.,6.,3.), window=(32,32,64), modality='mri')
-    nets = [Stage(MedalS(tiny).eval(), replace(frame, spacing=s), n) for n,s in (('coarse',(9.,9.,6.)), ('fine',frame.spacing))]
+    frame = InputSpec(spacing=(6.,6.,3.), window=(32,32,64), modality='mri')
+    nets = [NetworkStage(MedalS(tiny).eval(), replace(frame, spacing=s), n) for n,s in (('coarse',(9.,9.,6.)), ('fine',frame.spacing))]
     seg = Segmenter(nets, RandomQueries(24), device='cpu')
     words,marks = list('abcde'),{'c': [Box((10,10,10), (30,30,30))]}
     want = seg(head, words, spatial=marks, compat=compat, presence=0)
@@ -203,21 +205,21 @@ def test_groups_of_classes_change_nothing(head, compat, monkeypatch):
 
 def test_out_of_memory_halves_and_goes_on(head, monkeypatch):
     class Tight(Fake):
-        def ask(self, x, q, m=None, which=None):
+        def mask_factors(self, x, q, m=None, which=None):
             if sizes['now'].classes>2: raise torch.OutOfMemoryError('CUDA out of memory')
-            return super().ask(x, q, m, which)
+            return super().mask_factors(x, q, m, which)
     sizes = {}
     seg,words = fake(),list('abcdefg')
     want = seg(head, words, presence=0)
     seg.stages[0].model = Tight()
-    turn = Run._turn
+    turn = SegmentRun._turn
     def spy(self, ask, load, look, t, some, found, size):
         sizes['now'] = size
         return turn(self, ask, load, look, t, some, found, size)
-    monkeypatch.setattr(Run, '_turn', spy)
+    monkeypatch.setattr(SegmentRun, '_turn', spy)
     got = seg(head, words, presence=0)
     assert sizes['now'].classes==1 and all(np.array_equal(got.masks[w], want.masks[w]) for w in words) and got.scores==want.scores
-    seg.stages[0].model.ask = lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory'))
+    seg.stages[0].model.mask_factors = lambda *a, **k: (_ for _ in ()).throw(torch.OutOfMemoryError('CUDA out of memory'))
     with pytest.raises(UserError, match="device='cpu'"): seg(head, words)
 
 
@@ -235,12 +237,12 @@ def test_flips_leave_left_and_right_alone(head):
     assert seg.dry_run(head, 'a', tta=True).passes==4
     seen = []
     class Eye(Fake):
-        def ask(self, x, q, m=None, which=None):
+        def mask_factors(self, x, q, m=None, which=None):
             seen.append(x[0,0].clone())
-            return super().ask(x, q, m, which)
+            return super().mask_factors(x, q, m, which)
     for axes,flips in (('RAS', ((),(1,),(2,),(1,2))), ('PLS', ((),(0,),(2,),(0,2)))):
         seen.clear()
-        eye = Segmenter(Eye(), queries, Frame(spacing=(4.,)*3, window=(64,64,64), axes=axes), 'cpu')
+        eye = Segmenter(Eye(), queries, InputSpec(spacing=(4.,)*3, window=(64,64,64), axes=axes), 'cpu')
         eye(head, 'a', 'mri', tta=True)
         assert len(seen)==4 and all(torch.equal(x, seen[0].flip(f)) for x,f in zip(seen, flips))
 
@@ -272,15 +274,15 @@ def test_a_structure_that_is_not_there_is_not_found(head):
 # ---- coarse to fine
 
 def test_specks_do_not_inflate_a_region_and_what_is_missed_gets_a_window():
-    net = Lattice(((0,400),)*3, (400,)*3)
+    net = NetGrid(((0,400),)*3, (400,)*3)
     m = np.zeros((400,400,400), bool)
     m[180:240,180:240,180:240] = True
     m[5:8,5:8,390:393] = True
-    assert fine_regions([Bits.of(m)], [], net, Turn(), m.shape, (96,96,96))==[((162,258),)*3]
-    two = fine_regions([Bits.of(m)], [(20,20,20)], net, Turn(), m.shape, (96,96,96))
+    assert fine_regions([BitMask.of(m)], [], net, AxisOrder(), m.shape, (96,96,96))==[((162,258),)*3]
+    two = fine_regions([BitMask.of(m)], [(20,20,20)], net, AxisOrder(), m.shape, (96,96,96))
     assert two==[((0,96),)*3, ((162,258),)*3]
     m[100:160,100:160,100:160] = True
-    assert len(fine_regions([Bits.of(m)], [], net, Turn(), m.shape, (96,96,96)))==1, 'overlapping boxes are one'
+    assert len(fine_regions([BitMask.of(m)], [], net, AxisOrder(), m.shape, (96,96,96)))==1, 'overlapping boxes are one'
 
 
 def test_the_second_look_is_where_the_first_one_found_something(head):
@@ -298,25 +300,29 @@ def test_the_second_look_is_where_the_first_one_found_something(head):
 
 @pytest.mark.parametrize('inst, soft, want', [(False, False, 1), (False, True, 2), (True, False, 3), (True, True, 4)])
 def test_passes_per_window_are_the_published_ones(head, inst, soft, want):
-    frame,model = Frame(spacing=(4.,)*3, window=(64,64,64), iterations=1),Fake()
-    job = settle(head, ['a'], 'mri', instance=inst, cfg=InferenceCfg(compat=True))
-    ask = Segmenter([Stage(model, frame, 'fine')], queries, device='cpu').asker(job, Stage(model, frame, 'fine'), [0], queries(['a']))
+    frame,model = InputSpec(spacing=(4.,)*3, window=(64,64,64), iterations=1),Fake()
+    job = make_request(head, ['a'], 'mri', instance=inst, cfg=InferenceCfg(compat=True))
+    stage = NetworkStage(model, frame, 'fine')
+    ask = Segmenter([stage], queries, device='cpu').predictor(job, stage, [0], queries(['a']))
     m = np.zeros((1,64,64,64), bool)
     m[:,20:40,20:40,20:40] = True
-    list(ask.answers(Window(np.full((64,64,64), 90, np.uint8), ids=[0] if soft else [], soft=m if soft else None), (0,1)))
+    list(ask.predict(WindowInput(np.full((64,64,64), 90, np.uint8), ids=[0] if soft else [], soft=m if soft else None), (0,1)))
     assert len(model.asked)==want==ask.passes(soft)
 
 
 def test_every_voxel_is_decided_while_its_own_prompt_is_hidden():
     class Copy(Fake):
-        def ask(self, x, q, m=None, which=None): return (m if m is not None else torch.zeros_like(x)).float()*20-10,torch.ones(1,1,1)
+        def mask_factors(self, x, q, m=None, which=None):
+            given = m if m is not None else torch.zeros_like(x)
+            return given.float()*20-10,torch.ones(1,1,1)
     m = torch.zeros(1,32,32,32, dtype=torch.bool)
     m[0,8:24,8:24,8:24] = True
     for blind in ('checker','random'):
-        ask = Asker(Stage(Copy(), Frame(spacing=(1.,)*3, window=(32,32,32))), torch.ones(1,1), blind=blind)
-        told = sum(p*w for _,p,_,w,_ in ask.answers(Window(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy()), (0,1)))
+        ask = WindowPredictor(NetworkStage(Copy(), InputSpec(spacing=(1.,)*3, window=(32,32,32))), torch.ones(1,1), blind=blind)
+        told = sum(p*w for _,p,_,w,_ in ask.predict(WindowInput(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy()), (0,1)))
         assert told.max()<.01, 'a network that copies its prompt finds nothing'
-        mark = sum(p*w for _,p,_,w,_ in ask.answers(Window(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy(), hard=m.numpy()), (0,1)))
+        both = WindowInput(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy(), hard=m.numpy())
+        mark = sum(p*w for _,p,_,w,_ in ask.predict(both, (0,1)))
         assert ((mark>.5)==m).all(), 'a mark of the user is never hidden'
 
 
@@ -332,10 +338,10 @@ def lone(shape, spacing, name='CT_x.npz', fill=0):
     ((64,64,40), (2,2,6), 'PET_Lesion', (195,195,122,1), (156,156,191,1))])
 def test_compat_plans_windows_as_published(shape, spacing, n, coarse, fine, monkeypatch):
     "Vectors of the specification, through the segmenter: rows are the second axis of a file"
-    monkeypatch.setattr('medals.job.vocab.published', lambda r,i: n if isinstance(n, str) else None)
-    frame = Frame(axes='PLS', fill=True)
+    monkeypatch.setattr('medals.inference.request.vocab.published', lambda r,i: n if isinstance(n, str) else None)
+    frame = InputSpec(axes='PLS', fill=True)
     published = ('coarse',(1.5,1.5,3.),(224,224,128)),('fine',(1.,1.,1.),(192,192,192))
-    stages = [Stage(Fake(), replace(frame, spacing=s, window=w), k) for k,s,w in published]
+    stages = [NetworkStage(Fake(), replace(frame, spacing=s, window=w), k) for k,s,w in published]
     words = [f'structure {i}' for i in range(1 if isinstance(n, str) else n)]
     rows = Segmenter(stages, queries, device='cpu').dry_run(lone(shape, spacing), words, 'ct', compat=True, max_memory=99.).rows
     assert [(*r['voxels'], r['windows']) for r in rows]==[coarse, fine]
@@ -357,14 +363,14 @@ def test_the_published_region_by_hand():
 
 
 def test_the_published_decision_by_hand():
-    net = Lattice(((0,2),(0,2),(0,2)), (2,2,2))
-    labels,found = ToLabels(net),Found(3, (2,2,2))
+    net = NetGrid(((0,2),(0,2),(0,2)), (2,2,2))
+    labels,found = LabelWriter(net),MaskAccumulator(3, (2,2,2))
     scores = torch.tensor([[.6,.49,.5,.2,.9,0,.3,.7],[.6,.2,.4,.5,.95,0,.51,.69],[.7,.4,.1,.49,.1,0,.5,.69]]).reshape(3,2,2,2)
-    tiles = Tiles((2,2,2), (2,2,2), even=False)
+    tiles = Windows((2,2,2), (2,2,2), even=False)
     for some in ([0,1],[2]): # in two turns
         told = (slice(0, len(some)), scores[some], (0,0,0), None, 1.)
-        slide(tiles, len(some), lambda t: t, lambda t, told=told: [told], labels.start(some))
-    labels.finish(found, Turn())
+        sliding_window(tiles, len(some), lambda t: t, lambda t, told=told: [told], labels.start(some))
+    labels.finish(found, AxisOrder())
     got = sum((i+1)*np.asarray(b).astype(int) for i,b in enumerate(found.bits)).ravel().tolist()
     assert got==[3,0,1,2,2,0,2,1], 'the highest of at least one half; the first of equals'
     assert abs(labels.best.max()-.95*SCALE)<2
@@ -376,14 +382,14 @@ def test_compat_gives_every_voxel_to_one_class_and_skips_as_the_table_says(head,
     total = sum(m.astype(int) for m in res.masks.values())
     assert total.max()==1 and [o['stage'] for o in res.manifest['looks']]==['coarse','fine']
     for key,want in (('US_Soleus', ['coarse']), ('Microscopy_Synaptic clefts', ['fine']), ('CT_Liver', ['coarse','fine'])):
-        monkeypatch.setattr('medals.job.vocab.published', lambda r,i,key=key: key)
+        monkeypatch.setattr('medals.inference.request.vocab.published', lambda r,i,key=key: key)
         looks = seg(head, ['a'], compat=True).manifest['looks']
         assert [o['stage'] for o in looks]==want and looks[-1]['rule']=='percentile'
 
 
 def test_an_empty_first_stage_sends_the_published_way_everywhere_and_ours_nowhere(head):
     seg = fake(two=True)
-    seg.stages[0].model.ask = lambda x,q,m=None,which=None: (torch.full_like(x, -20.),torch.ones(1,len(q),1))
+    seg.stages[0].model.mask_factors = lambda x,q,m=None,which=None: (torch.full_like(x, -20.),torch.ones(1,len(q),1))
     assert [o['stage'] for o in seg(head, ['a'], compat=True).manifest['looks']]==['coarse','fine']
     ours = seg(head, ['a'])
     assert [o['stage'] for o in ours.manifest['looks']]==['coarse'] and not ours.masks['a'].any()
@@ -395,14 +401,14 @@ def test_refinement_asks_only_the_windows_that_a_mark_touches(head):
     seg = fake((32,32,32))
     seg.stages[0].frame = replace(seg.stages[0].frame, spacing=(2.,2.,2.))
     first = seg(head, ['a','b'], presence=0)
-    tiles = Tiles(first.manifest['looks'][0]['voxels'], (32,32,32), first.manifest['looks'][0]['box'])
+    tiles = Windows(first.manifest['looks'][0]['voxels'], (32,32,32), first.manifest['looks'][0]['box'])
     model = seg.stages[0].model
     model.asked.clear()
     spot = Point((12,28,22), radius=9.)
     second = first.refine({'a': [spot]})
-    view = view_of(settle(head, ['a']), seg.stages[0].frame)
+    view = stage_view(make_request(head, ['a']), seg.stages[0].frame)
     mark = rasterize([spot], head.shape, head.affine)[0]
-    near = np.argwhere(np.asarray(touch(Bits.of(mark), view, [(0,n) for n in view.net.fine])))
+    near = np.argwhere(np.asarray(cover_mask(BitMask.of(mark), view, [(0,n) for n in view.net.fine])))
     lo,hi = near.min(0),near.max(0)+1
     hit = [t for batch,_ in tiles.slabs() for t in batch if all(a<h and l<a+32 for a,l,h in zip(t.at, lo, hi))]
     assert len(model.asked)==len(hit)<len(tiles) and second.manifest['passes']==len(hit)
@@ -440,10 +446,10 @@ def test_masks_join_or_replace_what_was_found(head):
     m = np.zeros(head.shape, bool)
     m[20:24,20:24,20:24] = True
     for mode in ('join','replace'):
-        job = settle(head, ['a'], spatial={'a': Mask(m, mode=mode)})
-        view = view_of(job, seg.stages[1].frame)
+        job = make_request(head, ['a'], spatial={'a': Mask(m, mode=mode)})
+        view = stage_view(job, seg.stages[1].frame)
         part = [(0,n) for n in view.net.fine]
-        soft,hard = show_prompts(job, view, part, [0], {0: Bits.of(head.data>100)})
+        soft,hard = prompt_channels(job, view, part, [0], {0: BitMask.of(head.data>100)})
         assert hard==[None] and (soft[0].sum()>5000)==(mode=='join') and soft[0].any()
     with pytest.raises(UserError, match="'join' or 'replace'"): Mask(m, mode='add')
 
@@ -455,8 +461,8 @@ def test_no_mark_is_too_small_to_be_seen(at, spacing, codes):
     dot = np.zeros(vol.shape, bool)
     dot[at] = True
     scan,there = vol.reorient(codes),vol.like(dot).reorient(codes).data
-    view = view_of(settle(replace(scan, modality='ct'), 'a'), Frame(spacing=(spacing,)*3, window=(32,32,32)))
-    got = touch(Bits.of(there), view, [(0,n) for n in view.net.fine])
+    view = stage_view(make_request(replace(scan, modality='ct'), 'a'), InputSpec(spacing=(spacing,)*3, window=(32,32,32)))
+    got = cover_mask(BitMask.of(there), view, [(0,n) for n in view.net.fine])
     inside = all(a<=i<b for i,(a,b) in zip(np.argwhere(view.turn(there))[0], view.net.crop))
     assert (got is not None and got.any())==inside
 
@@ -479,21 +485,21 @@ def test_absurd_sizes_are_refused(head, aff):
 
 def test_a_dark_scan_is_looked_at_whole(head):
     res = fake()(head.like(np.zeros_like(head.data)), 'a')
-    assert res.manifest['looks'][0]['cut']==tuple((0,n) for n in turn_to(head, 'RAS').of(head.shape)) and not res.masks['a'].any()
+    assert res.manifest['looks'][0]['cut']==tuple((0,n) for n in axis_order_to(head, 'RAS').of(head.shape)) and not res.masks['a'].any()
 
 
 PROMISE = """
 import json, resource, sys
 import numpy as np, torch
-from medals.frame import Frame
+from medals.preprocessing.input_spec import InputSpec
 from medals.segment import Segmenter
-from medals.stages import Stage
+from medals.inference.predictor import NetworkStage
 from types import SimpleNamespace
 class Fake(torch.nn.Module):
     cfg = SimpleNamespace(features=(2,))
-    def ask(self, x, q, m=None, which=None): return torch.cat([x/64, torch.ones_like(x)], 1),q[None]
+    def mask_factors(self, x, q, m=None, which=None): return torch.cat([x/64, torch.ones_like(x)], 1),q[None]
 def queries(texts, modality): return torch.tensor([[2., -3.-i/20] for i in range(len(texts))])
-seg = Segmenter(Stage(Fake(), Frame(spacing=(1.,)*3, window=(96,96,96))), queries, device='cpu')
+seg = Segmenter(NetworkStage(Fake(), InputSpec(spacing=(1.,)*3, window=(96,96,96))), queries, device='cpu')
 shape = json.loads(sys.argv[1])
 x = np.zeros(shape, np.int16)
 at = np.stack(np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing='ij'), -1)

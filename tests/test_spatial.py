@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.core import UserError, torch_gen
-from medals.simulate import PROMPTS, PromptCfg, jittered_box, sample_voxels, simulate, with_marks
+from medals.data.simulate import PROMPTS, PromptCfg, jittered_box, sample_voxels, simulate, with_marks
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize
 
 SHAPE = (14,12,10)

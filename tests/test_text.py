@@ -92,14 +92,14 @@ def test_the_copy_is_the_original():
 @pytest.fixture(scope='module')
 def small():
     "The encoder that ships, and what it thinks of each concept"
-    from medals.recall import concept_means
+    from medals.pretraining.recall import concept_means
     enc = TextEncoder.load('small', cache=False)
     return enc,concept_means(enc)
 
 
 def test_the_small_encoder_reads_new_words(small):
     "Among all two thousand concepts of the table"
-    from medals.recall import new_wordings, new_words, retrieval
+    from medals.pretraining.recall import new_wordings, new_words, retrieval
     enc,means = small
     assert retrieval(enc, new_wordings()[::5], means=means)>.98
     assert retrieval(enc, new_words(), means=means)>=.90
@@ -107,7 +107,7 @@ def test_the_small_encoder_reads_new_words(small):
 
 def test_the_encoder_that_nano_was_trained_with_reads_new_words():
     "As long as it ships"
-    from medals.recall import new_wordings, new_words, retrieval
+    from medals.pretraining.recall import new_wordings, new_words, retrieval
     enc = TextEncoder.load('nano', cache=False)
     assert retrieval(enc, new_wordings()[::5])>.95
     assert retrieval(enc, new_words())>=.75 # the encoder before it reached .59
@@ -115,14 +115,14 @@ def test_the_encoder_that_nano_was_trained_with_reads_new_words():
 
 @pytest.mark.parametrize('name,least', [('totalsegmentator', .99), ('freesurfer', .99)])
 def test_the_small_encoder_knows_the_names_of_tools(small, name, least):
-    from medals.recall import listed, retrieval
+    from medals.pretraining.recall import listed, retrieval
     enc,means = small
     assert retrieval(enc, listed(here/'vocab'/f'{name}.tsv'), means=means)>=least
 
 
 def test_left_is_never_taken_for_right(small):
     "Ten thousand pairs of sentences in many words"
-    from medals.recall import sides_confused
+    from medals.pretraining.recall import sides_confused
     assert sides_confused(small[0], 10_000, small[1])==[]
 
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from helpers import shared
-from medals.begin import begin
-from medals.checkpoint import checkpoints, newest, read_state
+from medals.network.warm_start import warm_start
+from medals.training.checkpoint import checkpoints, newest, read_state
 from medals.core import UserError
-from medals.index import index
-from medals.job import settle
+from medals.data.indexing import index
+from medals.inference.request import make_request
 from medals.prepare import prepare, recipe_for
-from medals.run import RunCfg, build, train
-from medals.schedule import TrainCfg, lr_at
-from medals.stages import load_stages
+from medals.training.train import TrainCfg, build_run, train
+from medals.training.config import LoopCfg, lr_at
+from medals.inference.predictor import load_stages
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ def one_thread():
 
 def flags(cfg):
     "The settings of a run as the command line takes them"
-    plain,out = RunCfg(),[]
+    plain,out = TrainCfg(),[]
     for k,v in vars(cfg).items():
         if v==getattr(plain, k): continue
         name = k.replace('_', '-')
@@ -82,11 +82,11 @@ def test_weights_are_asked_in_the_grey_window_they_were_trained_in(tmp_path, kno
     index(tmp_path, tmp_path/'l.jsonl', tmp_path/'p.toml', workers=1)
     prepare(tmp_path/'l.jsonl', tmp_path/'store', recipe_for('nano', spacing=(6.,6.,6.), patch=(64,32,32)), workers=1)
     for windows,want in (('auto', not known), ('structure', True), ('one', False)):
-        cfg = RunCfg(out=str(tmp_path/windows), steps=1, device='cpu', windows=windows)
+        cfg = TrainCfg(out=str(tmp_path/windows), steps=1, device='cpu', windows=windows)
         train([tmp_path/'store'], cfg)
         frame = load_stages(tmp_path/windows/'last')[0][0].frame
         assert frame.windows is want
-        groups = settle(replace(vol, modality='ct', data=vol.data*4-1000), ['mandible','liver'], frame=frame).groups
+        groups = make_request(replace(vol, modality='ct', data=vol.data*4-1000), ['mandible','liver'], frame=frame).groups
         assert len(groups)==1+want
 
 
@@ -117,7 +117,7 @@ def state(out): return read_state(newest(out))
 
 
 def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_path):
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=8, log_every=1, save_every=1)
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=8, log_every=1, save_every=1)
     train([store], cfg)
     cfg = replace(cfg, out=str(tmp_path/'b'))
     p = launch(MEDALS, cfg, store, until=2)
@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_pat
 
 def test_two_processes_take_the_steps_of_one(store, tmp_path):
     "The same global batch, in micro-batches, stopped by a signal on the way"
-    cfg = RunCfg(out=str(tmp_path/'one'), steps=4, batch=4, patch=(64,64,32), log_every=1, lr=1e-4, holdout=.3, val_last=1, marks=False)
+    cfg = TrainCfg(out=str(tmp_path/'one'), steps=4, batch=4, patch=(64,64,32), log_every=1, lr=1e-4, holdout=.3, val_last=1, marks=False)
     one = train([store], cfg)
     cfg = replace(cfg, out=str(tmp_path/'two'), micro=1)
     p = launch(TWO, cfg, store, until=1)
@@ -152,7 +152,7 @@ def test_two_processes_take_the_steps_of_one(store, tmp_path):
     assert b['step']==4 and b['made']['world']==2
     losses = [[float(r['loss']) for r in csv.DictReader(open(tmp_path/o/'log.csv'))] for o in ('one','two')]
     assert np.allclose(*losses, rtol=2e-4)
-    begun = begin(seed=cfg.seed).net.state_dict()
+    begun = warm_start(seed=cfg.seed).net.state_dict()
     def way(k): return (a['net'][k]-begun[k]).abs().mean(),(a['net'][k]-b['net'][k]).abs().mean()
     moved,apart = torch.tensor([way(k) for k,v in begun.items() if v.ndim>1 and not a['net'][k].equal(v)]).T
     assert len(moved)>=50 and (apart/moved).median()<.01 and (apart/moved).max()<.1
@@ -160,7 +160,7 @@ def test_two_processes_take_the_steps_of_one(store, tmp_path):
 
 
 def test_a_damaged_checkpoint_costs_only_what_came_after_the_one_before(store, tmp_path):
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=4, log_every=1, save_every=2, keep=2)
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=4, log_every=1, save_every=2, keep=2)
     train([store], cfg)
     new,old = checkpoints(cfg.out)
     good = state(cfg.out)
@@ -175,7 +175,7 @@ def test_a_missing_case_is_named_and_nothing_is_lost(store, tmp_path):
     import shutil
     own = shutil.copytree(store, tmp_path/'store')
     for f in sorted((own/'cases'/'heads').iterdir())[1:]: (f/'labels.b2nd').unlink()
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=20, save_every=99)
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=20, save_every=99)
     with pytest.raises(UserError, match='case heads/head[123] cannot be read'): train([own], cfg)
     step = state(cfg.out)['step'] if checkpoints(cfg.out) else None
     assert step is not None and step<20
@@ -186,12 +186,12 @@ def test_a_missing_case_is_named_and_nothing_is_lost(store, tmp_path):
 
 
 def run_parts(store, cfg):
-    return build([store], cfg, begin())
+    return build_run([store], cfg, warm_start())
 
 
 def test_a_dead_loader_process_ends_in_a_sentence(store, tmp_path):
-    from medals.train import fit
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=50, workers=1, save_every=99)
+    from medals.training.loop import fit
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=50, workers=1, save_every=99)
     run,source,*_ = run_parts(store, cfg)
     def deadly(start):
         for i,b in zip(count(), source(start)):
@@ -202,8 +202,8 @@ def test_a_dead_loader_process_ends_in_a_sentence(store, tmp_path):
 
 
 def test_a_loss_that_is_no_number_never_reaches_the_weights(store, tmp_path):
-    from medals.train import fit
-    cfg = RunCfg(out=str(tmp_path/'a'), steps=8, log_every=2)
+    from medals.training.loop import fit
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=8, log_every=2)
     run,source,*_ = run_parts(store, cfg)
     def poisoned(start):
         for i,bs in enumerate(source(start), start):
@@ -217,7 +217,7 @@ def test_a_loss_that_is_no_number_never_reaches_the_weights(store, tmp_path):
 
 
 def test_half_precision_keeps_its_scale(store, tmp_path):
-    cfg = RunCfg(out=str(tmp_path/'a'), precision='fp16')
+    cfg = TrainCfg(out=str(tmp_path/'a'), precision='fp16')
     run,*_ = run_parts(store, cfg)
     run.scaler.scale(torch.ones(1))
     run.scaler.update(123.)
@@ -228,14 +228,14 @@ def test_half_precision_keeps_its_scale(store, tmp_path):
 def test_recomputing_gives_the_same_step(store, tmp_path):
     nets = []
     for k in (0,2):
-        cfg = RunCfg(out=str(tmp_path/str(k)), steps=2, recompute=k)
+        cfg = TrainCfg(out=str(tmp_path/str(k)), steps=2, recompute=k)
         train([store], cfg)
         nets.append(state(cfg.out)['net'])
     assert all(torch.allclose(nets[0][k], v, atol=1e-5) for k,v in nets[1].items())
 
 
 def test_published_schedule_to_the_step():
-    cfg = TrainCfg(stages=(40000,30000,20000,10000,2000), warmups=(2000,2000,2000,1000,200), peaks=(1e-4,4e-5,2e-5,2e-5,1e-5))
+    cfg = LoopCfg(stages=(40000,30000,20000,10000,2000), warmups=(2000,2000,2000,1000,200), peaks=(1e-4,4e-5,2e-5,2e-5,1e-5))
     known = {1: 5e-8, 2000: 1e-4, 21000: 5e-5, 40000: 1.7e-13, 40001: 2e-8, 42000: 4e-5, 100001: 5e-8}
     assert all(abs(lr_at(0, cfg, t-1)/v-1)<.01 for t,v in known.items())
 
@@ -249,7 +249,8 @@ def test_a_wrong_flag_is_one_line_under_bash(args, says, tmp_path):
 
 def overfit(store, out, steps, **kw):
     "DSC of each class in the cases that were trained on"
-    cfg = RunCfg(out=str(out), steps=steps, lr=4e-3, ema=.9, aug='none', forced=1., val_store=str(store), val_every=9999, marks=False, **kw)
+    cfg = TrainCfg(out=str(out), steps=steps, lr=4e-3, ema=.9, aug='none', forced=1., val_store=str(store), val_every=9999, marks=False,
+                   **kw)
     return {r['class']: r['dsc'] for r in train([store], cfg)['rows']}
 
 

@@ -11,11 +11,11 @@ from helpers import here, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals.anatomy import other_names, structures
+from medals.prompts.anatomy import other_names, structures
 from medals.core import make_gen, read_table
-from medals.pretrain import typo
+from medals.pretraining.pretrain import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
-from medals.words import correct, tokens, word_table
+from medals.prompts.tokens import correct, tokens, word_table
 
 prompts = shared/'data'/'biomedsegfm_prompts.json'
 needs_prompts = pytest.mark.skipif(not prompts.exists(), reason=f'no prompt file of the challenge at {prompts}')

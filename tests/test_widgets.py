@@ -15,13 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from medals.board import Board, History, State, compose, erased, mark_from_pointer, slice_image, stamp
+from medals.studio.canvas import Board, History, State, compose, erased, mark_from_pointer, slice_image, stamp
 from medals.core import UserError
-from medals.segment import Frame, Segmenter
+from medals.segment import InputSpec, Segmenter
 from medals.show import WHITE
-from medals.solid import View3d, reduced, surface, view3d
+from medals.studio.surfaces import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
-from medals.look import Screen, compare, slices
+from medals.studio.slices import Screen, compare, slices
 from medals.volume import Volume, phantom
 from medals.widgets import Stopped, Studio, complete, understood
 
@@ -349,7 +349,7 @@ class Bright(torch.nn.Module):
 
 @pytest.fixture(scope='module')
 def network(): # Windows of 32 voxels of 3 mm: several are needed
-    frame = Frame(spacing=(3.,3.,3.), window=(32,32,32), modality='mri')
+    frame = InputSpec(spacing=(3.,3.,3.), window=(32,32,32), modality='mri')
     return Segmenter(Bright(), lambda texts,modality: torch.zeros(len(texts), 4), frame, 'cpu')
 
 

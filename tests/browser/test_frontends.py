@@ -9,14 +9,14 @@ import pytest
 
 CELLS = '''
 import torch
-from medals.segment import Frame, Segmenter
+from medals.segment import InputSpec, Segmenter
 from medals.volume import phantom
 from medals.widgets import Studio, compare, slices
 class Bright(torch.nn.Module):
     def forward(self, x, q, m=None):
         y = (x-100).expand(-1, len(q), -1, -1, -1)/10
         return y if m is None else torch.where(m, 9., y)
-frame = Frame(spacing=(4.,4.,4.), window=(64,64,64), modality='mri')
+frame = InputSpec(spacing=(4.,4.,4.), window=(64,64,64), modality='mri')
 seg = Segmenter(Bright(), lambda texts,modality: torch.zeros(len(texts), 4), frame, 'cpu')
 vol,lbl,names = phantom()
 ''','''

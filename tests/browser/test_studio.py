@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medals.board import Board, compose, slice_image
+from medals.studio.canvas import Board, compose, slice_image
 from medals.core import asset
 from medals.spatial import Box, Point
 from medals.volume import phantom

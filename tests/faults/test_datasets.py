@@ -17,23 +17,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import catalogue
+from medals.data import catalogue
 from medals.core import UserError, read_json, spacing_of, write_json
-from medals.data import DataCfg, Sampler, to_batch
-from medals.datasets import sampling
-from medals.finetune import FinetuneCfg, own_store
+from medals.data.sampler import DataCfg, Sampler, to_batch
+from medals.data.datasets import sampling
+from medals.training.finetune import FinetuneCfg, own_store
 from medals.geometry import coarse_axis, plan, rigid
-from medals.index import index, sentences_of
-from medals.layouts import find_cases
-from medals.losses import dice_bce, seg_loss
-from medals.nnunet import is_ignored
+from medals.data.indexing import index, sentences_of
+from medals.data.layouts import find_cases
+from medals.training.losses import dice_bce, seg_loss
+from medals.data.nnunet import is_ignored
 from medals.prepare import import_store, load, manifest_row, prepare, recipe_for
 from medals.published import LADDER
-from medals.store import import_case, label_points, open_case, write_case
-from medals.train import sample_losses
-from medals.validate import Validator, held
+from medals.data.store import import_case, label_points, open_case, write_case
+from medals.training.loop import sample_losses
+from medals.training.validate import Validator, held_out_cases
 from medals.volume import Volume, phantom
-from medals.work import read_lines, write_lines
+from medals.base.parallel import read_lines, write_lines
 from test_plan import COARSE, FINE, KEYS, literal
 
 
@@ -261,7 +261,7 @@ def test_1_2_windows_lie_around_voxels_that_count(tmp_path):
 def test_1_2_validation_scores_only_what_counts(tmp_path):
     root = raw_set(tmp_path/'D', cases=('a','b','c'), labels={'background': 0, 'left': 1, 'ignore': [2,3,4]})
     sampler = Sampler(stored(root, tmp_path)[0], DataCfg(holdout=.3))
-    one, = held(sampler, sampler.heldout)
+    one, = held_out_cases(sampler, sampler.heldout)
     class Everything(torch.nn.Module):
         def forward(self, x, q, m=None): return torch.ones(len(x), len(q), *x.shape[2:])
     validator = Validator([one], torch.zeros(len(sampler.sentences), 4), (32,32,32), prompted=False)
@@ -602,7 +602,7 @@ def test_4_3_a_mask_that_is_missing_is_not_asked_for(tmp_path):
     sampler = Sampler(stored(root, tmp_path)[0], DataCfg(aug='none', blank=4, least=4, strangers=0.))
     drawn = [sampler.sample(i) for i in range(40)]
     assert {s.name for s in drawn if 'tumour' in s.classes}=={'r/s1'} and {s.name for s in drawn}=={'r/s1','r/s2'}
-    assert 'tumour' not in held(sampler, [r for r in sampler.cases if r['name']=='r/s2'])[0].classes
+    assert 'tumour' not in held_out_cases(sampler, [r for r in sampler.cases if r['name']=='r/s2'])[0].classes
 
 
 def test_4_3_masks_keep_their_labels_when_cases_come_later(tmp_path):

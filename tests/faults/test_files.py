@@ -12,25 +12,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import medals.result
+import medals.inference.result
 from medals.cli import main, parser
 from medals.core import UserError, asset, read_json, read_toml, write_json
 from medals.dicom import dicom_series
-from medals.evaluate import read_names
-from medals.index import read_catalogue
-from medals.outputs import check_out, file_names
-from medals.result import Segmentation
+from medals.evaluation.evaluate import read_names
+from medals.data.indexing import read_catalogue
+from medals.scans.outputs import check_out, file_names
+from medals.inference.result import Segmentation
 from medals.text import TextEncoder
 from medals.volume import Volume, phantom, read_labels, read_volume, write_labels, write_volume
 from medals.weights import NAMED
-from medals.work import read_lines
+from medals.base.parallel import read_lines
 from test_dicom import frames_of, write_series
 from test_volume import affines
 
 hd = pytest.importorskip('highdicom')
 pydicom = pytest.importorskip('pydicom')
 sitk = pytest.importorskip('SimpleITK')
-from medals.dicomseg import check_source, label_of, read_seg, write_seg
+from medals.inference.dicom_seg import check_source, label_of, read_seg, write_seg
 
 
 # 2.1 Which slices of a DICOM series are marked changes nothing about where they lie
@@ -807,7 +807,7 @@ def test_places_where_nothing_can_be_written(tmp_path, idle, monkeypatch, capsys
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     (tmp_path/'closed').mkdir()
     def deny(*args, **kwargs): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr('medals.outputs.tempfile.TemporaryFile', deny) # root may write everywhere
+    monkeypatch.setattr('medals.scans.outputs.tempfile.TemporaryFile', deny) # root may write everywhere
     with pytest.raises(UserError, match='nothing can be written in .*closed .Permission denied'): check_out(tmp_path/'closed'/'x'/'y')
 
 
@@ -826,13 +826,13 @@ def test_a_full_disk_and_a_crash_leave_the_earlier_result(tmp_path, monkeypatch,
     res = result(tmp_path)
     res.save(tmp_path/'out')
     before,calls = state(tmp_path),[]
-    kept = getattr(medals.result, at)
+    kept = getattr(medals.inference.result, at)
     def full(*args, **kwargs):
         calls.append(args)
         if len(calls)<=(at=='write_labels'): return kept(*args, **kwargs)
         next(o for o in args if isinstance(o, Path)).parent.joinpath('half').write_bytes(b'written so far')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(medals.result, at, full)
+    monkeypatch.setattr(medals.inference.result, at, full)
     other = result(tmp_path, brain=res.masks['brain'], new=res.masks['left'])
     with pytest.raises(OSError, match='No space left'): other.save(tmp_path/'out')
     assert state(tmp_path)==before
@@ -869,7 +869,7 @@ def test_2_3_a_folder_of_the_studio_whose_marks_are_read(tmp_path, idle, monkeyp
 
 
 def test_a_result_beside_its_scan_does_not_hide_it(tmp_path):
-    from medals.cohort import find_images
+    from medals.commands.cohort import find_images
     res = result(tmp_path)
     res.manifest['scan'] = str(tmp_path/'scan.nii.gz')
     res.save(tmp_path)

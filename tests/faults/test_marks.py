@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medals.cli import main
 from medals.core import UserError
-from medals.job import settle
+from medals.inference.request import make_request
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
 from medals.volume import Volume, phantom, read_labels, write_labels, write_volume
 from medals.widgets import Studio
@@ -335,8 +335,8 @@ def test_4_1_no_network_runs_on_a_mark_that_is_not_on_the_scan():
     head = phantom()[0]
     for bad in (Point((999,0,0)), Mask(np.ones(SHAPE, bool)), Box((90,90,90), (99,99,99)), 'here', [None], [Point((1,1,1)), 3]):
         says = 'outside the scan|does not lie|is not a mark'
-        with pytest.raises(UserError, match=says): settle(head, ['a'], spatial={'a': bad})
-    with pytest.raises(UserError, match='should be {sentence'): settle(head, ['a'], spatial=[Point((1,1,1))])
+        with pytest.raises(UserError, match=says): make_request(head, ['a'], spatial={'a': bad})
+    with pytest.raises(UserError, match='should be {sentence'): make_request(head, ['a'], spatial=[Point((1,1,1))])
 
 
 def test_4_1_a_wrong_file_ends_the_command_before_it_begins(tmp_path, capsys, monkeypatch):

@@ -14,17 +14,18 @@ import pytest
 import torch
 
 from helpers import shared
-from medals import progress, vocab
+from medals import vocab
+from medals.base import progress
 from medals.cli import main
 from medals.core import asset
 from medals.example import template, unseen_view
-from medals.frame import Frame
-from medals.job import settle
-from medals.plausible import implausible, scan_facts
-from medals.progress import LineBar
+from medals.preprocessing.input_spec import InputSpec
+from medals.inference.request import make_request
+from medals.inference.plausible import implausible, scan_facts
+from medals.base.progress import LineBar
 from medals.segment import Segmenter
-from medals.settings import InferenceCfg
-from medals.stages import FRAMES, Stage
+from medals.base.settings import InferenceCfg
+from medals.inference.predictor import INPUT_SPECS, NetworkStage
 from medals.text import TextEncoder
 from medals.volume import Volume, read_volume, write_volume
 
@@ -46,7 +47,7 @@ def bare(vol): return replace(vol, modality=None)
 
 class Means(torch.nn.Module):
     "A network of local means"
-    def ask(self, x, q, m=None, which=None):
+    def mask_factors(self, x, q, m=None, which=None):
         return torch.cat([x/64, torch.nn.functional.avg_pool3d(x, 5, 1, 2)/64, torch.ones_like(x)], 1),q[None]
 
 
@@ -59,9 +60,10 @@ def words_to_numbers(texts, modality=None):
 
 def stand_in(two=False, **kw):
     "A segmenter of stand-in networks whose weights know every modality"
-    frame = Frame(spacing=(4.,4.,4.), window=(32,32,32), **kw)
-    coarse = Stage(Means(), replace(frame, spacing=(8.,8.,8.)), 'coarse')
-    return Segmenter([coarse, Stage(Means(), frame, 'fine')] if two else Stage(Means(), frame), words_to_numbers, device='cpu')
+    frame = InputSpec(spacing=(4.,4.,4.), window=(32,32,32), **kw)
+    coarse = NetworkStage(Means(), replace(frame, spacing=(8.,8.,8.)), 'coarse')
+    stages = [coarse, NetworkStage(Means(), frame, 'fine')] if two else NetworkStage(Means(), frame)
+    return Segmenter(stages, words_to_numbers, device='cpu')
 
 
 def same(a, b, sentence):
@@ -98,7 +100,7 @@ def test_5_1_where_nobody_knows_each_sentence_is_taken_at_its_word(head):
     "Weights of all modalities and a scan of none: CT, MRI and PET in one question, each as if alone"
     seg,scan = stand_in(),bare(head.like(np.asarray(head.data)*5))
     said = ['liver on CT', 'mandible on CT', 'spleen', 'a tumour in PET', 'liver in MRI']
-    job = settle(scan, said)
+    job = make_request(scan, said)
     assert [(g.modality, g.rule, g.some) for g in job.groups]==[
         ('ct','soft_tissue',(0,)), ('ct','bone',(1,)), ('mri','percentile',(2,4)), ('pet','percentile',(3,))]
     assert 'nothing says what kind of scan this is' in job.notes[0]
@@ -119,17 +121,17 @@ def test_5_1_the_sentences_inside_a_challenge_file_say_what_it_is(tmp_path, head
     "As before: their majority, over the values and what the weights were trained on, and however few of them are asked"
     said = ['Liver in abdominal CT', 'CT of the spleen', 'Aorta', 'Pancreas in MRI']
     path = challenge_case(tmp_path/'case_0001.npz', head, *said)
-    for frame in (Frame(), FRAMES['nano']):
+    for frame in (InputSpec(), INPUT_SPECS['nano']):
         for prompts in (None, said, said[2:], ['Aorta'], ['Pancreas in MRI','Liver']):
-            job = settle(path, prompts, frame=frame)
+            job = make_request(path, prompts, frame=frame)
             assert (job.modality, {g.modality for g in job.groups})==('ct', {'ct'}), prompts
             assert job.why=='sentences: named by 2 of 4 sentences'
-    assert settle(challenge_case(tmp_path/'MR_0001.npz', head, *said)).why=='file: from the tags or the name of the file'
-    assert settle(path, modality='us').modality=='us'
+    assert make_request(challenge_case(tmp_path/'MR_0001.npz', head, *said)).why=='file: from the tags or the name of the file'
+    assert make_request(path, modality='us').modality=='us'
 
 
 def test_5_1_the_published_way_lets_sentences_vote(head):
-    job = settle(bare(head), ['spleen', 'liver in CT', 'aorta in CT', 'pancreas in MRI'], cfg=InferenceCfg(compat=True))
+    job = make_request(bare(head), ['spleen', 'liver in CT', 'aorta in CT', 'pancreas in MRI'], cfg=InferenceCfg(compat=True))
     assert (job.modality, {g.modality for g in job.groups})==('ct', {'ct'})
 
 
@@ -197,7 +199,7 @@ def test_5_2_a_dicom_tag_is_compared_with_what_the_weights_know(tmp_path, head, 
     from test_dicom import write_series
     small = replace(head, data=np.asarray(head.data)[::4,::4,::4], affine=head.affine@np.diag([4.,4.,4.,1.])).reorient('LPS')
     write_series(tmp_path/'scan', small, tag)
-    notes = settle(tmp_path/'scan', 'white matter', frame=nano.stages[0].frame).notes
+    notes = make_request(tmp_path/'scan', 'white matter', frame=nano.stages[0].frame).notes
     assert sum(f'the scan is {kind} (file: from the tags' in o and 'mri only' in o for o in notes)==1
 
 
@@ -206,7 +208,7 @@ def test_5_2_what_the_file_does_not_say_is_said(tmp_path, head, nano):
     spec = nano.stages[0].frame
     def notes(name, vol, **kw):
         write_volume(tmp_path/name, vol)
-        return ' | '.join(settle(tmp_path/name, 'white matter', frame=spec, **kw).notes)
+        return ' | '.join(make_request(tmp_path/name, 'white matter', frame=spec, **kw).notes)
     assert 'taken for mri, what the weights were trained on' in notes('scan.nii.gz', bare(head))
     assert notes('sub-01_T1w.nii.gz', bare(head))=='', 'the name agrees'
     assert 'the name of the file speaks of pet' in notes('sub-01_pet.nii.gz', bare(head))
@@ -223,10 +225,11 @@ def test_5_2_what_the_file_does_not_say_is_said(tmp_path, head, nano):
 
 def test_5_2_weights_that_know_more_or_do_not_say_are_believed(head):
     ct = hounsfield(head)
-    for spec,clash in ((FRAMES['coarse'], False), (Frame(), False), (Frame(modality='ct'), False), (Frame(modality='mri'), True),
-                       (Frame(modalities=('mri','pet')), True), (Frame(modalities=['ct','mri']), False)):
-        assert any('were trained on' in o for o in settle(ct, 'liver', frame=spec).notes)==clash, spec
-    assert settle(bare(head), 'liver', 'ct', frame=FRAMES['nano']).notes[0].startswith('the scan is ct (argument')
+    for spec,clash in ((INPUT_SPECS['coarse'], False), (InputSpec(), False), (InputSpec(modality='ct'), False),
+                       (InputSpec(modality='mri'), True),
+                       (InputSpec(modalities=('mri','pet')), True), (InputSpec(modalities=['ct','mri']), False)):
+        assert any('were trained on' in o for o in make_request(ct, 'liver', frame=spec).notes)==clash, spec
+    assert make_request(bare(head), 'liver', 'ct', frame=INPUT_SPECS['nano']).notes[0].startswith('the scan is ct (argument')
 
 
 # ---- 5.6: how far it is, and how long it will take
@@ -234,15 +237,15 @@ def test_5_2_weights_that_know_more_or_do_not_say_are_believed(head):
 LONG = """
 import sys, time
 import numpy as np, torch
-from medals.frame import Frame
-from medals.progress import LineBar
+from medals.preprocessing.input_spec import InputSpec
+from medals.base.progress import LineBar
 from medals.segment import Segmenter
-from medals.stages import Stage
+from medals.inference.predictor import NetworkStage
 class Slow(torch.nn.Module):
-    def ask(self, x, q, m=None, which=None):
+    def mask_factors(self, x, q, m=None, which=None):
         time.sleep(float(sys.argv[1]))
         return x/64-2,q[None]
-seg = Segmenter(Stage(Slow(), Frame(spacing=(2.,)*3, window=(32,32,32))), lambda t, m: torch.ones(len(t), 1), device='cpu')
+seg = Segmenter(NetworkStage(Slow(), InputSpec(spacing=(2.,)*3, window=(32,32,32))), lambda t, m: torch.ones(len(t), 1), device='cpu')
 x = np.random.default_rng(0).integers(0, 900, (80,80,80)).astype(np.int16)
 seg((x, np.diag([2.,2.,2.,1.])), ['a'], 'pet')
 """
@@ -266,7 +269,7 @@ def test_5_6_a_log_says_from_the_first_second_how_far_a_run_is(tmp_path):
 
 
 def test_5_6_what_is_quick_says_nothing(capfd, monkeypatch):
-    monkeypatch.setattr(progress, 'FIRST', 60.)
+    monkeypatch.setattr(progress, 'FIRST_LINE', 60.)
     assert isinstance(progress.progress(range(3)), LineBar) and sum(progress.progress(range(1000)))==499500
     assert capfd.readouterr().err==''
 
@@ -343,8 +346,9 @@ WRONG = [(.1, 'smaller than any part of a patient'), (.001, 'smaller than any'),
 @pytest.mark.parametrize('times, says', WRONG)
 def test_3_12_a_wrong_unit_is_said(head, nano, times, says):
     scan = replace(head, affine=head.affine@np.diag([times]*3+[1]))
-    assert any(says in o for o in settle(scan, 'white matter', frame=nano.stages[0].frame).notes)
-    assert any(says in o for o in settle(scan, 'white matter', frame=FRAMES['fine']).notes), 'also by weights that fill their window'
+    assert any(says in o for o in make_request(scan, 'white matter', frame=nano.stages[0].frame).notes)
+    notes = make_request(scan, 'white matter', frame=INPUT_SPECS['fine']).notes
+    assert any(says in o for o in notes), 'also by weights that fill their window'
 
 
 def test_3_12_a_real_head_is_not_doubted(head, nano):
@@ -364,7 +368,7 @@ def test_3_12_real_scans_are_not_doubted():
     assert len(files)>30
     for f in files:
         vol = read_volume(f)
-        odd = implausible(scan_facts(np.asarray(vol.data), vol.spacing, (3.,3.,3.)), FRAMES['fine'], vol.modality)
+        odd = implausible(scan_facts(np.asarray(vol.data), vol.spacing, (3.,3.,3.)), INPUT_SPECS['fine'], vol.modality)
         assert odd==[], (f.name, odd)
 
 

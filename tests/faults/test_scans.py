@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from medals import core
 from medals.core import UserError, read_json
-from medals.frame import oddities
-from medals.job import as_volume
-from medals.nifti import PLACE, names_inside, read_image
+from medals.preprocessing.input_spec import placement_warnings
+from medals.inference.request import as_volume
+from medals.scans.nifti import PLACE, names_inside, read_image
 from medals.volume import Volume, ending, is_scan, phantom, read_labels, read_volume, stem, write_labels, write_volume
 
 sitk = pytest.importorskip('SimpleITK')
@@ -384,15 +384,15 @@ def test_3_12_sizes_that_no_patient_has_are_told(tmp_path, factor, says):
     scaled = Volume(vol.data, np.diag([factor,factor,factor,1.])@vol.affine)
     write_volume(tmp_path/'a.nii.gz', scaled)
     for image in (tmp_path/'a.nii.gz', scaled):
-        assert any(says in o for o in oddities(as_volume(image)))
+        assert any(says in o for o in placement_warnings(as_volume(image)))
     small = replace(scaled, modality='microscopy')
-    assert factor>1 or not any(says in o for o in oddities(small))
-    assert not any('in all' in o for o in oddities(vol))
+    assert factor>1 or not any(says in o for o in placement_warnings(small))
+    assert not any('in all' in o for o in placement_warnings(vol))
 
 
 def test_3_12_one_slice_is_told():
     vol,_,_ = phantom()
-    assert any('single slice' in o for o in oddities(Volume(vol.data[:,:,:1], vol.affine)))
+    assert any('single slice' in o for o in placement_warnings(Volume(vol.data[:,:,:1], vol.affine)))
 
 
 # 3.13: no home that can be written to
@@ -414,4 +414,4 @@ def test_3_13_who_has_no_home_gets_one(monkeypatch):
     monkeypatch.delenv('MEDALS_HOME', raising=False)
     def nobody(*args): raise RuntimeError('Could not determine home directory.')
     monkeypatch.setattr(core.Path, 'home', nobody)
-    assert core.home().parent==core.Path(tempfile.gettempdir())
+    assert core.cache_dir().parent==core.Path(tempfile.gettempdir())

@@ -11,13 +11,16 @@ from nibabel.orientations import inv_ornt_aff
 from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
-from medals import metrics, postprocess, validate
+from medals import metrics
+from medals.masks import postprocess
+from medals.training import validate
 from medals.cli import EvaluateCfg, main
 from medals.core import UserError, read_json
-from medals.evaluate import evaluate, pairs, read_case, read_scores, summary
-from medals.grids import CORNER_TOLERANCE, corner_gap, grid_difference
-from medals.labelmap import components, label_boxes, largest
-from medals.look import agreement
+from medals.evaluation.evaluate import evaluate, pairs, read_scores, summary
+from medals.evaluation.labelling import case_masks
+from medals.scans.grids import CORNER_TOLERANCE, corner_gap, grid_difference
+from medals.scans.labelmap import components, label_boxes, largest
+from medals.studio.slices import agreement
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.prepare import Recipe, load
 from medals.spatial import read_marks
@@ -33,7 +36,7 @@ def quick_pictures(monkeypatch):
     def save_fig(fig, path, **kwargs):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setattr('medals.evaluate.save_fig', save_fig)
+    monkeypatch.setattr('medals.evaluation.evaluate.save_fig', save_fig)
 
 
 @pytest.fixture
@@ -243,7 +246,7 @@ def test_a_metric_that_is_added_has_a_column_everywhere(tmp_path, monkeypatch):
     assert [r['jaccard'] for r in rows]==pytest.approx([r['dsc']/(2-r['dsc']) for r in rows])
     table,text = (tmp_path/'o'/'table.csv').read_text(),(tmp_path/'o'/'summary.md').read_text()
     assert table.startswith('case,sentence,dsc,nsd,jaccard,outcome,') and '| DSC | NSD | JACCARD |' in text
-    held = validate.Held(tmp_path, 'd/c', 'd', 'mri', {'a': [1], 'b': [2]}, (0,1))
+    held = validate.HeldOutCase(tmp_path, 'd/c', 'd', 'mri', {'a': [1], 'b': [2]}, (0,1))
     found = validate.case_rows(held, np.stack([LBL==1, LBL==9]), np.stack([LBL==1, LBL==1]), (8,8,8), 'none', nsd=False)
     assert [(r['dsc'], r['nsd'], r['jaccard']) for r in found]==[(1,None,1), (None,None,None)]
     assert validate.by_class(found)[0]['jaccard']==1
@@ -490,7 +493,7 @@ def test_4_3_what_is_hidden_empty_doubled_or_named_alike(tmp_path):
     with pytest.raises(UserError, match='nothing'): pairs(tmp_path/'p'/'empty', tmp_path/'t')
     save(tmp_path/'m'/'x'/'liver.nii.gz', MASK)
     save(tmp_path/'m'/'x'/'liver.nii', MASK)
-    with pytest.raises(UserError, match='two masks called liver'): read_case(tmp_path/'m'/'x')
+    with pytest.raises(UserError, match='two masks called liver'): case_masks(tmp_path/'m'/'x')
     *_,fails = score(tmp_path/'p'/'empty', tmp_path/'t'/'a.nii.gz', tmp_path/'o')
     assert 'holds no masks' in fails.rows[0]['reason']
 

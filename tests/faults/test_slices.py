@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import cli, dicomseg
-from medals.cohort import find_images
+from medals import cli
+from medals.inference import dicom_seg as dicomseg
+from medals.commands.cohort import find_images
 from medals.core import UserError, files_below
 from medals.dicom import find_series, series_of
-from medals.slices import SliceStack, nearest, straight_grid, straighten_labels
+from medals.scans.slice_stack import SliceStack, nearest_voxels, straight_grid, straighten_labels
 from medals.volume import Volume, phantom, read_labels, read_volume
 from test_dicom import agrees, frames_of, other_object, write_series
 
@@ -115,7 +116,7 @@ def test_3_10_labels_survive_the_way_there_and_back(size, lean, n, gaps, is_even
     ids = np.random.default_rng(seed).integers(0, 5, (*size, n)).astype(np.uint8)
     shape,affine,_ = straight_grid(stack)
     upright = straighten_labels(ids, stack)
-    near = nearest(stack, shape, affine)
+    near = nearest_voxels(stack, shape, affine)
     assert upright.shape==shape and (near>=0).all()
     if is_even: assert np.array_equal(upright.ravel()[near], ids)
     corners = np.array([[0,0], [size[0]-1,0], [0,size[1]-1], [size[0]-1,size[1]-1]])

@@ -8,13 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import here, shared
-from medals.anatomy import structures
-from medals.augment import AugCfg
+from medals.prompts.anatomy import structures
+from medals.data.augment import AugCfg
 from medals.core import UserError, read_table
-from medals.data import DataCfg, Sampler
+from medals.data.sampler import DataCfg, Sampler
 from medals.vocab import check_sentences, counterpart, explain, mirror_kind, resolve, swap_side
 from medals.volume import _modality
-from medals.words import _known, modality_named
+from medals.prompts.tokens import _known, modality_named
 from test_data import body, store
 
 # ---- 1.1 sides
@@ -265,10 +265,10 @@ def test_4_5_odd_names(text, structure, side):
 
 # ---- names of modalities, and what a sentence says of its own
 def test_one_table_of_modalities():
-    from medals.modality import guess_modality
-    from medals.volume import NAMES, phantom
+    from medals.inference.modality import guess_modality
+    from medals.volume import MODALITY_NAMES, phantom
     table,vol = read_table('modalities.toml'),phantom((8,8,8), (20.,20.,20.))[0]
-    assert NAMES==table and set(table.values())=={'ct','mri','us','pet','microscopy'}
+    assert MODALITY_NAMES==table and set(table.values())=={'ct','mri','us','pet','microscopy'}
     for name,want in table.items():
         assert modality_named(name.upper())==resolve('liver', name).modality==guess_modality(vol, modality=name).modality==want
     for name,want in {'Ultrasound': 'us', 'PET/CT': 'pet', 'US-3D': 'us', 'x-ray': None}.items():
@@ -298,27 +298,27 @@ def test_4_4_a_run_refuses_before_it_starts(tmp_path, capsys):
 
 
 def test_4_4_a_class_of_two_is_neither_of_them():
-    from medals.dicomseg import code_of
-    from medals.labelling import meaning
+    from medals.inference.dicom_seg import code_of
+    from medals.evaluation.labelling import meaning_of
     from medals.widgets import understood
     assert code_of('liver')[1]!=code_of('liver and spleen')[1]==code_of('gizmo')[1]
-    assert meaning("liver") and not meaning("liver and spleen") and not meaning("no tumour")
+    assert meaning_of("liver") and not meaning_of("liver and spleen") and not meaning_of("no tumour")
     assert 'names two structures' in understood('liver and spleen') and understood('liver')=='understood: liver'
 
 
 def test_4_4_weights_that_learned_a_class_of_two_may_be_asked_for_it(tmp_path):
     from medals.core import write_json
-    from medals.frame import Frame
-    from medals.job import settle
-    from medals.run import frame_of
+    from medals.preprocessing.input_spec import InputSpec
+    from medals.inference.request import make_request
+    from medals.training.train import frame_of
     from medals.volume import phantom
     classes = {'cerebellum and brainstem': dict(values=[1], sentences=['the hind part of the brain'])}
     classes['left kidney'] = dict(values=[2], sentences=['left kidney'])
     write_json(tmp_path/'classes.json', dict(MR_x=dict(modality='mri', instance=False, classes=classes)))
     write_json(tmp_path/'store.json', dict(recipe=dict(spacing=(3,3,3), frame='RAS', fill=False)))
-    frame = Frame(**frame_of([tmp_path], (64,96,64), {'mri'}, True))
+    frame = InputSpec(**frame_of([tmp_path], (64,96,64), {'mri'}, True))
     assert frame.joint==('cerebellum and brainstem',)
     scan = phantom((24,28,22), (8.,8.,8.))[0]
-    assert settle(scan, ['Cerebellum and brainstem', 'left kidney'], frame=frame).texts[0]=='Cerebellum and brainstem'
-    with pytest.raises(UserError, match='names two structures'): settle(scan, ['spleen, liver'], frame=frame)
-    with pytest.raises(UserError, match='names two structures'): settle(scan, ['Cerebellum and brainstem'])
+    assert make_request(scan, ['Cerebellum and brainstem', 'left kidney'], frame=frame).texts[0]=='Cerebellum and brainstem'
+    with pytest.raises(UserError, match='names two structures'): make_request(scan, ['spleen, liver'], frame=frame)
+    with pytest.raises(UserError, match='names two structures'): make_request(scan, ['Cerebellum and brainstem'])
