@@ -127,7 +127,8 @@ def test_a_text_of_two_meanings_counts_against_neither(data):
     assert known.also=={'ventricle': frozenset({0,1}), 'part of heart': frozenset({0,2})}
     cfg = small(data/'none', batch=3, typos=0., wrapped=0., joined=0., relations=.5)
     from medals.pretraining.lessons import _texts
-    from medals.pretraining.texts import corpus, learn_pieces
+    from medals.pretraining.pieces import learn_pieces
+    from medals.pretraining.texts import corpus
     tok = learn_pieces(corpus(known), 200)
     for step in range(20):
         t = _texts(known, tok, cfg, step, slice(0, 3), 'cpu')

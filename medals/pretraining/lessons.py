@@ -20,7 +20,8 @@ from ..training.distributed import rank, world_size
 from ..training.train import split
 from ..training.config import LoopCfg
 from ..text import codes_of, tokenise
-from .texts import Knowledge, SayCfg, loosen
+from .pieces import loosen
+from .texts import Knowledge, SayCfg
 from ..vocab import resolve
 
 # %% ../../nbs/pretraining/50_lessons.ipynb #8d33802b

@@ -25,7 +25,8 @@ from .recall import new_words, new_wordings, recall_at, retrieval, thing_means  
 from ..training.train import data_cfg, part_of
 from ..training.config import LoopCfg
 from ..text import DROP, KnowledgeEncoder, TextEncoder, clean_text_state, load_file, native_folder
-from .texts import Knowledge, SayCfg, corpus, learn_pieces, typo  # noqa: F401
+from .pieces import learn_pieces
+from .texts import Knowledge, SayCfg, corpus
 from ..training.loop import TrainState, fit, start_run
 
 # %% ../../nbs/pretraining/60_pretrain.ipynb #2ab39907
