@@ -294,7 +294,7 @@ def finetune(
 
 def knowledge(
     sources:list,    # Ontologies (OBO, OWL), a folder of the UMLS, CSV tables, prompt files, knowledge files, or the word structures
-    cfg:LazyCfg('medals.pretraining.sources.KnowledgeCfg')
+    cfg:LazyCfg('medals.pretraining.knowledge.KnowledgeCfg')
 ):
     "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
     from medals.pretraining import sources as s

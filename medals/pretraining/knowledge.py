@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['LISTS', 'OWN', 'CONCEPT_KINDS', 'Concept', 'trouble', 'write_knowledge', 'check_knowledge', 'read_knowledge',
-           'concept_id', 'table_rows', 'prompt_rows', 'meanings', 'provenance']
+           'concept_id', 'table_rows', 'prompt_rows', 'meanings', 'provenance', 'KnowledgeCfg', 'listed_words',
+           'leading_side', 'open_text']
 
 # %% ../../nbs/pretraining/00_knowledge.ipynb #05135d64
+import gzip
 import json
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import count, product
 from pathlib import Path
@@ -205,3 +208,50 @@ def provenance(
     "Where knowledge comes from, the largest source first"
     numbers = Counter((c.source, c.licence) for c in rows)
     return [dict(source=source, licence=licence, rows=n) for (source,licence),n in numbers.most_common()]
+
+# %% ../../nbs/pretraining/00_knowledge.ipynb #dda1494c
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeCfg:
+    "Settings of `medals knowledge`"
+    out:str='knowledge.jsonl' # File to write
+    kind:str=''               # structures, prompts, ontology, umls, csv or knowledge; empty: recognized
+    source:str=''             # What to call the source; empty: what it says itself, or its name
+    licence:str=''            # What one may do with it; empty: what it says itself, or unknown
+    languages:str='ENG'       # Of the UMLS, such as ENG,GER,LAT; names in other languages become synonyms
+    vocabularies:str=''       # Of the UMLS, such as SNOMEDCT_US,FMA; empty: all
+    types:str=''              # Semantic types of the UMLS, such as T023,T029; empty: all; needs MRSTY.RRF
+    check:bool=False          # Only say what is wrong in a knowledge file?
+
+    def told(
+        self,
+        source:str,  # What the file calls itself
+        licence:str, # What it says of its licence, or None
+    )->dict:
+        "Source and licence: as the user says, else as the file says"
+        return dict(
+            source=self.source or source,
+            licence=self.licence or licence or 'unknown')
+
+def listed_words(
+    text:str,  # Such as "ENG,GER"
+)->list:
+    "The words between commas"
+    words = [word.strip() for word in text.split(',')]
+    return [word for word in words if word]
+
+def leading_side(
+    name:str,
+)->str:        # left, right or None
+    "The side that a name begins with"
+    words = name.lower().split()
+    first = words[0] if words else ''
+    return first if first in ('left','right') else None
+
+@contextmanager
+def open_text(
+    path,      # Text file, also one with .gz
+):
+    "A text file to read from"
+    packed = str(path).endswith('.gz')
+    opener = gzip.open if packed else open
+    with opener(path, 'rt', encoding='utf-8-sig', newline='') as file: yield file
