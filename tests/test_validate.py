@@ -35,7 +35,7 @@ def prompts_on(shape):
     return p
 
 
-@pytest.mark.parametrize('shape', [(45,40,70), (20,40,50), (25,20,30)], ids=['many windows', 'smaller along one axis', 'smaller than the window'])
+@pytest.mark.parametrize('shape', [(45,40,70), (20,40,50), (25,20,30)], ids=['many windows', 'one short axis', 'smaller than a window'])
 @pytest.mark.parametrize('modality', ['mri', 'ct'])
 @pytest.mark.parametrize('prompted', [False, True], ids=['words', 'prompts'])
 def test_masks_of_validation_are_those_of_the_segmenter(shape, modality, prompted, monkeypatch):
