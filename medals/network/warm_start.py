@@ -107,7 +107,7 @@ def _text_source(text, beside, width):
     return OF_NANO if width==PRESETS['nano'].query else ''
 
 def find_text_encoder(
-    text:str,      # Native folder, published file, or name; empty: beside the weights, or the small one
+    text:str,      # Native folder, published file, or name; empty: beside the weights, or that of nano
     base:str,      # Configuration and tokenizer of a published encoder
     beside:Path,   # Folder of the weights, or None
     width:int,     # Of a query
