@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from ..core import make_gen
-from ..data.sampler import draw_sample, to_batch
+from ..data.batch import to_batch
+from ..data.sampler import draw_sample
 from .lessons import region_kinds, to_regions
 from .recall import recall_at, thing_means
 from ..text import TextEncoder
