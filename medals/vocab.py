@@ -16,7 +16,8 @@ from functools import cache
 from .prompts.anatomy import Structure, by_region, concepts, heldout, say, structures, wordings
 from .core import UserError, read_table
 from .prompts.phrases import ARTICLES, STRUCTURE_KINDS, STOP, heads, sentence, terms_with
-from .prompts.tokens import LONGEST_SENTENCE, fold, modality_named, normal, word_table, words_in
+from .prompts.tokens import LONGEST_SENTENCE, modality_named, words_in
+from .prompts.wordforms import fold, normal, word_table
 
 # %% ../nbs/prompts/30_vocab.ipynb #022095f5
 _all_ = ['Structure', 'by_region', 'concepts', 'heldout', 'say', 'structures', 'wordings']  # of `anatomy`, under this name as well

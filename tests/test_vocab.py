@@ -15,7 +15,9 @@ from medals.prompts.anatomy import other_names, structures
 from medals.core import make_gen, read_table
 from medals.pretraining.pretrain import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
-from medals.prompts.tokens import correct, tokens, word_table
+from medals.prompts.tokens import tokens
+from medals.prompts.typos import correct
+from medals.prompts.wordforms import word_table
 
 prompts = shared/'data'/'biomedsegfm_prompts.json'
 needs_prompts = pytest.mark.skipif(not prompts.exists(), reason=f'no prompt file of the challenge at {prompts}')
