@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from nibabel.orientations import axcodes2ornt
 
-from ..scans.axes import Region
+from ..scans.axes import AxisOrder, Region
 from ..core import UserError, pick_dtype, torch_gen
-from ..preprocessing.input_spec import InputSpec, NetGrid, Turn
+from ..preprocessing.input_spec import InputSpec, NetGrid
 from ..geometry import bounds, spacing_of
 from ..preprocessing.intensity import air
 from ..inference.request import StageView
@@ -26,8 +26,8 @@ from ..masks.bitmask import BitMask
 from .distributed import gather, my_share
 from ..show import compare_fig
 from ..data.simulate import PromptCfg, jittered_box, with_marks
-from ..inference.sliding import MaskAccumulator, Windows, MaskWriter, sliding_window
-from ..inference.predictor import WindowPredictor, NetworkStage, window_at
+from ..inference.sliding import MaskAccumulator, MaskWriter, Windows, sliding_window
+from ..inference.predictor import NetworkStage, WindowPredictor, window_at
 from ..data.store import open_case
 from ..vocab import counterpart
 from ..volume import Volume
@@ -72,7 +72,7 @@ def predict_case(
     "Masks of a whole scan, its voxels being the network's, window by window as `segment` does it"
     n = len(q)
     everywhere = Region.whole(x.shape)
-    view = StageView(Turn(), NetGrid(everywhere, x.shape), box or everywhere, x.shape)
+    view = StageView(AxisOrder(), NetGrid(everywhere, x.shape), box or everywhere, x.shape)
     stage = NetworkStage(net, InputSpec(window=window, axes=None))
     numbers = pick_dtype('auto', q.device)
     half = numbers if numbers.itemsize<4 else None
