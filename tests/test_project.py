@@ -88,7 +88,9 @@ def public_names():
     found = {}
     for p in modules:
         for o in ast.parse(p.read_text()).body:
-            if isinstance(o, (ast.FunctionDef, ast.ClassDef)): names = [o.name]
+            is_method = any(isinstance(d, ast.Name) and d.id=='patch' for d in getattr(o, 'decorator_list', []))
+            if is_method: names = []
+            elif isinstance(o, (ast.FunctionDef, ast.ClassDef)): names = [o.name]
             else: names = [n.id for target in getattr(o, 'targets', []) for n in ast.walk(target) if isinstance(n, ast.Name)]
             for name in names:
                 if not name.startswith('_'): found.setdefault(name, set()).add(dotted(p))

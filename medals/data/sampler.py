@@ -308,7 +308,7 @@ def draw_sample(
 TRIES = 20 # Cases that are tried for one sample
 
 @patch
-def sample_of_key(self:Sampler, *key): # e.g. `(step, number)`
+def sample(self:Sampler, *key): # e.g. `(step, number)`
     "The sample of a key: the same in every process, today and after a restart"
     trouble,shares = [],np.cumsum(list(self.chances.values()))
     for again in range(TRIES):
