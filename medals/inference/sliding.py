@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLOOR', 'SCALE', 'BINS', 'FAINTEST', 'window_starts', 'window_weight', 'Span', 'Window', 'Windows', 'ScoreSlab',
-           'MaskAccumulator', 'MaskWriter', 'prefetch', 'sliding_window', 'LabelWriter']
+           'MaskAccumulator', 'MaskWriter', 'sliding_window', 'LabelWriter']
 
 # %% ../../nbs/inference/50_sliding.ipynb #81449443
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..base.parallel import prefetch
 from ..scans.axes import Region
 from ..geometry import pieces, resample, resample_labels, windows_along
 from ..masks.bitmask import BitMask
@@ -62,13 +61,6 @@ class Span(NamedTuple):
     hi:int            # Exclusive
     share:np.ndarray  # Its part in the score there `(hi-lo)`, float32
 
-@dataclass(frozen=True)
-class Window:
-    "A window in its place"
-    at:tuple      # First network voxel, may lie outside
-    keep:Region   # What is wanted of it
-    weight:tuple  # Its part in the score there, one line of numbers per axis
-
 def _spans(starts, window, wanted, even):
     "The windows along an axis; their shares add up to one at every voxel"
     lo,hi = wanted
@@ -86,6 +78,14 @@ def _spans(starts, window, wanted, even):
         share = span.share/total[span.lo-lo:span.hi-lo]
         out.append(span._replace(share=share.astype(np.float32)))
     return out
+
+# %% ../../nbs/inference/50_sliding.ipynb #de1a7369
+@dataclass(frozen=True)
+class Window:
+    "A window in its place"
+    at:tuple      # First network voxel, may lie outside
+    keep:Region   # What is wanted of it
+    weight:tuple  # Its part in the score there, one line of numbers per axis
 
 class Windows:
     "Windows over a box of the lattice, in the order in which they are run"
@@ -134,7 +134,7 @@ class Windows:
             tiles = [self._tile(span, two) for two in product(*others)]
             yield tiles,upto
 
-# %% ../../nbs/inference/50_sliding.ipynb #03e00993
+# %% ../../nbs/inference/50_sliding.ipynb #2b7f7858
 SCALE = 32000  # The score of a voxel that is certain
 
 def _fine_box(box, phases):
@@ -147,6 +147,7 @@ def _with_axis(box, axis, pair):
     pairs[axis] = pair
     return Region(pairs)
 
+# %% ../../nbs/inference/50_sliding.ipynb #03e00993
 class ScoreSlab:
     "Scores of some classes in the slices that are open"
     def __init__(self, n, tiles, phases=1, device='cpu'):
@@ -267,6 +268,7 @@ class MaskAccumulator:
         fine = [int(n+first) for n,first in zip(place, lo)]
         self.at[i] = where(fine)
 
+# %% ../../nbs/inference/50_sliding.ipynb #be44b3b8
 def _hit_box(hot):
     "The box around what is set in a mask `(x,y,z)`; None: nothing is"
     along_x = hot.flatten(1).any(1)
@@ -376,24 +378,6 @@ class MaskWriter:
         found.scores[c][at] = self.turn.back(scores)
 
 # %% ../../nbs/inference/50_sliding.ipynb #0cc1beec
-def _next_result(waiting):
-    "The item that waits longest, and its result"
-    item,work = waiting.popleft()
-    return item,work.result()
-
-def prefetch(
-    fn,         # Item -> result
-    items,
-    depth:int=2 # Results that may wait
-):              # Pairs of item and result
-    "Results of a function, worked out by another thread before they are asked for"
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append((item, pool.submit(fn, item)))
-            if len(waiting)>depth: yield _next_result(waiting)
-        while waiting: yield _next_result(waiting)
-
 def sliding_window(
     tiles:Windows,
     n:int,         # Classes
