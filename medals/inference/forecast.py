@@ -31,15 +31,21 @@ def _always(job, stage, view, n, fine, prompted, refined):
     net = _voxels(view.net.fine)
     window = _voxels(stage.frame.window)
     fine_window = window*stage.frame.phases**3
-    kept = sum(bool(job.instance or choice) for choice in job.facts('choose'))
+    choices = job.facts('choose')
+    kept = sum(bool(job.instance or choice) for choice in choices)
     masks = n/8*(1+fine) # bits, of the first look as well
     total = scan*(masks+3+kept)
-    total += net*np.dtype(job.rules.dtype).itemsize
+    image = np.dtype(job.rules.dtype)
+    total += net*image.itemsize
     total += DECIDED
     total += fine_window*4*4 # windows that are cut ahead
-    if prompted: total += net*n/8+n*fine_window*3
+    if prompted:
+        total += net*n/8 # bits
+        total += n*fine_window*3 # and bytes, where they are shown
     if refined: total += n*window
-    if job.rules.compete: total += 4*net+12*scan
+    if job.rules.compete:
+        total += 4*net # best score and label
+        total += 12*scan
     return total
 
 def need_of(seg, job, stage, view, some, fine)->Need:
@@ -55,13 +61,19 @@ def need_of(seg, job, stage, view, some, fine)->Need:
     sizes = [length*phases for length in tiles.box.size]
     along = sizes[tiles.axis]
     slices = min(tiles.open*phases+2, along)
-    scores = 2*_voxels(sizes)/along*slices
+    slice_of = _voxels(sizes)/along
+    scores = 2*slice_of*slices
     cfg = getattr(stage.model, 'cfg', None)
     channels = getattr(cfg, 'features', (8,))[0]
-    alive = MAPS+PROMPT_MAPS*prompted+WIDE_MAPS*(channels>=WIDE)
-    maps = alive*channels*window*(2 if seg.amp else 4)
-    passes = len(tiles)*ask.passes(prompted)
-    return Need(always, scores, 12*window, maps, len(tiles), passes)
+    alive = MAPS
+    if prompted: alive += PROMPT_MAPS
+    if channels>=WIDE: alive += WIDE_MAPS
+    number = 2 if seg.amp else 4
+    maps = alive*channels*window*number
+    answer = 12*window # logit, probability and score of a class
+    windows = len(tiles)
+    passes = windows*ask.passes(prompted)
+    return Need(always, scores, answer, maps, windows, passes)
 
 def _row_of(stage, group, view, need, size, fine):
     "What a forecast says of a stage and group"

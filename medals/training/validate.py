@@ -113,13 +113,18 @@ def held_out_cases(
     rows:list,  # Such as `sampler.heldout`
 )->list:        # `HeldOutCase`
     "Cases with what is asked of them"
-    def one(r):
-        qs = sampler.sets[r['dataset']]
-        axes = None if r['orientation'] else sampler.facts['frames'].get(r['dataset'])
-        classes = {qs.names[i]: qs.values[i] for i in r['known']}
-        query = tuple(qs.asks[i][0] for i in r['known'])
-        return HeldOutCase(Path(r['folder']), r['name'], r['dataset'], qs.modality, classes, query, axes, qs.ignored)
-    return [one(r) for r in rows if r['known']]
+    out = []
+    for r in rows:
+        known,dataset = r['known'],r['dataset']
+        if not known: continue
+        qs = sampler.sets[dataset]
+        axes = None
+        if not r['orientation']: axes = sampler.facts['frames'].get(dataset)
+        classes = {qs.names[i]: qs.values[i] for i in known}
+        query = tuple(qs.asks[i][0] for i in known)
+        case = HeldOutCase(Path(r['folder']), r['name'], dataset, qs.modality, classes, query, axes, qs.ignored)
+        out.append(case)
+    return out
 
 def truth_of(
     labels:np.ndarray,  # `(x,y,z)`
@@ -156,7 +161,8 @@ def case_rows(
         row = dict(dataset=held.dataset, case=held.name, **{'class': k}, prompts=prompts, present=there, voxels=int(found[i].sum()))
         row.update(dict.fromkeys(METRICS))
         if there: row.update(mask_scores(truth[i], found[i], spacing, leave_out=() if nsd else ('nsd',)))
-        row['swapped'] = dice(truth[names.index(o)], found[i]) if o and truth[names.index(o)].any() else None
+        mirrored = truth[names.index(o)] if o else None
+        row['swapped'] = dice(mirrored, found[i]) if o and mirrored.any() else None
         rows.append(row)
     return rows
 
@@ -166,14 +172,16 @@ def by_class(
     "Means over cases, a row per class and kind of prompt"
     groups = defaultdict(list)
     for r in rows: groups[r['dataset'], r['class'], r['prompts']].append(r)
-    def mean(rs, k):
-        v = [r[k] for r in rs if r[k] is not None]
-        return float(np.mean(v)) if v else None
-    def one(key, rs):
-        means = {o: mean(rs, o) for o in (*METRICS, 'swapped')}
-        false = sum(r['voxels']>0 and not r['present'] for r in rs)
-        return dict(zip(('dataset','class','prompts'), key), cases=sum(r['present'] for r in rs), **means, false_alarms=false)
-    return [one(*o) for o in sorted(groups.items())]
+    out = []
+    for (dataset,name,prompts),some in sorted(groups.items()):
+        row = {'dataset': dataset, 'class': name, 'prompts': prompts}
+        row['cases'] = sum(r['present'] for r in some)
+        for metric in (*METRICS, 'swapped'):
+            values = [r[metric] for r in some if r[metric] is not None]
+            row[metric] = float(np.mean(values)) if values else None
+        row['false_alarms'] = sum(r['voxels']>0 and not r['present'] for r in some)
+        out.append(row)
+    return out
 
 def mean_dsc(
     rows:list,          # From `by_class`
@@ -225,23 +233,34 @@ class Validator:
         return Volume(x, placed(case.affine, held.axes), held.modality),truth,found
 
     def __call__(self, net, run=None, log=None):
-        rows,cases = [],self.chosen(run is None or run.used>=1)
-        shown = {c.dataset: c.name for c in reversed(my_share(cases))}
-        for held in my_share(cases):
+        rows = []
+        final = run is None or run.used>=1
+        cases = my_share(self.chosen(final))
+        shown = {c.dataset: c.name for c in reversed(cases)}
+        for held in cases:
             vol,truth,found = self.segment(net, held)
-            for k,m in found.items(): rows += case_rows(held, truth, m, spacing_of(vol.affine), k, self.nsd)
+            spacing = spacing_of(vol.affine)
+            for prompts,masks in found.items(): rows += case_rows(held, truth, masks, spacing, prompts, self.nsd)
             if log and log.board and shown[held.dataset]==held.name:
                 log.picture(run.step, f'case/{held.dataset}', picture(held, vol, truth, found))
-        rows = sorted(sum(gather(rows), []), key=lambda r: (r['case'], r['class'], r['prompts']))
+        of_all = sum(gather(rows), []) # every process has its share of the cases
+        rows = sorted(of_all, key=lambda r: (r['case'], r['class'], r['prompts']))
         self.rows = by_class(rows)
         if log: self._log(run, log, rows)
         return mean_dsc(self.rows)
 
     def _log(self, run, log, rows):
-        log.rows('val', [dict(step=run.step, **r) for r in self.rows])
-        log.rows('val_cases', [dict(step=run.step, **r) for r in rows])
-        log.numbers(run.step, {f"val_{r['prompts']}/{r['dataset']}/{r['class']}": r['dsc'] for r in self.rows if r['dsc'] is not None})
-        log.numbers(run.step, {f'val/dsc_{k}': mean_dsc(self.rows, k) for k in (('none','marks') if self.prompted else ('none',))})
+        step = run.step
+        log.rows('val', [dict(step=step, **r) for r in self.rows])
+        log.rows('val_cases', [dict(step=step, **r) for r in rows])
+        of_class = {}
+        for r in self.rows:
+            name = f"val_{r['prompts']}/{r['dataset']}/{r['class']}"
+            if r['dsc'] is not None: of_class[name] = r['dsc']
+        log.numbers(step, of_class)
+        kinds = ('none','marks') if self.prompted else ('none',)
+        means = {f'val/dsc_{kind}': mean_dsc(self.rows, kind) for kind in kinds}
+        log.numbers(step, means)
 
 def picture(
     held:HeldOutCase,
