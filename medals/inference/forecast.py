@@ -27,6 +27,7 @@ def _voxels(shape): return np.prod(shape, dtype=float)
 
 def _always(job, stage, view, n, fine, prompted, refined):
     "Bytes that `n` sentences take whatever is done at a time"
+    rules = job.rules
     scan = _voxels(job.vol.shape)
     net = _voxels(view.net.fine)
     window = _voxels(stage.frame.window)
@@ -35,7 +36,7 @@ def _always(job, stage, view, n, fine, prompted, refined):
     kept = sum(bool(job.instance or choice) for choice in choices)
     masks = n/8*(1+fine) # bits, of the first look as well
     total = scan*(masks+3+kept)
-    image = np.dtype(job.rules.dtype)
+    image = np.dtype(rules.dtype)
     total += net*image.itemsize
     total += DECIDED
     total += fine_window*4*4 # windows that are cut ahead
@@ -43,7 +44,7 @@ def _always(job, stage, view, n, fine, prompted, refined):
         total += net*n/8 # bits
         total += n*fine_window*3 # and bytes, where they are shown
     if refined: total += n*window
-    if job.rules.compete:
+    if rules.compete:
         total += 4*net # best score and label
         total += 12*scan
     return total
@@ -51,9 +52,10 @@ def _always(job, stage, view, n, fine, prompted, refined):
 def need_of(seg, job, stage, view, some, fine)->Need:
     "What a stage takes for some sentences"
     n = len(some)
-    phases = stage.frame.phases
-    window = _voxels(stage.frame.window)
-    tiles = Windows(view.net.shape, stage.frame.window, view.box, job.rules.even)
+    frame = stage.frame
+    phases = frame.phases
+    window = _voxels(frame.window)
+    tiles = Windows(view.net.shape, frame.window, view.box, job.rules.even)
     ask = seg.predictor(job, stage, some)
     prompted = fine or bool(job.spatial)
     always = _always(job, stage, view, n, fine, prompted, bool(ask.iterations))
@@ -90,14 +92,17 @@ def forecast(seg, job)->Forecast:
     limit = (allowed-now)*GB
     res = Forecast([], now, 0., 0., seg.where, job.notes)
     for stage,group in seg.steps(job):
-        first = seg.wanted(job, group)[0]
+        first,*_ = seg.wanted(job, group)
         fine = stage is not first
-        view = stage_view(job, stage.frame, stage.name or 'coarse', None, group.modality)
+        name = stage.name or 'coarse'
+        view = stage_view(job, stage.frame, name, None, group.modality)
         need = need_of(seg, job, stage, view, group.some, fine)
         size,host,device = sizes_of(need, len(group.some), limit, seg.device)
         res.sizes[stage.name,group] = size
-        res.host = max(res.host, host/GB)
-        res.device = max(res.device, device/GB)
+        host_gb = host/GB
+        device_gb = device/GB
+        res.host = max(res.host, host_gb)
+        res.device = max(res.device, device_gb)
         row = _row_of(stage, group, view, need, size, fine)
         res.rows.append(row)
     return res
@@ -117,7 +122,8 @@ def measure(seg, job, name)->tuple: # Seconds of a pass, and how that is known
     "Time one pass of a stage, on a window of nothing"
     stage = next(s for s in seg.stages if s.name==name)
     window = stage.frame.window
-    size = window if seg.device.type=='cuda' else tuple(min(SMALL, n) for n in window)
+    size = window
+    if seg.device.type!='cuda': size = tuple(min(SMALL, n) for n in window)
     frame = replace(stage.frame, window=size, phases=1)
     part = replace(stage, frame=frame)
     n = min(16, len(job.texts))
@@ -126,9 +132,11 @@ def measure(seg, job, name)->tuple: # Seconds of a pass, and how that is known
     kinds = [job.kind(i) for i in some]
     queries = seg.queries(texts, kinds)
     ask = seg.predictor(job, part, some, queries)
-    win = WindowInput(np.zeros(size, np.uint8))
+    nothing = np.zeros(size, np.uint8)
+    win = WindowInput(nothing)
     times = [_timed(ask, win, n) for _ in range(2)] # the first one prepares
     larger = _voxels(window)/_voxels(size)
-    seconds = min(times)*larger
+    seconds = float(min(times)*larger)
     words = 'x'.join(map(str, size))
-    return float(seconds),f"measured on a window of {words} voxels"
+    how = f"measured on a window of {words} voxels"
+    return seconds,how

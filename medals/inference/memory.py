@@ -114,8 +114,10 @@ class Forecast:
         rows = [self._row(r) for r in self.rows]
         most = self.now+self.host
         device = f', {self.device:.2f} GB on the device' if self.device else ''
-        memory = f'on {self.where}: {self.now:.2f} GB now, at most {most:.2f} GB while it runs{device}'
-        return '\n'.join([*notes, *rows, memory, *self._time()])
+        now = f'on {self.where}: {self.now:.2f} GB now'
+        memory = f'{now}, at most {most:.2f} GB while it runs{device}'
+        lines = [*notes, *rows, memory, *self._time()]
+        return '\n'.join(lines)
 
 # %% ../../nbs/inference/80_memory.ipynb #590ebd4c
 @dataclass
