@@ -49,6 +49,7 @@ def _always(job, stage, view, n, fine, prompted, refined):
         total += 12*scan
     return total
 
+# %% ../../nbs/inference/85_forecast.ipynb #ea672be9
 def need_of(seg, job, stage, view, some, fine)->Need:
     "What a stage takes for some sentences"
     n = len(some)
@@ -77,6 +78,7 @@ def need_of(seg, job, stage, view, some, fine)->Need:
     passes = windows*ask.passes(prompted)
     return Need(always, scores, answer, maps, windows, passes)
 
+# %% ../../nbs/inference/85_forecast.ipynb #3263c851
 def _row_of(stage, group, view, need, size, fine):
     "What a forecast says of a stage and group"
     n = len(group.some)

@@ -57,6 +57,7 @@ class Sizes:
         voxels = max(FEWEST_VOXELS, self.voxels//2)
         return replace(self, classes=classes, group=group, voxels=voxels)
 
+# %% ../../nbs/inference/80_memory.ipynb #ef7f4ae0
 def in_words(
     seconds:float,
 )->str:      # Such as 20 s, 5 min, 1.5 h

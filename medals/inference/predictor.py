@@ -56,6 +56,7 @@ class NetworkStage:
     def __post_init__(self):
         if not hasattr(self.model, 'mask_factors'): self.model = Plain(self.model)
 
+# %% ../../nbs/inference/10_predictor.ipynb #4d4a2aa1
 class RandomQueries:
     "Made-up queries, the same for the same sentence"
     def __init__(self, width): self.width = width
@@ -193,6 +194,7 @@ def flips_of(
     a,b = (i for i,letter in enumerate(axes) if letter not in 'LR')
     return (),(a,),(b,),(a,b)
 
+# %% ../../nbs/inference/10_predictor.ipynb #ef749ce1
 FIRST_EDGE = 8  # Of the cubes that hide prompts, voxels
 NEXT_EDGE = 4   # The same when an own answer is refined
 

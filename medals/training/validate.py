@@ -262,6 +262,7 @@ class Validator:
         means = {f'val/dsc_{kind}': mean_dsc(self.rows, kind) for kind in kinds}
         log.numbers(step, means)
 
+# %% ../../nbs/training/70_validate.ipynb #416f61fa
 def picture(
     held:HeldOutCase,
     vol:Volume,
