@@ -11,7 +11,8 @@ from helpers import here, shared
 from medals.prompts.anatomy import structures
 from medals.data.augment import AugCfg
 from medals.core import UserError, read_table
-from medals.data.sampler import DataCfg, Sampler
+from medals.data.questions import DataCfg
+from medals.data.sampler import Sampler
 from medals.vocab import check_sentences, counterpart, explain, mirror_kind, resolve, swap_side
 from medals.volume import _modality
 from medals.prompts.tokens import known_words, modality_named
