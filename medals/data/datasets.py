@@ -9,9 +9,9 @@ __all__ = ['KEEP', 'sampling', 'held_out', 'read_stores', 'kept_out', 'need_voxe
 from functools import cache
 from pathlib import Path
 
-from ..core import UserError, read_json, read_table, read_text, seed_of
+from ..core import UserError, seed_of
+from ..base.files import read_json, read_lines, read_table, read_text
 from ..base.fields import read_fields
-from ..base.parallel import read_lines
 
 # %% ../../nbs/data/85_datasets.ipynb #809c7420
 def _frame(field):

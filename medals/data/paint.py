@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage as ndi
 
-from ..core import UserError, floats, read_table, torch_gen
+from ..core import UserError, floats, torch_gen
+from ..base.files import read_table
 
 # %% ../../nbs/data/75_paint.ipynb #831b7b1a
 @cache
