@@ -43,7 +43,7 @@ def ours(large, cache):
 
 def theirs(large, cache):
     "transformers as its model cards show it: tokenize, pad, run, average over the mask"
-    from medals.core import asset
+    from medals.base.files import asset
     from transformers import AutoTokenizer, MPNetModel
     tok,net = AutoTokenizer.from_pretrained(str(asset('small'))),MPNetModel(config(large)).eval()
     @torch.no_grad()

@@ -26,7 +26,8 @@ from .inference.plausible import edge_support, limits_table
 from .masks.postprocess import drop_small, instances, keep_pieces
 from .inference.roi import fine_regions, published_roi, window_region
 from .base.progress import progress as bar_of
-from .inference.result import Segmentation, presence_of, write_table
+from .inference.result import Segmentation, presence_of
+from .base.files import write_table
 from .base.settings import InferenceCfg
 from .inference.sliding import MaskAccumulator, Windows, LabelWriter, MaskWriter, sliding_window
 from .spatial import Mask, as_marks, rasterize

@@ -127,7 +127,7 @@ def test_left_is_never_taken_for_right(small):
 
 
 def test_the_small_encoder_is_small_and_whole():
-    from medals.core import asset, read_json, sha256
+    from medals.base.files import asset, read_json, sha256
     folder = asset('small')
     assert sum(f.stat().st_size for f in folder.iterdir())<=3*2**20
     facts,made = read_json(folder/'text.json'),read_json(folder/'pretrain.json')

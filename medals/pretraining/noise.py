@@ -13,9 +13,9 @@ from functools import cache
 
 import numpy as np
 
-from ..core import read_table
+from ..base.files import read_table
 from ..prompts.anatomy import other_names
-from ..prompts.tokens import word_table
+from ..prompts.wordforms import word_table
 
 # %% ../../nbs/pretraining/12_noise.ipynb #128b2f33
 @cache

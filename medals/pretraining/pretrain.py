@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from .align import PRETRAIN_RULES, Aligned, TwoTowers, freeze_towers, start_small
-from ..core import UserError, atomic, make_gen, read_json, seed_of, sha256, write_json
+from ..base.files import atomic, read_json, sha256, write_json
+from ..core import UserError, make_gen, seed_of
 from ..data.sampler import Sampler
 from .knowledge import provenance, read_knowledge
 from .judge import Judge
