@@ -37,7 +37,9 @@ def ours(large, cache):
     "medals: (sentences) -> queries; random numbers in the large one, which are as fast as any"
     from medals.text import KnowledgeEncoder, TextEncoder
     enc = TextEncoder.load('small', cache=cache)
-    if large: enc = TextEncoder(enc.tokenizer, lambda net=KnowledgeEncoder(config(large)).eval(): net, 'bench', cache=cache)
+    if large:
+        net = KnowledgeEncoder(config(large)).eval()
+        enc = TextEncoder(enc.tokenizer, lambda: net, 'bench', cache=cache)
     return lambda texts: enc(texts, 'ct')
 
 
