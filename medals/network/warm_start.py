@@ -15,7 +15,7 @@ import torch
 from ..core import UserError
 from ..base.files import reading
 from ..model import PRESETS, MedalS, ModelCfg
-from ..text import OF_NANO, TextEncoder, load_file, native_folder
+from ..text import OF_NANO, SHIPPED, TextEncoder, load_file, native_folder
 from ..weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder
 
 # %% ../../nbs/network/40_warm_start.ipynb #823415a6
@@ -117,7 +117,7 @@ def find_text_encoder(
     source = _text_source(text, beside, width)
     if not source:
         raise UserError(f"a network with queries of width {width} needs a text encoder: --text, such as medals-s-text or a folder")
-    path = fetch(source) if source in NAMED else source
+    path = fetch(source) if source in NAMED and source not in SHIPPED else source # nano names weights and their encoder
     enc = TextEncoder.load(path, base) if base else TextEncoder.load(path)
     got = enc(['liver'], 'ct').shape[1]
     if got!=width:
