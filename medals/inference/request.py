@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['JOB_RULES', 'JobRules', 'as_volume', 'as_sentences', 'Group', 'Request', 'make_request', 'StageView', 'stage_view',
-           'image_part', 'resample_mask', 'cover_mask', 'drawn_by_user', 'prompt_channels', 'apply_marks']
+           'image_part', 'resample_mask', 'cover_mask', 'single_marks', 'mask_of_marks', 'drawn_by_user',
+           'prompt_channels', 'apply_marks']
 
 # %% ../../nbs/inference/40_request.ipynb #03863192
 from dataclasses import dataclass, field, replace
@@ -275,12 +276,25 @@ def cover_mask(
     return _placed(m, near, part)
 
 # %% ../../nbs/inference/40_request.ipynb #d8f5ecfd
+def single_marks(
+    marks,
+)->list:
+    "The marks that a user drew one by one; whole masks are hints only"
+    return [o for o in marks if not isinstance(o, Mask)]
+
+def mask_of_marks(
+    vol:Volume,
+    marks,
+)->np.ndarray: # bool `(x,y,z)`
+    "What marks make together on the voxels of a scan, each changing what those before it have made"
+    return rasterize([marks], vol.shape, vol.affine)[0]
+
 def drawn_by_user(vol, marks):
     "What single marks set and what they take away, two masks; whole masks are hints only"
-    own = [o for o in marks if not isinstance(o, Mask)]
+    own = single_marks(marks)
     if not own: return None,None
-    on = rasterize([own], vol.shape, vol.affine)[0]
-    every = rasterize([[o if o.positive else replace(o, positive=True) for o in own]], vol.shape, vol.affine)[0]
+    on = mask_of_marks(vol, own)
+    every = mask_of_marks(vol, [replace(o, positive=True) for o in own])
     return on,every&~on
 
 def _as_labels(job, view, part, some, earlier):
