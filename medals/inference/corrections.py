@@ -16,7 +16,7 @@ from ..scans.axes import Region
 from ..masks.bitmask import BitMask
 from ..spatial import Mask, as_marks
 from .roi import window_region
-from .request import apply_marks, mask_of_marks, single_marks
+from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
 from .result import Segmentation
 from .pipeline import SegmentRun, manifest_of

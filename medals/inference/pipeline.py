@@ -25,7 +25,8 @@ from ..spatial import Mask
 from .predictor import NetworkStage, window_at
 from .plausible import edge_support, limits_table
 from .roi import fine_regions, published_roi
-from .request import Group, Request, StageView, apply_marks, image_part, mask_of_marks, prompt_channels, stage_view
+from .request import Group, Request
+from .inputs import StageView, apply_marks, image_part, mask_of_marks, prompt_channels, stage_view
 from .sliding import LabelWriter, MaskAccumulator, MaskWriter, Windows, sliding_window
 from .result import Segmentation, presence_of
 from .forecast import forecast

@@ -18,7 +18,8 @@ from PIL import Image as Pil
 from ..scans.axes import AxisOrder
 from ..core import atomic, spacing_of
 from ..scans.grids import grid_difference
-from ..inference.request import image_part, make_request, prompt_channels, stage_view
+from ..inference.request import make_request
+from ..inference.inputs import image_part, prompt_channels, stage_view
 from ..metrics import dice
 from ..masks.bitmask import BitMask
 from ..inference.result import _middle
