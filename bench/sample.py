@@ -30,7 +30,9 @@ from scipy import ndimage as ndi
 
 from medals.data.augment import wide
 from medals.core import ints, make_gen, write_json
-from medals.data.sampler import DATA_PRESETS, DataCfg, Sampler, to_batch
+from medals.data.batch import to_batch
+from medals.data.questions import DATA_PRESETS, DataCfg
+from medals.data.sampler import Sampler
 from medals.prepare import manifest_row
 from medals.data.store import _write_array, open_case, published_blocks, write_case
 from medals.base.parallel import write_lines

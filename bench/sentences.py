@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from medals import vocab
-from medals.prompts import tokens as words
 from medals.core import read_table
 
 KEYS = dict(
@@ -28,8 +27,11 @@ def by_letters(text):
 
 
 def forget():
-    "So that every sentence is new"
-    for f in (vocab._sentence, words.tokens, words.modality_of, words.correct): f.cache_clear()
+    "So that every sentence is new; caches of one entry hold tables and stay"
+    for name,module in list(sys.modules.items()):
+        if name!='medals.vocab' and not name.startswith('medals.prompts'): continue
+        for f in vars(module).values():
+            if hasattr(f, 'cache_clear') and f.cache_info().currsize>1: f.cache_clear()
 
 
 def clock(f, texts):

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from medals.data.sampler import Batch
+from medals.data.batch import Batch
 from medals.model import MedalS, positions
 from medals.training.config import LoopCfg
 from medals.training.loop import LossModule, TrainState, one_step

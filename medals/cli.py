@@ -187,7 +187,7 @@ def _many_scans(images, sentences, cfg):
         took = c.seconds_left(plan)
         return _tell(f'{said}, {len(todo)} to do'+('' if took is None else f', in about {in_words(took)} by the time that the others took'))
     fails = c.segment_cohort(plan, cfg.workers, cfg.scheduler)
-    if found:=c.overview(c.gather(plan)): _say(*_rows(found[:40]))
+    if found:=c.overview(c.gather_tables(plan)): _say(*_rows(found[:40]))
     _note(f'{_few(cases)}: {text}' for text,cases in c.notes_of(plan).items())
     _tell(f"{said}, {len(todo)-len(fails.rows)} were done now, {len(fails.rows)} failed; results and table.csv are in {cfg.out}")
     if not (fails.rows and 'TORCHELASTIC_RUN_ID' in os.environ): return fails.stop(len(plan.mine))

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from helpers import shared
 from medals.data.augment import AUGS, Aug, AugCfg, interpolate
 from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen, write_json
-from medals.data.sampler import (DATA_PRESETS, CaseError, DataCfg, Sampler, batches, held_out, masks, pick_classes, pick_sentences,
-                         questions, to_batch)
+from medals.data.batch import masks, to_batch
+from medals.data.datasets import held_out
+from medals.data.questions import DATA_PRESETS, DataCfg, pick_classes, pick_sentences, questions
+from medals.data.sampler import CaseError, Sampler, batches
 from medals.data.indexing import index
 from medals.prepare import manifest_row, prepare, recipe_for
 from medals.data.simulate import PROMPTS, PromptCfg

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 
 from .align import PRETRAIN_RULES, Pair, Regions, Texts
 from ..core import UserError, make_gen
-from ..data.sampler import DataCfg, Sampler, batches, to_batch
+from ..data.batch import to_batch
+from ..data.questions import DataCfg
+from ..data.sampler import Sampler, batches
 from ..model import PRESETS
 from ..training.distributed import rank, world_size
 from ..training.train import split
@@ -118,7 +120,7 @@ def region_kinds(
     return torch.tensor([number.setdefault(kind(*o), len(number)) for o in sentences])
 
 def to_regions(
-    batch,           # `medals.data.sampler.Batch`
+    batch,           # `medals.data.batch.Batch`
     sampler:Sampler,
     tok,
     kinds,           # From `region_kinds`

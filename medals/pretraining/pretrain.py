@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from .align import PRETRAIN_RULES, Aligned, TwoTowers, freeze_towers, start_small
 from ..core import UserError, atomic, make_gen, read_json, seed_of, sha256, write_json
-from ..data.sampler import Sampler, draw_sample, to_batch
+from ..data.batch import to_batch
+from ..data.sampler import Sampler, draw_sample
 from .knowledge import provenance, read_knowledge
 from .lessons import PretrainCfg, lesson_feed, region_kinds, settled, to_regions
 from ..model import PRESETS

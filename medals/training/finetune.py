@@ -13,7 +13,8 @@ from pathlib import Path
 from .adapters import add_adapters, freeze
 from ..network.warm_start import warm_start
 from ..core import UserError, read_json, reading, write_json
-from ..data.sampler import DataCfg, Sampler
+from ..data.questions import DataCfg
+from ..data.sampler import Sampler
 from ..data.indexing import index
 from .log import add_rows
 from ..prepare import RECIPES, Recipe, prepare

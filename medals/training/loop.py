@@ -158,7 +158,7 @@ LOSSES = ('loss','dice','bce') # what `sample_losses` returns, by name
 
 def sample_losses(
     logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
-    batch,        # `medals.data.sampler.Batch`
+    batch,        # `medals.data.batch.Batch`
     compat=False,
 )->torch.Tensor:  # `(b,3)`, see `LOSSES`
     "Loss of each sample"

@@ -19,7 +19,9 @@ import torch
 from .adapters import merge_adapters
 from ..network.warm_start import WarmStart, warm_start
 from ..core import UserError, part_of, read_json, seed_of, write_json
-from ..data.sampler import DATA_PRESETS, DataCfg, Sampler, batches, to_batch
+from ..data.batch import to_batch
+from ..data.questions import DATA_PRESETS, DataCfg
+from ..data.sampler import Sampler, batches
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import fit, start_run

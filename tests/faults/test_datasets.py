@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from medals.data import catalogue
 from medals.core import UserError, read_json, spacing_of, write_json
-from medals.data.sampler import DataCfg, Sampler, to_batch
+from medals.data.batch import to_batch
+from medals.data.questions import DataCfg
+from medals.data.sampler import Sampler
 from medals.data.datasets import sampling
 from medals.training.finetune import FinetuneCfg, own_store
 from medals.geometry import coarse_axis, plan, rigid

@@ -378,7 +378,8 @@ def test_3_9_what_is_no_json_is_one_sentence(tmp_path, raw, says):
 def idle(monkeypatch):
     "No network runs, and no weights are read"
     def never(*args, **kwargs): raise AssertionError('something ran')
-    verbs = ('evaluate.work', 'index.work', 'prepare.prepare', 'prepare.import_store', 'run.train', 'finetune.group')
+    verbs = ('evaluation.evaluate.run_tasks', 'data.indexing.run_tasks', 'prepare.prepare', 'prepare.import_store', 'training.train.train',
+             'training.finetune.process_group')
     for where in ('segment.Segmenter.load', *verbs):
         monkeypatch.setattr(f'medals.{where}', never)
 

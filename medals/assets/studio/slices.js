@@ -18,7 +18,7 @@ const clamp = (x, lo, hi) => Math.min(Math.max(x, lo), hi);
 const bytes = b => new Uint8Array(b.buffer || b, b.byteOffset || 0, b.byteLength);
 const rgb = c => [1, 3, 5].map(i => parseInt(c.slice(i, i + 2), 16));
 
-// ---- pictures: the same arithmetic as medals.board.compose
+// ---- pictures: the same arithmetic as the `canvas` page
 
 function edges(m, w, h) {
   const e = new Uint8Array(m.length);
