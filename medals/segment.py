@@ -18,7 +18,8 @@ from .masks.postprocess import instances
 from .inference.predictor import NetworkStage, WindowPredictor, flips_of, load_stages
 from .inference.request import make_request
 from .inference.memory import Forecast
-from .inference.result import Segmentation, write_table
+from .base.files import write_table
+from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
 from .inference.pipeline import FAINT, SegmentRun, Stopped, manifest_of, result_of
 from .inference.corrections import refine

@@ -20,7 +20,8 @@ from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 import medals
-from ..core import UserError, atomic
+from ..core import UserError
+from ..base.files import atomic
 from ..scans.axes import Region
 from ..scans.grids import grid_difference
 from ..masks.bitmask import BitMask, MaskDict

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ..core import read_table
+from ..base.files import read_table
 from ..scans.axes import Region
 from ..preprocessing.input_spec import InputSpec
 from ..masks.bitmask import BitMask
