@@ -147,6 +147,7 @@ class NetGrid:
             pairs.append((first, last))
         return Region(pairs)
 
+# %% ../../nbs/preprocessing/30_input_spec.ipynb #a3ea552d
 def net_grid(
     frame:InputSpec,
     spacing:tuple,      # mm along the turned axes
