@@ -113,17 +113,17 @@ def test_the_encoder_that_nano_was_trained_with_reads_new_words():
     assert retrieval(enc, new_words())>=.75 # the encoder before it reached .59
 
 
-@pytest.mark.parametrize('name,least', [('totalsegmentator', .975), ('freesurfer', .99), ('unseen', .75)])
+@pytest.mark.parametrize('name,least', [('totalsegmentator', .98), ('freesurfer', .99), ('unseen', .76)])
 def test_the_small_encoder_knows_the_names_of_tools(small, name, least):
     from medals.pretraining.recall import listed, retrieval
     enc,means = small
     assert retrieval(enc, listed(here/'vocab'/f'{name}.tsv'), means=means)>=least
 
 
-def test_left_is_hardly_ever_taken_for_right(small):
-    "Ten thousand pairs of sentences in many words; the aim is none"
+def test_left_is_never_taken_for_right(small):
+    "Ten thousand pairs of sentences in many words"
     from medals.pretraining.recall import sides_confused
-    assert len(sides_confused(small[0], 10_000, small[1]))<=1 # "where is the LAA?"
+    assert sides_confused(small[0], 10_000, small[1])==[]
 
 
 def test_the_small_encoder_is_small_and_whole():
