@@ -225,7 +225,8 @@ class _Frame:
 
 def _groups_of(ds, i):
     "What finds a functional group of frame `i`: its own, or the one that all share"
-    shared,own = ds.SharedFunctionalGroupsSequence[0],ds.PerFrameFunctionalGroupsSequence[i]
+    own = ds.PerFrameFunctionalGroupsSequence[i]
+    shared = (ds.get('SharedFunctionalGroupsSequence') or [{}])[0] # empty where each frame says all
     return lambda name: (own.get(name) or shared[name])[0]
 
 def _number_of(ds, group):
@@ -289,11 +290,25 @@ def _names_of(ds):
         if o.SegmentNumber: names[int(o.SegmentNumber)] = name
     return names
 
+def _pixels_of(ds):
+    "What gives the pixels of frame `i` `(rows,columns)`"
+    from pydicom.pixels import pixel_array
+    size,n = (int(ds.Rows), int(ds.Columns)),int(ds.Rows)*int(ds.Columns)
+    is_packed = int(ds.BitsAllocated)==1 and not ds.file_meta.TransferSyntaxUID.is_encapsulated
+    if not is_packed: return lambda i: pixel_array(ds, index=i)
+    stored = np.frombuffer(ds.PixelData, np.uint8)
+    if 8*stored.size<n*int(ds.NumberOfFrames): raise ValueError('its pixels end early')
+    # frames of bits follow each other without a gap; pydicom 3.0 loses the last pixels of some that begin within a byte
+    def bits(i):
+        first,skip = divmod(i*n, 8)
+        end = -(-(i+1)*n//8)
+        return np.unpackbits(stored[first:end], bitorder='little')[skip:skip+n].reshape(size)
+    return bits
+
 def _laid(ds, frames, shape, dtype, value):
     "Some frames as one array on a scan"
-    from pydicom.pixels import pixel_array
-    out = np.zeros(shape, dtype)
-    for i,f in frames: out[f.box] |= apply_orientation(value(pixel_array(ds, index=i)).T[...,None], f.turn)
+    pixels,out = _pixels_of(ds),np.zeros(shape, dtype)
+    for i,f in frames: out[f.box] |= apply_orientation(value(pixels(i)).T[...,None], f.turn)
     return out
 
 def _masks_of(ds, like):
