@@ -220,8 +220,9 @@ class CohortCfg(AskCfg):
 
 def _stats(path):
     "Size and date of a file, or of all files of a folder; None if it is neither"
-    folder = Path(str(path).rpartition('#')[0]) if not path.exists() else path # FOLDER#SERIES
-    stats = [o.stat() for o in (files_below(folder) if folder.is_dir() else [folder] if folder.exists() else [])]
+    folder = str(path).rpartition('#')[0] # of FOLDER#SERIES; empty for a name such as `nano`
+    there = Path(folder) if folder and not path.exists() else path
+    stats = [o.stat() for o in (files_below(there) if there.is_dir() else [there] if there.exists() else [])]
     return dict(bytes=sum(o.st_size for o in stats), mtime_ns=max(o.st_mtime_ns for o in stats)) if stats else None
 
 def question(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import medals.result
 from medals.cli import main, parser
+from medals.cohort import CohortCfg, question
 from medals.core import UserError, asset, read_json, read_toml, write_json
 from medals.dicom import dicom_series
 from medals.evaluate import read_names
@@ -678,6 +679,16 @@ def test_2_5_old_masks_are_not_scored(tmp_path, quick, monkeypatch, capsys):
     assert main(run)==0 and masks_in('out/head')==['labels.nii.gz', 'white_matter.nii.gz']
     assert main(['evaluate', 'out', 'truth', '-o', 'scores', '--workers', '1'])==0
     assert [r['sentence'] for r in csv.DictReader(open('scores/table.csv')) if r['dsc'] not in ('', '0.0')]==['white matter']
+
+
+@pytest.mark.parametrize('weights', ['nano', 'random:nano', 'no/such/folder'])
+def test_6_a_cohort_is_resumed_whatever_else_lies_in_the_working_folder(tmp_path, monkeypatch, weights):
+    "Weights that have a name are no file here"
+    monkeypatch.chdir(tmp_path)
+    before = question(CohortCfg(prompts=('liver',), weights=weights))
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out'/'a.nii.gz').write_bytes(b'a result')
+    assert question(CohortCfg(prompts=('liver',), weights=weights))==before
 
 
 def test_2_5_a_cohort_replaces_its_cases_only(tmp_path, quick, monkeypatch, capsys):
