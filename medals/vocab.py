@@ -117,6 +117,10 @@ def _by_side(sent, ignored=frozenset()):
         if found and i not in ignored: res.setdefault(min(found, key=far), set()).add(side)
     return res
 
+def _sides_of(by_side, m):
+    "Sides said of a name wherever it stands: those of 'left kidney and right kidney' are both"
+    return {side for o,sides in by_side.items() if o.row.name==m.row.name for side in sides}
+
 def _borrowed(by_side, m, s):
     "The side of something that the structure belongs to, grows in, or is said to be of"
     related = {*_chain(s.name), *(_chain(s.of) if s.of else ())}
@@ -161,9 +165,11 @@ def _left_out(sent):
     "Numbers of the words that a negation leaves out"
     res,but = set(),word_table()['negation']['but']
     for i in _negations(sent):
+        after = sent.where[i+1:i+2] if sent.kinds[i+1:i+2]==['place'] else () # "not in the left lung"
+        phrase = (*after, sent.where[i])[0][0]
         for j in range(i+1, len(sent.low)):
             ends = sent.kinds[j] in ('mod','scan') or sent.low[j]==but or j==i+1 and sent.low[j].isdigit()  # "rib no. 3"
-            if ends or sent.where[j][0]!=sent.where[i][0]: break
+            if ends or sent.where[j][0]!=phrase: break
             res.add(j)
     free = [i-1 for i,o in enumerate(sent.low) if i and o=='free' and sent.gap(i)=='-']  # tumour-free
     return res|set(free)
@@ -280,12 +286,12 @@ def resolve(
     negated = any(m.at[0] in out for m in sent.matches) or bool(out&set(sent.said))
     if not ranked: return Resolved(modality, named=sent.modality, problem=_problem(text, negated, ()))
     m,by_side = _target(sent, ranked),_by_side(sent, out)
-    sides = by_side.get(m, set())
+    sides = _sides_of(by_side, m)
     meaning,organ = _meaning(sent, m, sides, modality),None
     name = _span(sent, m, ranked) or meaning.row
     if _generic(m):
         hit,organ = _organ(sent, m, ranked, modality)
-        name,sides = hit or name,sides|by_side.get(organ, set())
+        name,sides = hit or name,sides|(_sides_of(by_side, organ) if organ else set())
     used = {*m.at, *(organ.at if organ else ())}
     if not name or not _all_read(sent, used, structures()[name].kind): return Resolved(modality, named=sent.modality)
     at = sorted(used if organ and name!=meaning.row else m.at)

@@ -184,6 +184,21 @@ def test_4_4_negation_is_said_not_to_be_understood(text, structure):
     if text=='right kidney, not left': assert got.side=='right'
 
 
+@pytest.mark.parametrize('text, structure', [
+    ('left kidney and right kidney', 'kidney'), ('left kidney, right kidney', 'kidney'), ('kidney left + kidney right', 'kidney'),
+    ('Left-Hippocampus and Right-Hippocampus', 'hippocampus'), ('left ventricle and right ventricle', 'ventricle of the heart'),
+    ('lesion in the left lung and in the right lung', 'lung lesion'), ('left and right kidney', 'kidney')])
+def test_4_4_both_sides_of_one_thing_are_no_single_side(text, structure):
+    got = resolve(text)
+    assert (got.structure, got.side, got.problem)==(structure, None, None)
+
+
+@pytest.mark.parametrize('text', ['lung nodule not in left lung', 'nodule in the right lung, not in the left lung', 'skip the spleen',
+                                  'lesion not within the liver', 'nicht die Leber', 'pas de foie', 'senza tumor'])
+def test_4_4_negation_before_a_place_and_in_other_languages(text):
+    assert 'negation is not understood' in (resolve(text).problem or '')
+
+
 ONE_THING = """grey and white matter junction|ctx_lh_G_and_S_frontomargin|head and neck|head and neck cancer|adrenal glands|lungs
 both kidneys|left and right kidney|left and right kidneys on CT|kidney, left|portal vein and splenic vein|jejunum and ileum
 trachea and bronchi|midbrain, pons and medulla|necrotic and enhancing tumour core|spine, vertebra L3|brain, hippocampus
