@@ -115,7 +115,7 @@ def questions(
 )->Questions:
     "Classes, sentences, counterparts and strangers of a data set"
     names,said = tuple(d['classes']),[tuple(c['sentences']) for c in d['classes'].values()]
-    sides = tuple(mirror_kind(*o) for o in zip(names, said))
+    sides = tuple(mirror_kind(*o, names) for o in zip(names, said))
     other = [_mirrored(o, names, said, sides) for o in names]
     called = tuple(swap_side(o) if kind=='swap' else o for o,kind in zip(names, sides))
     def numbers(texts): return tuple(number(o, d['modality']) for o in texts)

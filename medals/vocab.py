@@ -408,13 +408,30 @@ def _stuck(text):
     there = resolve(other)
     return (there.structure, there.side)!=(here.structure, OPPOSITE.get(here.side))
 
+@cache
+def _unread():
+    "Patterns of words for a side that `resolve` does not read: those that come in pairs, and those that say it alone"
+    t = read_table('words.toml')['mirror']
+    def whole(o): return rf'(?<![^\W\d_]){o}(?![^\W\d_])' if o.isascii() and o not in ('l','r') else o
+    pairs = [tuple(fold(o).split()) for o in t['pairs']]
+    both = [(re.compile(whole(a)), b) for p in pairs for a,b in (p, p[::-1])]
+    return both,re.compile('|'.join(whole(fold(o)) for o in t['alone'].split()))
+
+def _has_twin(name, names):
+    "Do letters that may stand for left and right tell this name from another one, as in LIFG and RIFG?"
+    low,known = fold(name),set(map(fold, names))
+    return any(low[:m.start()]+b+low[m.end():] in known for a,b in _unread()[0] for m in a.finditer(low))
+
 def mirror_kind(
     name:str,      # Of a class
     sentences=(),  # That ask for it
+    names=(),      # Of all classes of the data set
 )->str:            # none, swap (the words of the other side are true in a mirror) or fixed (no words are)
     "What a mirror from left to right does to a class"
     texts = (name, *sentences)
-    if not any(map(says_side, texts)): return 'none'
+    if not any(map(says_side, texts)):
+        hidden = _has_twin(name, names) or any(_unread()[1].search(fold(o)) for o in texts)
+        return 'fixed' if hidden else 'none'
     return 'fixed' if any(map(_stuck, texts)) else 'swap'
 
 def counterpart(

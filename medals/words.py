@@ -62,6 +62,7 @@ def normal(
 LONGEST = 600  # Characters of a sentence that are read
 HUMP = re.compile('|'.join((  # where words are joined by capitals, or by a number
     r'(?<=[a-z]{2})(?=[A-Z])', r'(?<=[A-Z][a-z])(?=[A-Z][a-z]{2})', r'(?<=[A-Z]{2})(?=[A-Z][a-z]{3})', r'(?<=^[lrLR])(?=[A-Z][a-z]{2})',
+    r'(?<=^[lr])(?=[A-Z]{2})', r'(?<=[A-Z]{2})(?=(?:left|right)$)',
     r'(?<=[A-Za-z][a-z]{2})(?=\d)', r'(?<=[A-Z]{3})(?=\d)', r'(?<=\d)(?=[A-Z][a-z]{2})')))
 LATIN = dict(
     a='arteria', aa='arteria', v='vena', vv='vena', m='musculus', mm='musculus', n='nervus', nn='nervus', gl='glandula', lig='ligamentum')
