@@ -75,8 +75,14 @@ def own_store(
         if some.rows: _tell(f"{len(some.rows)} of {good+bad} cases are left out of training: {some.named()}")
     if odd := list(found['left_out'].items()):
         _tell(f"{len(odd)} files are no cases: {'; '.join(': '.join(o) for o in odd[:5])}{'; ...' if len(odd)>5 else ''}")
+    for name,r in found['report'].items():
+        if loose := r['ids_without_class']: _tell(f"{name}: no class has {_cases(loose)}; their voxels are trained as background")
     for note in found['notes']: _tell(note)
     return str(store)
+
+def _cases(ids):
+    "Label ids and in how many cases they are"
+    return 'label '+', '.join(f"{i} (in {n} case{'s'*(n!=1)})" for i,n in list(ids.items())[:8])+', ...'*(len(ids)>8)
 
 def _tell(line): sys.stderr.write(f'medals finetune: {line}\n')
 

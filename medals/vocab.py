@@ -165,8 +165,7 @@ def _left_out(sent):
     "Numbers of the words that a negation leaves out"
     res,but = set(),word_table()['negation']['but']
     for i in _negations(sent):
-        after = sent.where[i+1:i+2] if sent.kinds[i+1:i+2]==['place'] else () # "not in the left lung"
-        phrase = (*after, sent.where[i])[0][0]
+        phrase = sent.where[i+(sent.kinds[i+1:i+2]==['place'])][0] # "not in the left lung"
         for j in range(i+1, len(sent.low)):
             ends = sent.kinds[j] in ('mod','scan') or sent.low[j]==but or j==i+1 and sent.low[j].isdigit()  # "rib no. 3"
             if ends or sent.where[j][0]!=phrase: break
@@ -429,10 +428,8 @@ def mirror_kind(
 )->str:            # none, swap (the words of the other side are true in a mirror) or fixed (no words are)
     "What a mirror from left to right does to a class"
     texts = (name, *sentences)
-    if not any(map(says_side, texts)):
-        hidden = _has_twin(name, names) or any(_unread()[1].search(fold(o)) for o in texts)
-        return 'fixed' if hidden else 'none'
-    return 'fixed' if any(map(_stuck, texts)) else 'swap'
+    if any(map(says_side, texts)): return 'fixed' if any(map(_stuck, texts)) else 'swap'
+    return 'fixed' if _has_twin(name, names) or any(_unread()[1].search(fold(o)) for o in texts) else 'none'
 
 def counterpart(
     name:str,  # Of a class

@@ -285,6 +285,23 @@ def test_1_5_training_refuses_a_data_set_whose_masks_have_another_value(tmp_path
     assert run.returncode==2 and 'lesion is [1]' in run.stderr and 'Traceback' not in run.stderr
 
 
+def test_1_5_finetune_says_which_labels_are_no_class(tmp_path, capsys):
+    root = raw_set(tmp_path/'D', labels={'background': 0, 'left': 1, 'right': 2, 'deep': [3,4]})
+    save(root/'labelsTr/b.nii.gz', np.uint8(255)*(LBL==1))
+    own_store(root, FinetuneCfg(out=str(tmp_path/'out'), prompts=''))
+    said = capsys.readouterr().err
+    assert 'D: no class has label 255 (in 1 case); their voxels are trained as background' in said
+    raw_set(tmp_path/'E')
+    own_store(tmp_path/'E', FinetuneCfg(out=str(tmp_path/'out2'), prompts=''))
+    assert 'no class has' not in capsys.readouterr().err
+
+
+def test_1_4_a_list_of_scans_alone_is_said_to_have_no_labels(tmp_path):
+    root = raw_set(tmp_path/'D', training=['./imagesTr/a.nii.gz', './imagesTr/b.nii.gz'])
+    res,rows,_ = listed(root, tmp_path/'l.jsonl')
+    assert len(rows)==2 and 'dataset.json lists no case with its label; those in imagesTr and labelsTr are taken' in res['notes']
+
+
 def test_1_5_masks_of_255_in_a_folder_per_case_are_masks(tmp_path):
     for name in 'ab':
         save(tmp_path/'r'/name/'mri.nii.gz', VOL.data)
