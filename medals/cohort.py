@@ -161,7 +161,10 @@ def check_before(
     cfg,             # `medals.cli.SegmentCfg`
 ):
     "Refuse an output that would replace what is read, or cannot be written"
-    if cfg.dry_run: return format_of(cfg.out, cfg.format) # nothing will be written
+    shard_of(cfg.shard)
+    if cfg.dry_run: # nothing will be written, so it does not matter what is there
+        if sentences: ranking(cfg.priority, sentences)
+        return format_of(cfg.out, cfg.format, images[0] if one else None)
     reads = [*images, cfg.weights, cfg.marks, *mentioned(cfg.marks)]
     if one:
         asked = sentences or list(read_prompts(Path(images[0]).expanduser())[0].values())
