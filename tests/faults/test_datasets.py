@@ -632,6 +632,25 @@ def test_4_3_masks_keep_their_labels_when_cases_come_later(tmp_path):
     with pytest.raises(UserError, match='masks changed since'): load(rows[0], recipe_for('nano'))
 
 
+@pytest.mark.parametrize('prompts', [False, True])
+@pytest.mark.parametrize('name', ['ignore', 'Ignore_region', 'void'])
+def test_1_2_a_mask_of_what_does_not_count_is_no_class(tmp_path, name, prompts):
+    root = organ_folder(tmp_path/'r', 'total')
+    for case in ('s1','s2'): save(root/case/'segmentations'/f'{name}.nii.gz', (LBL==2).astype(np.uint8))
+    text = 'name = "r"\nmodality = "ct"\n[classes]\n'+''.join(f'{k} = "{k}"\n' for k in ORGANS)
+    (tmp_path/'p.toml').write_text(text)
+    store,fails = stored(root, tmp_path, tmp_path/'p.toml' if prompts else '')
+    classes = read_json(store/'classes.json')['r']
+    assert not fails.rows and set(classes['classes'])==set(ORGANS) and classes['ignored']
+    sampler = Sampler(store, DataCfg(aug='none', forced=.5, strangers=0.))
+    for i in range(6):
+        s = sampler.sample(i)
+        case = open_case(tmp_path/'st/cases'/s.name)
+        at = np.rint(np.linalg.inv(case.affine)@s.affine)[:3,3].astype(int)
+        truth = case[tuple(slice(a, a+n) for a,n in zip(at, s.labels.shape))][1]
+        assert np.array_equal(~to_batch([s]).counted[0,0].numpy(), np.isin(truth, classes['ignored']))
+
+
 def test_4_3_finetune_takes_the_most_common_layout(tmp_path):
     root = organ_folder(tmp_path/'r', 'total')
     store = own_store(root, FinetuneCfg(out=str(tmp_path/'out'), prompts=''))
