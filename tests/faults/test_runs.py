@@ -297,7 +297,8 @@ def test_5_6_a_dry_run_tells_the_time_and_how_it_is_known(head, nano):
 
 
 @pytest.mark.parametrize('more, says', [
-    (('--priority', 'liver'), "priority 'liver' is not one of the sentences"), (('--format', 'dicomseg'), 'name their folder, or save as NIfTI'),
+    (('--priority', 'liver'), "priority 'liver' is not one of the sentences"),
+    (('--format', 'dicomseg'), 'name their folder, or save as NIfTI'),
     (('--shard', '3/2'), "shard '3/2' should be like 3/16")])
 def test_5_6_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch, capsys, more, says):
     monkeypatch.chdir(tmp_path)
