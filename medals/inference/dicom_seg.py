@@ -299,7 +299,7 @@ class _Frame:
 
 def _groups_of(ds, i):
     "What finds a functional group of frame `i`: its own, or the one that all share"
-    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared = (ds.get('SharedFunctionalGroupsSequence') or [{}])[0] # empty where each frame says all
     own = ds.PerFrameFunctionalGroupsSequence[i]
     def find(name):
         sequence = own.get(name) or shared[name]
@@ -417,12 +417,29 @@ def _names_of(ds):
     return names
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #db67b99f
+def _pixels_of(ds):
+    "What gives the pixels of frame `i`, `(rows,columns)`"
+    from pydicom.pixels import pixel_array
+    size = (int(ds.Rows), int(ds.Columns))
+    n = size[0]*size[1]
+    is_packed = int(ds.BitsAllocated)==1 and not ds.file_meta.TransferSyntaxUID.is_encapsulated
+    if not is_packed: return lambda i: pixel_array(ds, index=i)
+    stored = np.frombuffer(ds.PixelData, np.uint8)
+    if 8*stored.size<n*int(ds.NumberOfFrames): raise ValueError('its pixels end early')
+    # Frames of bits follow each other without a gap; pydicom 3.0 loses the last pixels of some that begin within a byte
+    def bits(i):
+        first,skip = divmod(i*n, 8)
+        end = -(-(i+1)*n//8)
+        unpacked = np.unpackbits(stored[first:end], bitorder='little')
+        return unpacked[skip:skip+n].reshape(size)
+    return bits
+
 def _laid(ds, frames, shape, dtype, value):
     "Some frames as one array on a scan; `value` makes pixels what is wanted of them"
-    from pydicom.pixels import pixel_array
+    pixels_of = _pixels_of(ds)
     out = np.zeros(shape, dtype)
     for i,frame in frames:
-        pixels = value(pixel_array(ds, index=i)) # `(rows,columns)`
+        pixels = value(pixels_of(i)) # `(rows,columns)`
         out[frame.box] |= apply_orientation(pixels.T[...,None], frame.turn)
     return out
 
