@@ -28,6 +28,7 @@ from ..masks.bitmask import BitMask, MaskDict
 from ..show import palette
 from ..vocab import resolve, structures
 from ..dicom import find_series, read_dataset
+from ..scans.dicom_slice import frame_reader
 from ..volume import Volume, is_scan
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #2ac216a6
@@ -417,26 +418,9 @@ def _names_of(ds):
     return names
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #db67b99f
-def _pixels_of(ds):
-    "What gives the pixels of frame `i`, `(rows,columns)`"
-    from pydicom.pixels import pixel_array
-    size = (int(ds.Rows), int(ds.Columns))
-    n = size[0]*size[1]
-    is_packed = int(ds.BitsAllocated)==1 and not ds.file_meta.TransferSyntaxUID.is_encapsulated
-    if not is_packed: return lambda i: pixel_array(ds, index=i)
-    stored = np.frombuffer(ds.PixelData, np.uint8)
-    if 8*stored.size<n*int(ds.NumberOfFrames): raise ValueError('its pixels end early')
-    # Frames of bits follow each other without a gap; pydicom 3.0 loses the last pixels of some that begin within a byte
-    def bits(i):
-        first,skip = divmod(i*n, 8)
-        end = -(-(i+1)*n//8)
-        unpacked = np.unpackbits(stored[first:end], bitorder='little')
-        return unpacked[skip:skip+n].reshape(size)
-    return bits
-
 def _laid(ds, frames, shape, dtype, value):
     "Some frames as one array on a scan; `value` makes pixels what is wanted of them"
-    pixels_of = _pixels_of(ds)
+    pixels_of = frame_reader(ds)
     out = np.zeros(shape, dtype)
     for i,frame in frames:
         pixels = value(pixels_of(i)) # `(rows,columns)`
