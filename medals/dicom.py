@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, check_affine, clean_values, files_below
+from .core import UserError, check_affine, clean_values
+from .base.files import files_below
 from .scans.dicom_slice import Slice, is_dicom, read_dataset, read_slice
 from .scans.slice_stack import SliceStack, straight_grid, straighten
 

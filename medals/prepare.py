@@ -18,14 +18,15 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes
 
 from .scans.axes import Region
-from .core import UserError, make_gen, read_json, remove_stale, write_json
+from .core import UserError, make_gen
+from .base.files import read_json, read_lines, remove_stale, write_json, write_lines
 from .geometry import Plan, bounds, coarse_axis, plan, resample, resample_labels
 from .preprocessing.intensity import grey, limits, rule_for
 from .data.maskfolder import read_masks, wanted_masks
 from .data.nnunet import axes_of_plans, safe_name
 from .data.store import import_case, label_points, open_case, write_case
 from .volume import read_labels, read_volume, stem
-from .base.parallel import FailureLog, read_lines, run_tasks, write_lines
+from .base.parallel import FailureLog, run_tasks
 
 # %% ../nbs/data/60_prepare.ipynb #cc116972
 @dataclass(frozen=True)

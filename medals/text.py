@@ -18,7 +18,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .core import UserError, atomic, cache_dir, read_json, reading, sha256, write_json
+from .core import UserError
+from .base.files import atomic, cache_dir, read_json, reading, sha256, write_json
 
 # %% ../nbs/network/20_text.ipynb #7869f88e
 MODALITY_CODES = dict(ct=0, mri=1, us=2, pet=3, microscopy=4)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .prompts.anatomy import Structure, by_region, concepts, heldout, say, structures, wordings
-from .core import UserError, read_table
+from .core import UserError
+from .base.files import read_table
 from .prompts.one_question import COUNT, LINK, LINKS, left_out_words, other_structures, question_problem, with_side
 from .prompts.phrases import STOP, STRUCTURE_KINDS, sentence
 from .prompts.sides import CANALS, QUADRANT, other_words, side_of, sides_said, swap_side

@@ -20,7 +20,8 @@ import numpy as np
 from fastcore.basics import patch
 from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from .core import FLAT, UserError, atomic, check_affine, check_volume, clean_values, read_json, read_table, spacing_of, write_json
+from .core import FLAT, UserError, check_affine, check_volume, clean_values, spacing_of
+from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series, is_dicom, read_series
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
 from .scans.grids import grid_difference

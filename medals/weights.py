@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 import medals
-from .core import UserError, asset, atomic, dict_cfg, files_below, cache_dir, read_json, reading, sha256, write_json
+from .core import UserError, dict_cfg
+from .base.files import asset, atomic, cache_dir, files_below, read_json, reading, sha256, write_json
 from .model import MedalS, ModelCfg
 from .text import load_file, load_strict
 

@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from ipywidgets import HTML, HBox, VBox
 
 from .studio.canvas import Board, board_fig, erased, mark_from_pointer, slice_image
-from .core import UserError, asset
+from .core import UserError
+from .base.files import asset
 from .inference.request import as_volume
 from .scans.outputs import check_out, replacing
 from .studio.hints import complete, understood

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.prompts.anatomy import other_names, structures
-from medals.core import make_gen, read_table
+from medals.core import make_gen
+from medals.base.files import read_table
 from medals.pretraining.pretrain import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
 from medals.prompts.tokens import tokens

@@ -19,10 +19,11 @@ from pathlib import Path
 from statistics import median
 
 
-from ..core import UserError, files_below, part_of, read_json, seed_of, remove_stale, write_json
+from ..core import UserError, part_of, seed_of
+from ..base.files import files_below, read_json, remove_stale, write_json, write_table
 from ..scans.outputs import check_table, replacing, result_files
 from ..base.progress import progress
-from ..inference.result import check_save, ranking, write_table
+from ..inference.result import check_save, ranking
 from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences

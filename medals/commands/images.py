@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 from ..dicom import MOST_TOLD, about_series, is_dicom, is_volume, pick_series, series_of
-from ..core import UserError, files_below, read_json
+from ..core import UserError
+from ..base.files import files_below, read_json
 from ..scans.outputs import check_out, file_ending, mentioned
 from ..inference.result import check_save, format_of, ranking
 from ..vocab import resolve

@@ -9,9 +9,10 @@ __all__ = ['KEEP', 'sampling', 'held_out', 'read_stores', 'kept_out', 'need_voxe
 from functools import cache
 from pathlib import Path
 
-from ..core import UserError, read_json, read_table, read_text, seed_of
+from ..core import UserError, seed_of
+from ..base.files import read_json, read_lines, read_table, read_text
+from .paint import Tissues
 from ..base.fields import read_fields
-from ..base.parallel import read_lines
 
 # %% ../../nbs/data/85_datasets.ipynb #809c7420
 def _frame(field):
@@ -23,15 +24,20 @@ def _frame(field):
 @cache
 def sampling(
     path:str='',  # TOML laid over the table that ships
-)->dict:          # `weights`, `frames`, `strangers`
+)->dict:          # `weights`, `frames`, `strangers`, `painted`
     "How data sets are drawn, and what is known of them"
     table = read_table('sampling.toml')
-    if not path: return table
+    if not path: return {**table, 'painted': {}}
     own = read_fields(path)
-    own.only('weights', 'frames')
-    weights,frames = (section.table() if (section := own.get(k)) else {} for k in ('weights','frames'))
-    return {**table, 'weights': {**table['weights'], **{k: v.number(0) for k,v in weights.items()}},
-            'frames': {**table['frames'], **{k: _frame(v) for k,v in frames.items()}}}
+    own.only('weights', 'frames', 'painted')
+    sections = {}
+    for name in ('weights','frames','painted'):
+        section = own.get(name)
+        sections[name] = section.table() if section else {}
+    weights = {k: v.number(0) for k,v in sections['weights'].items()}
+    frames = {k: _frame(v) for k,v in sections['frames'].items()}
+    painted = {k: Tissues.from_field(v) for k,v in sections['painted'].items()}
+    return {**table, 'weights': {**table['weights'], **weights}, 'frames': {**table['frames'], **frames}, 'painted': painted}
 
 def held_out(
     names,        # `DATASET/NAME` of all cases

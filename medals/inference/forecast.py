@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .request import stage_view
+from .inputs import stage_view
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .sliding import Windows
 from .predictor import WindowInput

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from ..scans.axes import Region
-from ..core import UserError, make_gen, reading, sha256
+from ..core import UserError, make_gen
+from ..base.files import reading, sha256
 from ..preprocessing.input_spec import InputSpec
 from ..geometry import crop_or_pad
 from ..model import PRESETS, MedalS

@@ -15,7 +15,8 @@ from functools import cache, cached_property
 import numpy as np
 
 from ..prompts.anatomy import heldout, other_names
-from ..core import UserError, make_gen, read_table, seed_of
+from ..core import UserError, make_gen, seed_of
+from ..base.files import read_table
 from .knowledge import meanings
 from ..text import MODALITY_CODES
 from ..prompts.wordforms import word_table

@@ -11,7 +11,7 @@ import unicodedata
 from functools import cache, lru_cache
 
 from .anatomy import other_names
-from ..core import read_table
+from ..base.files import read_table
 
 # %% ../../nbs/prompts/05_wordforms.ipynb #e029fc7e
 def _by_word(lists):

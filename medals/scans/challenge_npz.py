@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError, check_volume, clean_values, npz_array, npz_object, open_npz
+from ..core import UserError, check_volume, clean_values
+from ..base.files import npz_array, npz_object, open_npz
 
 # %% ../../nbs/scans/45_challenge_npz.ipynb #chnpz07
 AS_STORED = 'npz files do not say how the patient lies: axes are taken as stored'

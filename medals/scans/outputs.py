@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import medals
-from ..core import UserError, atomic, read_json, write_json
+from ..core import UserError
+from ..base.files import atomic, read_json, write_json
 from .nifti import extensions
 from ..volume import SIDE, side_file
 

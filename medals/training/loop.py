@@ -21,7 +21,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import medals
 from .checkpoint import Stop, differences, newest, read_state, save_state
-from ..core import UserError, make_gen, pick_dtype, read_json, seed_of, write_json
+from ..core import UserError, make_gen, pick_dtype, seed_of
+from ..base.files import read_json, write_json
 from .log import Log
 from .losses import seg_loss
 from ..base.progress import progress

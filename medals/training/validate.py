@@ -20,7 +20,7 @@ from ..core import UserError, pick_dtype, torch_gen
 from ..preprocessing.input_spec import InputSpec, NetGrid
 from ..geometry import bounds, spacing_of
 from ..preprocessing.intensity import air
-from ..inference.request import StageView
+from ..inference.inputs import StageView
 from ..metrics import METRICS, dice, mask_scores
 from ..masks.bitmask import BitMask
 from .distributed import gather, my_share

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from helpers import here, shared
 from medals.prompts.anatomy import structures
 from medals.data.augment import AugCfg
-from medals.core import UserError, read_table
+from medals.core import UserError
+from medals.base.files import read_table
 from medals.data.questions import DataCfg
 from medals.data.sampler import Sampler
 from medals.vocab import check_sentences, counterpart, explain, mirror_kind, resolve, swap_side
@@ -308,7 +309,7 @@ def test_4_4_a_class_of_two_is_neither_of_them():
 
 
 def test_4_4_weights_that_learned_a_class_of_two_may_be_asked_for_it(tmp_path):
-    from medals.core import write_json
+    from medals.base.files import write_json
     from medals.preprocessing.input_spec import InputSpec
     from medals.inference.request import make_request
     from medals.training.train import frame_of
