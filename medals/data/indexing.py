@@ -17,7 +17,7 @@ from ..core import UserError
 from ..base.files import read_json, read_lines, write_json, write_lines
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
-from .nnunet import LARGEST_LABEL
+from .nnunet import LARGEST_LABEL, is_ignored
 from ..volume import read_labels
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
@@ -66,16 +66,19 @@ def report(catalogue, rows):
 def _number_masks(name, d, rows, known):
     "Give the combinations of masks in a data set their labels, its classes their values, and its rows both"
     if d.pop('every', False):
-        names = sorted({o for r in rows for o in r['files']})
+        names = sorted({o for r in rows for o in r['files'] if not is_ignored(o)})
         d['classes'] = {o: dict(values=None, files=[o], sentences=sentences_of(o, d['modality'])) for o in names}
     table = number_kinds([k for r in rows for k in r['kinds']], known)
     if len(table)>LARGEST_LABEL:
         raise UserError(f"the masks of {name} overlap in {len(table)} ways, more than labels can tell; name fewer classes")
     number = {k: i for i,k in enumerate(table, 1)}
+    void = [i for k,i in number.items() if any(map(is_ignored, k))] # a mask of what does not count
+    if void: d['ignored'] = void
+    d['classes'] = {k: c for k,c in d['classes'].items() if not is_ignored(k)}
     for k,c in d['classes'].items():
         c['files'] = c.get('files') or [k]
         own = set(map(plain, c['files']))
-        c['values'] = [i for i,kind in enumerate(table, 1) if own&set(map(plain, kind))]
+        c['values'] = [i for i,kind in enumerate(table, 1) if own&set(map(plain, kind)) and i not in void]
     for r in rows:
         there = set(map(plain, r['files']))
         r['ids'] = [number[tuple(k)] for k in r['kinds']]

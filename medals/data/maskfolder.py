@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import UserError
-from .nnunet import SEQUENCES, scans_below
+from .nnunet import SEQUENCES, is_ignored, scans_below
 from ..volume import MODALITY_NAMES, is_scan, read_labels, stem
 
 # %% ../../nbs/data/10_maskfolder.ipynb #392cf154
@@ -84,7 +84,8 @@ def wanted_masks(
 )->dict:       # `{name: file}`
     "Some masks in the folder of a case"
     names = set(map(plain, wanted))
-    return {k: f for k,f in mask_files(folder).items() if not names or plain(k) in names}
+    def is_wanted(name): return not names or plain(name) in names or is_ignored(name) # what does not count is always asked for
+    return {k: f for k,f in mask_files(folder).items() if is_wanted(k)}
 
 # %% ../../nbs/data/10_maskfolder.ipynb #1240cfdd
 def read_masks(

@@ -207,7 +207,9 @@ def _cases(d, root, channels):
     if not ways: return inside,unlisted,()
     cases = ways[0](d, root, channels, left_out)
     if inside and not any(is_file(c.label) for c in cases):
-        note = f"none of the {len(cases)} cases that dataset.json lists is there; those in imagesTr and labelsTr are taken"
+        what = f"none of the {len(cases)} cases that dataset.json lists is there"
+        if not cases: what = "dataset.json lists no case with its label"
+        note = f"{what}; those in imagesTr and labelsTr are taken"
         return inside,unlisted,(note,)
     listed = {c.label for c in cases}
     more = {str(c.label): 'dataset.json does not list it' for c in inside if c.label not in listed}
