@@ -270,3 +270,15 @@ def test_nano_overfits_a_real_case(tmp_path):
     index(tmp_path, tmp_path/'l.jsonl', shared/'data'/'mini'/'prompts.json', workers=1)
     prepare(tmp_path/'l.jsonl', tmp_path/'store', recipe_for('nano', patch=(64,64,64), fill=True), workers=1)
     assert min(overfit(tmp_path/'store', tmp_path/'a', 400, prompt='none').values())>.95
+
+
+def test_half_precision_trains_with_any_number_of_queries():
+    "Products of few queries with very many voxels: in bf16 they ended the process on some CPUs, so each count has a process of its own"
+    code = ("import sys, torch; from medals.model import MedalS, PRESETS\n"
+            "n = int(sys.argv[1]); net = MedalS(PRESETS['nano']); x = torch.rand(1, 1, 64, 96, 64)*255\n"
+            "q = torch.rand(1, n, net.cfg.query); m = torch.rand(1, n, 64, 96, 64)>.9\n"
+            "with torch.autocast('cpu', torch.bfloat16): loss = sum(o.float().square().mean() for o in net(x, q, m, deep=net.cfg.aux))\n"
+            "loss.backward(); assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)")
+    for n in (1, 3, 4):
+        done = subprocess.run([sys.executable, '-c', code, str(n)], capture_output=True, text=True, env=ONE)
+        assert done.returncode==0, (n, done.returncode, done.stderr[-500:])
