@@ -155,8 +155,9 @@ def safe_product(
 )->torch.Tensor:
     "A product of very many voxels with few vectors, in single precision on CPUs"
     if a.device.type!='cpu': return torch.einsum(spec, a, b)
+    wide = torch.promote_types(a.dtype, torch.float32)
     # torch 2.13 (oneDNN) on CPUs with AMX ends the process in the backward pass of some of these products in bf16; this one costs little
-    with torch.autocast('cpu', enabled=False): return torch.einsum(spec, a.float(), b.float())
+    with torch.autocast('cpu', enabled=False): return torch.einsum(spec, a.to(wide), b.to(wide))
 
 def _folded_kernel(kernel, vectors, masks):
     "Few classes: their mask vectors `(n,c)` are worked into the kernel, and the prompts `(n,x,y,z)` stay as they are"
