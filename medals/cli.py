@@ -145,7 +145,8 @@ def segment(
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
-    from medals.commands.cohort import check_before, find_images, lone_scan, one_series, split_words
+    from medals.commands.cohort import check_before
+    from medals.commands.images import find_images, lone_scan, one_series, split_words
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
