@@ -106,6 +106,7 @@ class QueryLayer(nn.Module):
         q = q+F.dropout(self._attended(self.norm2(q), kv, drop), drop)
         return q+F.dropout(self._fed_forward(self.norm3(q), drop), drop)
 
+# %% ../nbs/network/10_model.ipynb #9bce8466
 class QueryDecoder(nn.Module):
     "Layers of cross-attention; all start from the same weights"
     def __init__(self, cfg):
@@ -207,6 +208,7 @@ def _filled(q):
     "Queries `(k,e)` with zeros behind them, a multiple of `TOGETHER`"
     return torch.cat([q, q.new_zeros(-len(q)%TOGETHER, q.shape[1])])
 
+# %% ../nbs/network/10_model.ipynb #ccccce85
 class MedalS(nn.Module):
     "Segment what queries ask for, guided by prompts"
     def __init__(

@@ -51,6 +51,7 @@ class HeadCfg:
     view:HeadViewCfg=HeadViewCfg()    # noqa: RUF009
     prompt:PromptCfg=PromptCfg(none=.4, absent=.35, marks=.4, fixed=0., block=(4,8,16), drop=(0.,.5), subset=0.)
 
+# %% ../../nbs/commands/20_demo.ipynb #ab7cb7cc
 ROOM = 24 # voxels around the brain, for a skull
 WIDER = 32*np.array([(0,0,1), (1,0,0), (1,0,1)]) # voxels by which a window may be larger
 
@@ -110,6 +111,7 @@ class HeadViews:
     def __call__(self, start):
         for step in count(start): yield [self.batch(step)]
 
+# %% ../../nbs/commands/20_demo.ipynb #fa6765bd
 def _one_empty_more(masks):
     "`(n,x,y,z)` to `(1,n+1,x,y,z)`; None stays None"
     if masks is None: return None

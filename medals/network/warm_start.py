@@ -143,6 +143,7 @@ def _tower_in(path):
     state = canonical(load_file(path))
     return state if any(k.startswith(TOWER) for k in state) else None
 
+# %% ../../nbs/network/40_warm_start.ipynb #03bb3d14
 def _network(source, preset, partial):
     "Network, folder, what fitted"
     if not source: return MedalS(preset),None,None

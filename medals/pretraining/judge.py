@@ -59,6 +59,7 @@ def _mean_scores(found):
     if not found: return {}
     return {key: float(np.mean([scores[key] for scores in found])) for key in found[0]}
 
+# %% ../../nbs/pretraining/55_judge.ipynb #15f705cf
 RECALLS = ('recall_1','recall_5','recall_10')
 
 class Judge:

@@ -187,6 +187,7 @@ def _related_id(name, side):
     other = structures()[name]
     return concept_id(name, side if other.paired or other.halves else None)
 
+# %% ../../nbs/pretraining/00_knowledge.ipynb #579cf7bb
 def _of_table(name, side):
     "A structure's row"
     s = structures()[name]

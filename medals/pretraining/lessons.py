@@ -75,6 +75,7 @@ class PretrainCfg(LoopCfg, DataCfg, SayCfg):
         "What differs between the published way and ours"
         return PRETRAIN_RULES[self.compat]
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #0df64a2a
 PUBLISHED_PRETRAINING = dict(
     stages=(100_000,), warmups=(10_000,), peaks=(1e-5,), batch=128, betas=(.9,.999), weight_decay=0., clip=0., ema=0., top=3, tokens=256,
     centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., reworded=0., pieces=0., longest=200)
@@ -147,6 +148,7 @@ def _texts(known, tok, cfg, step, share, device):
     tensors = [o.to(device) for o in (ids, mask, codes, number, clash)]
     return Texts(*tensors, _as_pairs(owners, device))
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #21b32717
 def region_kinds(
     sentences:list,     # `(sentence, modality)`
     any_modality=False, # Is a structure the same thing in every modality?
@@ -197,6 +199,7 @@ def _image_batches(sampler, cfg, start, part):
         for step in count(start): yield [(step, i) for i in range(cfg.images)[part]]
     return batches(sampler, keys(), cfg.workers)
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #0aa9bbf0
 def lesson_feed(
     known:Knowledge,  # None: images alone
     tok,

@@ -67,6 +67,7 @@ def _side_inside(
     at = 1+int(gen.integers(gaps))
     return ' '.join([*words[:at], side, *words[at:]])
 
+# %% ../../nbs/pretraining/12_noise.ipynb #e9bc58ae
 def say_side(
     name:str,    # With the side in front, or not
     side:str,    # left, right or None
@@ -161,6 +162,7 @@ def _same_words():
             found[word] = tuple(other for other in group if other!=word)
     return found
 
+# %% ../../nbs/pretraining/12_noise.ipynb #bef466dc
 ENDINGS = ('s','es','i','ae','a','um','us','is','al','ar','ary','ic','ous','ial','eal','oid','ed') # plurals, Latin, adjectives
 STEM = 4      # Letters of a word that another ending leaves
 LOST = 4      # Fewer letters than these are lost to another ending
@@ -255,6 +257,7 @@ def _with_capitals(words):
     for word in words: joined += word[:1].upper()+word[1:]
     return joined
 
+# %% ../../nbs/pretraining/12_noise.ipynb #f2b3b202
 def _one_gap_lost(
     words:list,  # Two or more
     gen:np.random.Generator,

@@ -113,6 +113,7 @@ def _again(
     if len(word)<=CUT_AGAIN or gen.random()>=share: return parts
     return _cut(word, vocab, gen) or parts
 
+# %% ../../nbs/pretraining/16_pieces.ipynb #6312ee6a
 def loosen(
     pieces:list,  # Of a sentence
     vocab,        # All pieces

@@ -81,6 +81,7 @@ def _weights(cfg):
     width = read_json(folder/'text.json')['width']
     return state,width
 
+# %% ../../nbs/pretraining/60_pretrain.ipynb #7e2e4e43
 def _fill(
     net:TwoTowers,  # Changed
     sd:dict,        # Given tensors
@@ -183,6 +184,7 @@ def _plain_encoder(net, factor):
         for weight in (last.weight, last.bias, plain.modality_embed.weight): weight *= factor
     return plain
 
+# %% ../../nbs/pretraining/60_pretrain.ipynb #5fc60cfd
 def save_encoder(
     net:TwoTowers,
     tok,
@@ -273,6 +275,7 @@ def _sources(rows, sampler):
         found.append(dict(source=f'images of {name}', licence='see the data set', rows=len(cases)))
     return found
 
+# %% ../../nbs/pretraining/60_pretrain.ipynb #b5212ba0
 def build_pretraining(
     rows:list,          # Of `Concept`; empty: images alone
     cfg:PretrainCfg,

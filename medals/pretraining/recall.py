@@ -69,6 +69,7 @@ def nearest_concepts(
     best = (q@means.T).argmax(1)
     return [among[i] for i in best.tolist()]
 
+# %% ../../nbs/pretraining/40_recall.ipynb #66677c7b
 def retrieval(
     enc:TextEncoder,
     tests:list,    # `(sentence, (name, side))`, or with a modality as third

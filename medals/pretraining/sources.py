@@ -72,6 +72,7 @@ def _by_thing(path, notes):
     if empty: notes.append(f"{empty} lines without a name are left out")
     return things
 
+# %% ../../nbs/pretraining/10_sources.ipynb #90aa31d1
 def _every(
     lines:list,  # About one thing
     key:str,     # Of `COLUMNS`
@@ -163,6 +164,7 @@ def _rows_of(
     if kind=='prompts': return _prompts(source, cfg)
     return SOURCE_READERS[kind](source, cfg, notes)
 
+# %% ../../nbs/pretraining/10_sources.ipynb #26f5d43b
 def _counted(rows, tally):
     "The rows, counted by source and licence on their way"
     for row in rows:

@@ -45,6 +45,7 @@ def _words_of_all(texts):
     for text in texts: found |= _plain_words(text)
     return found
 
+# %% ../../nbs/pretraining/20_texts.ipynb #09770b88
 SHOWN_WHOLE = 3    # Of a thing with so many names or fewer none is held out
 PLAIN_NAME = .4    # Share of standard terms that are the first one
 RELATED = .3       # Share of draws that take a family

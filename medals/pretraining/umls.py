@@ -91,6 +91,7 @@ def _umls_definitions(folder, known, vocabularies):
         found[line['cui']][line['text']] = True
     return found
 
+# %% ../../nbs/pretraining/04_umls.ipynb #a47c1662
 def _umls_relations(folder, known, vocabularies):
     "`{concept: relations}`; a line says what the second concept is to the first"
     found = defaultdict(dict)
