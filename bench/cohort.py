@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from medals.core import asset, read_json, write_json
+from medals.base.files import asset, read_json, write_json
 from medals.example import template, unseen_view
 from medals.volume import read_labels, write_volume
 

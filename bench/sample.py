@@ -29,13 +29,13 @@ import torch
 from scipy import ndimage as ndi
 
 from medals.data.augment import wide
-from medals.core import ints, make_gen, write_json
+from medals.core import ints, make_gen
+from medals.base.files import write_json, write_lines
 from medals.data.batch import to_batch
 from medals.data.questions import DATA_PRESETS, DataCfg
 from medals.data.sampler import Sampler
 from medals.prepare import manifest_row
 from medals.data.store import _write_array, open_case, published_blocks, write_case
-from medals.base.parallel import write_lines
 
 
 def made_up(folder, shape, classes, patch):

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from medals.geometry import resample_labels
-from medals.inference.request import image_part, make_request, stage_view
+from medals.inference.request import make_request
+from medals.inference.inputs import image_part, stage_view
 from medals.inference.roi import published_roi
 from medals.segment import Segmenter
 from medals.base.settings import InferenceCfg

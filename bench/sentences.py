@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from medals import vocab
-from medals.core import read_table
+from medals.base.files import read_table
 
 KEYS = dict(
     microscopy=('icroscop','ltrastructur','EM','ight sheet'), pet=('PET','positron'), us=('US','ltrasound','chocardiograph','ltrasonic'),

@@ -36,7 +36,7 @@ def config(large):
 
 def ours(large, cache):
     "medals: (sentences) -> queries"
-    from medals.core import asset
+    from medals.base.files import asset
     from medals.text import KnowledgeEncoder, TextEncoder
     tok = TextEncoder.load(asset('nano')/'text', cache=False).tokenizer
     net = KnowledgeEncoder(config(large)).eval()
@@ -46,7 +46,7 @@ def ours(large, cache):
 
 def theirs(large, cache):
     "transformers as its model cards show it: tokenize, pad, run, average over the mask"
-    from medals.core import asset
+    from medals.base.files import asset
     from transformers import AutoTokenizer, MPNetModel
     tok,net = AutoTokenizer.from_pretrained(str(asset('nano')/'text')),MPNetModel(config(large)).eval()
     @torch.no_grad()

@@ -23,7 +23,8 @@ from typing import ClassVar
 from fastcore.docments import docments
 
 import medals
-from .core import UserError, add_flags, flags_cfg, floats, cache_dir, ints, part_of, pick_device
+from .core import UserError, add_flags, flags_cfg, floats, ints, part_of, pick_device
+from .base.files import cache_dir
 from .base.settings import AskCfg, InferenceCfg, WeightsCfg
 
 # %% ../nbs/commands/30_cli.ipynb #2750f0e8
@@ -233,7 +234,7 @@ def prepare(
 ):
     "Bring the cases of a list to a network's voxels, into a store"
     from medals import prepare as p
-    from medals.base.parallel import read_lines
+    from medals.base.files import read_lines
     if cfg.check: fails,store = p.check_store(source, cfg.workers),source
     elif Path(source).is_dir():
         if not cfg.prompts: raise UserError(f"{source} is a folder; give --check to check a store, --prompts FILE to take over its cases")

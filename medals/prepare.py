@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-from .base.parallel import FailureLog, read_lines, run_tasks, write_lines
-from .core import UserError, make_gen, read_json, remove_stale, write_json
+from .base.files import read_json, read_lines, remove_stale, write_json, write_lines
+from .base.parallel import FailureLog, run_tasks
+from .core import UserError, make_gen
 from .data.nnunet import axes_of_plans, safe_name
 from .data.recipe import RECIPES, Loaded, Recipe, load, recipe_for, smallest_ids # noqa: F401 they are known here, too
 from .data.store import import_case, label_points, open_case, write_case

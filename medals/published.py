@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from .core import read_table
+from .base.files import read_table
 
 # %% ../nbs/preprocessing/00_published.ipynb #d4773bb4
 LIMIT = (1000,1000,700)                          # Voxels that no axis should exceed

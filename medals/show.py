@@ -21,7 +21,8 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from .scans.axes import AxisOrder
-from .core import UserError, atomic, spacing_of
+from .core import UserError, spacing_of
+from .base.files import atomic
 from .volume import Volume
 
 # %% ../nbs/scans/80_show.ipynb #7d50b557

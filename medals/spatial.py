@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from nibabel.orientations import io_orientation
 
-from .core import UserError, check_affine, read_text, write_json
+from .core import UserError, check_affine
+from .base.files import read_text, write_json
 from .prompts.marks import (
     MARK_FIELDS, MARK_KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .volume import Volume, read_labels, write_labels

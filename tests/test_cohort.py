@@ -18,10 +18,10 @@ from medals.cli import main
 from medals.commands.challenge import check_segs
 from medals.commands.cohort import (CohortCfg, find_images, gather_tables, is_done, load_case, plan_cohort, question,
                            segment_cohort, shard_of, share_cases)
-from medals.core import UserError, asset, read_json, write_json
+from medals.core import UserError
+from medals.base.files import asset, read_json, read_lines, write_json
 from medals.example import template
 from medals.volume import Volume, phantom, write_volume
-from medals.base.parallel import read_lines
 
 ASK = ('white matter', 'cerebral ventricles')
 N = 30

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from helpers import shared
 from medals.data.augment import AUGS, Aug, AugCfg, interpolate
-from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen, write_json
+from medals.core import UserError, add_flags, dict_cfg, flags_cfg, make_gen
+from medals.base.files import read_lines, write_json, write_lines
 from medals.data.batch import masks, to_batch
 from medals.data.datasets import held_out
 from medals.data.questions import DATA_PRESETS, DataCfg, pick_classes, pick_sentences, questions
@@ -23,7 +24,6 @@ from medals.prepare import manifest_row, prepare, recipe_for
 from medals.data.simulate import PROMPTS, PromptCfg
 from medals.data.store import open_case, write_case
 from medals.vocab import mirror_kind, swap_side
-from medals.base.parallel import read_lines, write_lines
 
 PATCH = (32,32,32)
 

@@ -23,7 +23,8 @@ from medals.data.indexing import index, read_catalogue
 from medals.prepare import Recipe, check_store, import_store, prepare, prepare_npz, recipe_for
 from medals.data.store import label_points, open_case, read_pickle, write_case
 from medals.volume import Volume, phantom, write_volume
-from medals.base.parallel import Failed, read_lines, run_tasks
+from medals.base.parallel import Failed, run_tasks
+from medals.base.files import read_lines
 
 
 def compare_golden(path, tmp_path):

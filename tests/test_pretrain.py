@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from medals.pretraining.align import PRETRAIN_RULES, AtlasTower, TwoTowers, contrast, pool_regions, soft_contrast
 from medals.network.warm_start import warm_start
 from medals.training.checkpoint import newest, read_state
-from medals.core import UserError, asset, make_gen, read_json, sha256, torch_gen
+from medals.core import UserError, make_gen, torch_gen
+from medals.base.files import asset, read_json, sha256
 from medals.data.indexing import index
 from medals.pretraining.knowledge import Concept, read_knowledge, table_rows, write_knowledge
 from medals.pretraining.lessons import PretrainCfg, settled

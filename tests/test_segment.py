@@ -17,7 +17,8 @@ from medals.core import UserError
 from medals.scans.axes import AxisOrder
 from medals.preprocessing.input_spec import InputSpec, NetGrid, axis_order_to
 from medals.geometry import resample
-from medals.inference.request import make_request, prompt_channels, cover_mask, stage_view
+from medals.inference.request import make_request
+from medals.inference.inputs import prompt_channels, cover_mask, stage_view
 from medals.inference.memory import Sizes
 from medals.model import MedalS, ModelCfg
 from medals.masks.bitmask import BitMask

@@ -90,7 +90,7 @@ def test_the_copy_is_the_original():
 
 
 def test_the_small_encoder_reads_new_words():
-    from medals.core import asset
+    from medals.base.files import asset
     from medals.pretraining.pretrain import new_words, new_wordings, retrieval
     enc = TextEncoder.load(asset('nano')/'text', cache=False)
     assert retrieval(enc, new_wordings()[::5])>.95

@@ -9,7 +9,7 @@ from medals.model import MedalS, ModelCfg
 from medals.segment import Segmenter
 from medals.spatial import Mask
 from medals.inference.predictor import RandomQueries, NetworkStage
-from medals.training.validate import looked_at, predict_case
+from medals.training.validate import patient_region, predict_case
 from medals.volume import Volume
 
 WORDS = list('abcde')
@@ -47,7 +47,7 @@ def test_masks_of_validation_are_those_of_the_segmenter(shape, modality, prompte
     seg = Segmenter(NetworkStage(net, frame), enc, device='cpu')
     spatial = {w: [Mask(m.numpy())] for w,m in zip(WORDS, p) if m.any()} if prompted else None
     res = seg(vol, WORDS, modality, spatial, presence=0)
-    box = looked_at(vol.data, modality)
+    box = patient_region(vol.data, modality)
     look, = res.manifest['looks']
     assert tuple(look['box'])==box and look['voxels']==shape, 'the same grid and the same part of it'
     want = np.stack([res.masks[w] for w in WORDS])

@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.prompts.anatomy import other_names, structures
-from medals.core import make_gen, read_table
+from medals.core import make_gen
+from medals.base.files import read_table
 from medals.pretraining.pretrain import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
-from medals.prompts.tokens import correct, tokens, word_table
+from medals.prompts.tokens import tokens
+from medals.prompts.typos import correct
+from medals.prompts.wordforms import word_table
 
 prompts = shared/'data'/'biomedsegfm_prompts.json'
 needs_prompts = pytest.mark.skipif(not prompts.exists(), reason=f'no prompt file of the challenge at {prompts}')
@@ -284,3 +287,9 @@ def test_words_of_other_languages_change_no_english_ones():
     "A typing error is corrected to an English word; a foreign word is left as it is"
     assert correct('lever')!='leber' and correct('niere')=='niere' and correct('kidny')=='kidney'
     for text in ('heart rate', 'die cast', 'main menu'): assert (resolve(text).structure in (None,'heart')), text
+
+
+def test_of_equal_names_the_first_in_the_text_counts():
+    assert (resolve('FDI 34 24').structure, resolve('FDI 24 34').structure)==('lower first premolar', 'upper first premolar')
+    found = explain('S_orbital_med-olfact costalis S_collateral_transverse_post')['found']
+    assert found.index('olfactory sulcus')<found.index('posterior transverse collateral sulcus')

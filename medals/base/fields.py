@@ -14,7 +14,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import UserError, read_text
+from ..core import UserError
+from .files import read_text
 
 # %% ../../nbs/base/30_fields.ipynb #598384e2
 def _distinct(pairs):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import medals
-from ..core import UserError, atomic, npz_array, open_npz, part_of
+from ..core import UserError, part_of
+from ..base.files import atomic, npz_array, open_npz
 from ..inference.memory import memory_there
 from ..base.progress import progress
 from ..segment import Segmenter

@@ -21,10 +21,11 @@ from pathlib import Path
 from statistics import median
 
 from ..dicom import MOST_TOLD, about_series, is_dicom, is_volume, pick_series, series_of
-from ..core import UserError, files_below, part_of, read_json, seed_of, remove_stale, write_json
+from ..core import UserError, part_of, seed_of
+from ..base.files import files_below, read_json, remove_stale, write_json, write_table
 from ..scans.outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
 from ..base.progress import progress
-from ..inference.result import check_save, format_of, ranking, write_table
+from ..inference.result import check_save, format_of, ranking
 from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences

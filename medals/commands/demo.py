@@ -18,7 +18,8 @@ from scipy import ndimage as ndi
 
 from ..scans.axes import Region
 from ..example import CLASSES, HeadViewCfg, draw_view, make_view, masks_of, template, unseen_view
-from ..core import asset, make_gen, torch_gen
+from ..core import make_gen, torch_gen
+from ..base.files import asset
 from ..data.batch import Batch
 from ..geometry import Grid
 from ..training.log import curve

@@ -44,7 +44,12 @@ class AugCfg:
     clip:bool=True            # Keep grey values within 0 and 255?
 
 NONE = dict.fromkeys(('turn','scale','mirror','noise','blur','bright','contrast','coarse','inverse','gamma'), 0.)
-AUGS = dict(default=AugCfg(), published=AugCfg(cubes=True, relative=False, clip=False), none=AugCfg(**NONE))
+AUGS = dict(
+    default=AugCfg(),
+    published=AugCfg(cubes=True, relative=False, clip=False),
+    none=AugCfg(**NONE),
+    # Of images drawn from labels: their looks are drawn elsewhere, so only their place changes
+    painted=AugCfg(**{**NONE, 'turn': .8, 'scale': .8, 'mirror': .5}, angle=20., scales=(.85,1.2)))
 
 # %% ../../nbs/data/70_augment.ipynb #83d3d512
 @dataclass(frozen=True)

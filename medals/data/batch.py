@@ -13,6 +13,7 @@ import torch
 
 from ..core import torch_gen
 from .augment import Aug, interpolate, tone
+from .paint import painted
 from .simulate import simulate
 
 # %% ../../nbs/data/92_batch.ipynb #790b1f94
@@ -22,7 +23,7 @@ class Sample:
     name:str            # `DATASET/NAME` of the case
     dataset:str
     modality:str        # ct, mri, us, pet or microscopy
-    image:np.ndarray    # Grey values `(x,y,z)` as stored: the window, or the box that it needs if it is turned or scaled
+    image:np.ndarray    # Grey values `(x,y,z)` as stored: the window, or the box that it needs if it is turned or scaled; or see `paint`
     labels:np.ndarray   # uint8 `(x,y,z)`, the window: rows of `table`
     table:np.ndarray    # bool `(256,nc)`: does a label value belong to a class?
     classes:tuple       # Name of each class channel
@@ -36,6 +37,7 @@ class Sample:
     seed:int            # Of the prompts
     trouble:tuple=()    # `(case, reason)` of cases that could not be read and were passed over
     ignored:np.ndarray=None # bool `(256)`: label values whose voxels do not count; None: all voxels of the window do
+    paint:object=None   # `Paint`: `image` holds label values, and grey values are drawn from them; None: it holds grey values
 
     @property
     def nbytes(self):
@@ -94,6 +96,7 @@ def _padded(rows):
 
 def _network_image(image, sample, size):
     "Grey values of a window as the network sees them, `(1,x,y,z)`, from what was read"
+    if sample.paint: return painted(image[0], sample.paint)
     if sample.warp is None: window = image.float()
     else: window = interpolate(image, sample.warp, size)
     return tone(window, sample.aug)

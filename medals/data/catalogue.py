@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..core import UserError, make_gen, read_table
+from ..core import UserError, make_gen
+from ..base.files import read_table
 from ..base.fields import Field, read_fields
 from .nnunet import LARGEST_LABEL, channels_of, is_ignored, named_labels, safe_name
 from ..vocab import resolve, say, structures

@@ -9,9 +9,10 @@ __all__ = ['KEEP', 'AGREED', 'FEW_CLASSES', 'FEW_LABELS', 'sampling', 'held_out'
 from functools import cache
 from pathlib import Path
 
-from ..core import UserError, read_json, read_table, read_text, seed_of
+from ..core import UserError, seed_of
 from ..base.fields import read_fields
-from ..base.parallel import read_lines
+from ..base.files import read_json, read_lines, read_table, read_text
+from .paint import Tissues
 
 # %% ../../nbs/data/85_datasets.ipynb #809c7420
 def _frame(field):
@@ -24,22 +25,24 @@ def _frame(field):
 @cache
 def sampling(
     path:str='',  # TOML laid over the table that ships
-)->dict:          # `weights`, `frames`, `strangers`
+)->dict:          # `weights`, `frames`, `strangers`, `painted`
     "How data sets are drawn, and what is known of them"
     table = read_table('sampling.toml')
-    if not path: return table
+    if not path: return {**table, 'painted': {}}
     own = read_fields(path)
-    own.only('weights', 'frames')
+    own.only('weights', 'frames', 'painted')
     given = {}
-    for key in ('weights','frames'):
+    for key in ('weights','frames','painted'):
         section = own.get(key)
         given[key] = section.table() if section else {}
     weights = {name: value.number(0) for name,value in given['weights'].items()}
     frames = {name: _frame(value) for name,value in given['frames'].items()}
+    painted = {name: Tissues.from_field(value) for name,value in given['painted'].items()}
     return {
         **table,
         'weights': {**table['weights'], **weights},
         'frames': {**table['frames'], **frames},
+        'painted': painted,
     }
 
 def held_out(

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from .catalogue import read_catalogue, sentences_of # noqa: F401 they are known here, too
-from ..core import UserError, read_json, write_json
+from ..core import UserError
+from ..base.files import read_json, read_lines, write_json, write_lines
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
 from .nnunet import LARGEST_LABEL
 from ..volume import read_labels
-from ..base.parallel import Failed, FailureLog, try_task, read_lines, run_tasks, write_lines
+from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
 # %% ../../nbs/data/40_indexing.ipynb #40a7cf35
 def look(row):

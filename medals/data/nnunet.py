@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError, read_json, spacing_of
+from ..core import UserError, spacing_of
+from ..base.files import read_json
 from ..base.fields import Field, read_fields, shown
 from ..volume import MODALITY_NAMES, READERS, ending, is_scan, stem
 

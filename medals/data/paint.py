@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage as ndi
 
-from ..core import UserError, floats, read_table, torch_gen
+from ..core import UserError, floats, torch_gen
+from ..base.files import read_table
 
 # %% ../../nbs/data/75_paint.ipynb #831b7b1a
 @cache
@@ -47,6 +48,23 @@ class Tissues:
         if len(seen)!=len(set(seen)): raise UserError("a label value belongs to two groups of tissues; each should stand once")
         hidden = {int(k): int(v) for k,v in d.get('hidden', {}).items()}
         return cls(tuple(groups), tuple(kinds), tuple(d.get('inside', ())), tuple(d.get('rim', ())), hidden)
+
+    @classmethod
+    def from_field(cls, field):
+        "The same from a `Field` of a file that was written by hand, each value checked"
+        field.only('tissues', 'inside', 'rim', 'hidden')
+        def labels(some): return [v.whole(0, 255) for v in some.rows('a list of label values from 0 to 255')]
+        d = dict(tissues={}, hidden={})
+        for kind,groups in field.need('tissues').table('a table of tissues, such as csf = [[1,2], [4]]').items():
+            d['tissues'][kind] = [labels(group) for group in groups.rows('a list of lists of label values')]
+        for name in ('inside','rim'):
+            listed = field.get(name)
+            d[name] = labels(listed) if listed else ()
+        spots = field.get('hidden')
+        if spots:
+            for spot,around in spots.table('a table of label values').items():
+                d['hidden'][field.inner('hidden', spot).whole(0, 255)] = around.whole(0, 255)
+        return cls.from_dict(d)
 
 # %% ../../nbs/data/75_paint.ipynb #f8b668db
 @dataclass(frozen=True, kw_only=True)

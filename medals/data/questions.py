@@ -14,6 +14,7 @@ import numpy as np
 from ..core import UserError, ints, make_gen
 from .augment import AUGS
 from .datasets import sampling
+from .paint import PAINTS
 from .simulate import PROMPTS
 from ..vocab import counterpart, mirror_kind, resolve, structures, swap_side, wordings
 
@@ -34,13 +35,14 @@ class DataCfg:
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
     prompt:str='default'    # Simulated prompts, of `simulate.PROMPTS`: default, marks, published, none; or a `PromptCfg`
-    datasets:str=''         # TOML with weights and frames of data sets, laid over `sampling.toml`
+    paint:str='default'     # How images are drawn from label maps, of `paint.PAINTS`: default, t1; or a `PaintCfg`
+    datasets:str=''         # TOML with weights, frames and tissues of data sets, laid over `sampling.toml`
     holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
     exclude:str=''          # Text file with cases to keep from training, one name a line
     patience:int=0          # Failures after which a broken case is set aside; 0: stop at the first
 
     def __post_init__(self):
-        presets = dict(aug=AUGS, prompt=PROMPTS)
+        presets = dict(aug=AUGS, prompt=PROMPTS, paint=PAINTS)
         for name,table in presets.items():
             value = getattr(self, name)
             if isinstance(value, str) and value not in table:

@@ -21,9 +21,11 @@ from ..core import UserError, dict_cfg, make_gen
 from .augment import AUGS, AugCfg, draw_aug, read_patch, window_of
 from .batch import Sample
 from .datasets import kept_out, need_voxels, read_stores, sampling
+from .paint import PAINTS, PaintCfg, bent, draw_bend, draw_paint, draw_visible
 from .questions import DataCfg, pick_classes, pick_sentences, questions
 from .simulate import PROMPTS, PromptCfg
 from .store import open_case
+from ..geometry import spacing_of
 
 # %% ../../nbs/data/95_sampler.ipynb #dd3ace20
 class CaseError(UserError):
@@ -83,6 +85,8 @@ class Sampler:
         self.facts = sampling(cfg.datasets)
         self.aug = _config(cfg.aug, AUGS, AugCfg)
         self.prompt = _config(cfg.prompt, PROMPTS, PromptCfg)
+        self.paint = _config(cfg.paint, PAINTS, PaintCfg)
+        self.tissues = {} if self.paint is None else self.facts['painted']
         self._check_chances(about, all_groups)
 
     def _list_questions(self, about, groups):
@@ -223,6 +227,12 @@ def _questions_about(sampler, row, labels, forced, swapped, gen):
     )
 
 # %% ../../nbs/data/95_sampler.ipynb #7df5bd40
+def _visible_window(sampler, tissues, case, mat, gen):
+    "The labels of a window of a bent label map, and of them what a scan would show; `(x,y,z)`"
+    bend = draw_bend(gen, spacing=spacing_of(case.affine))
+    window = bent(case.labels[:], mat, sampler.patch, bend)
+    return draw_visible(window, tissues, sampler.paint, gen)
+
 def draw_sample(
     sampler:Sampler,
     row:dict,        # Of `sampler.cases`
@@ -231,13 +241,19 @@ def draw_sample(
     "A sample of a given case"
     qs,size = sampler.sets[row['dataset']],sampler.patch
     axes,left_right = _mirror_axes(row, qs, sampler)
-    aug = draw_aug(gen, sampler.aug, axes)
+    tissues = sampler.tissues.get(row['dataset'])
+    if tissues: axes = tuple(ok and i==left_right for i,ok in enumerate(axes)) # a head stays upright
+    aug = draw_aug(gen, AUGS['painted'] if tissues else sampler.aug, axes)
     with _reading(row):
         case = open_case(row['folder'])
         at,forced,aug = _place_window(sampler, row, case, aug, gen)
     mat,lo,hi = window_of(case, aug, size, gen, at, sampler.cfg.published)
+    looks = None
     with _reading(row):
-        image,labels,warp = read_patch(case, aug, size, mat, lo, hi)
+        if tissues:
+            image = labels = _visible_window(sampler, tissues, case, mat, gen)
+            looks,warp = draw_paint(tissues, spacing_of(case.affine), gen, sampler.paint),None
+        else: image,labels,warp = read_patch(case, aug, size, mat, lo, hi)
     swapped = left_right is not None and aug.mirror[left_right]
     asked = _questions_about(sampler, row, labels, forced, swapped, gen)
     return Sample(
@@ -250,6 +266,7 @@ def draw_sample(
         aug=aug,
         prompt=sampler.prompt,
         seed=int(gen.integers(2**62)),
+        paint=looks,
         **asked,
     )
 

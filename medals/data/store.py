@@ -15,7 +15,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from ..scans.axes import Region
-from ..core import UserError, atomic, check_volume, make_gen, read_json, read_pickle, sha256, write_json
+from ..core import UserError, check_volume, make_gen
+from ..base.files import atomic, read_json, read_pickle, sha256, write_json
 from ..geometry import crop_or_pad
 from ..preprocessing.intensity import grey
 from ..scans.labelmap import label_boxes

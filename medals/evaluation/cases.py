@@ -15,7 +15,8 @@ from pathlib import Path
 
 import nibabel as nib
 
-from ..core import UserError, files_below, read_json
+from ..core import UserError
+from ..base.files import files_below, read_json
 from ..scans.grids import grid_difference
 from ..scans.labelmap import single_label
 from ..vocab import resolve

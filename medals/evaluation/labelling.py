@@ -17,7 +17,8 @@ import numpy as np
 
 from ..scans.axes import Region
 from .cases import LABEL_ENDINGS, PARENT_MASK_FOLDERS, case_of, masks_in
-from ..core import FLAT, UserError, clean_values, npz_array, open_npz, read_json
+from ..core import FLAT, UserError, clean_values
+from ..base.files import npz_array, open_npz, read_json
 from ..base.fields import Field
 from ..scans.labelmap import label_boxes, single_label
 from ..data.nnunet import is_ignored, named_labels

@@ -15,7 +15,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ..core import UserError, read_json
+from ..core import UserError
+from ..base.files import read_json
 from ..vocab import resolve, structures
 from ..volume import MODALITY_NAMES, is_challenge, read_prompts, stem
 from ..prompts.tokens import modality_of, tokens

@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLOOR', 'SCALE', 'BINS', 'FAINTEST', 'window_starts', 'window_weight', 'Span', 'Window', 'Windows', 'ScoreSlab',
-           'MaskAccumulator', 'MaskWriter', 'prefetch', 'sliding_window', 'LabelWriter']
+           'MaskAccumulator', 'MaskWriter', 'sliding_window', 'LabelWriter']
 
 # %% ../../nbs/inference/50_sliding.ipynb #81449443
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..base.parallel import prefetch
 from ..scans.axes import Region
 from ..geometry import pieces, resample, resample_labels, windows_along
 from ..masks.bitmask import BitMask
@@ -62,13 +61,6 @@ class Span(NamedTuple):
     hi:int            # Exclusive
     share:np.ndarray  # Its part in the score there `(hi-lo)`, float32
 
-@dataclass(frozen=True)
-class Window:
-    "A window in its place"
-    at:tuple      # First network voxel, may lie outside
-    keep:Region   # What is wanted of it
-    weight:tuple  # Its part in the score there, one line of numbers per axis
-
 def _spans(starts, window, wanted, even):
     "The windows along an axis; their shares add up to one at every voxel"
     lo,hi = wanted
@@ -87,6 +79,14 @@ def _spans(starts, window, wanted, even):
         out.append(span._replace(share=share.astype(np.float32)))
     return out
 
+# %% ../../nbs/inference/50_sliding.ipynb #de1a7369
+@dataclass(frozen=True)
+class Window:
+    "A window in its place"
+    at:tuple      # First network voxel, may lie outside
+    keep:Region   # What is wanted of it
+    weight:tuple  # Its part in the score there, one line of numbers per axis
+
 class Windows:
     "Windows over a box of the lattice, in the order in which they are run"
     def __init__(
@@ -101,7 +101,8 @@ class Windows:
         self.box = Region(box) if box else Region.whole(shape)
         along = zip(shape, self.window, self.box)
         self.starts = only or tuple(tuple(window_starts(n, w, lo, hi, even)) for n,w,(lo,hi) in along)
-        self.rows = [_spans(*axis, even) for axis in zip(self.starts, self.window, self.box)]
+        axes = zip(self.starts, self.window, self.box)
+        self.rows = [_spans(*axis, even) for axis in axes]
         widest = [max(span.hi-span.lo for span in row) for row in self.rows]
         # slabs run along the axis on which the fewest scores are open
         voxels = np.prod(self.box.size, dtype=float)
@@ -128,11 +129,12 @@ class Windows:
         others = [row for axis,row in enumerate(self.rows) if axis!=self.axis]
         _,end = self.box[self.axis]
         final = [span.start for span in along[1:]] # the next window begins there
-        for span,upto in zip(along, [*final, end]):
+        final.append(end)
+        for span,upto in zip(along, final):
             tiles = [self._tile(span, two) for two in product(*others)]
             yield tiles,upto
 
-# %% ../../nbs/inference/50_sliding.ipynb #03e00993
+# %% ../../nbs/inference/50_sliding.ipynb #2b7f7858
 SCALE = 32000  # The score of a voxel that is certain
 
 def _fine_box(box, phases):
@@ -145,6 +147,7 @@ def _with_axis(box, axis, pair):
     pairs[axis] = pair
     return Region(pairs)
 
+# %% ../../nbs/inference/50_sliding.ipynb #03e00993
 class ScoreSlab:
     "Scores of some classes in the slices that are open"
     def __init__(self, n, tiles, phases=1, device='cpu'):
@@ -183,8 +186,9 @@ class ScoreSlab:
         if where is not None: share = share*where[inner]
         scores = p[:,*inner]*share
         scores = scores.round_().to(torch.int16)
+        scores = scores.to(self.sums.device)
         at = self._places(tile.keep, phase)
-        self.sums[(rows, *at)] += scores.to(self.sums.device)
+        self.sums[(rows, *at)] += scores
 
     def part(self, c, at):
         "Sums of class `c` in slices of fine voxels"
@@ -226,13 +230,19 @@ class MaskAccumulator:
         box = other.bits[j].box()
         if box is None: return
         at = box.slices
-        self.bits[i][at] = self.bits[i][at]|other.bits[j][at]
-        if i in self.scores: self.scores[i][at] = np.maximum(self.scores[i][at], other.scores[j][at])
+        mask = self.bits[i]
+        mask[at] = mask[at]|other.bits[j][at]
+        if i not in self.scores: return
+        own = self.scores[i]
+        theirs = other.scores[j]
+        own[at] = np.maximum(own[at], theirs[at])
 
     def add(self, i, other, j):
         "Take in what another one found of class `j`, as class `i`"
-        if i in self.scores or self.bits[i].any(): self._merge(i, other, j)
-        else: self.bits[i] = other.bits[j] # nothing was there
+        if i in self.scores or self.bits[i].any():
+            self._merge(i, other, j)
+        else:
+            self.bits[i] = other.bits[j] # nothing was there
         self.voxels[i] += other.voxels[j]
         self.total[i] += other.total[j]
         self.hist[i] += other.hist[j]
@@ -253,9 +263,12 @@ class MaskAccumulator:
         top = int(s.max())
         if top<=self.peak[i]*SCALE: return
         self.peak[i] = top/SCALE
-        place = np.unravel_index(int(s.argmax()), tuple(s.shape))
-        self.at[i] = where([int(n+first) for n,first in zip(place, lo)])
+        highest = int(s.argmax())
+        place = np.unravel_index(highest, tuple(s.shape))
+        fine = [int(n+first) for n,first in zip(place, lo)]
+        self.at[i] = where(fine)
 
+# %% ../../nbs/inference/50_sliding.ipynb #be44b3b8
 def _hit_box(hot):
     "The box around what is set in a mask `(x,y,z)`; None: nothing is"
     along_x = hot.flatten(1).any(1)
@@ -290,29 +303,35 @@ class MaskWriter:
         "The voxel of the scan in which a fine voxel lies"
         pairs = []
         for i,n,m,(lo,_) in zip(at, self.net.size, self.net.fine, self.net.crop):
-            turned = int((i+.5)*n/m+lo)
+            middle = (i+.5)*n/m
+            turned = int(middle+lo)
             pairs.append((turned, turned+1))
-        box = self.turn.region_back(pairs, self.found.shape)
-        return [lo for lo,_ in box]
+        voxel = self.turn.region_back(pairs, self.found.shape)
+        return voxel.start
 
     def __call__(self, slab, upto):
         "Decide what is final before fine slice `upto`; returns the first slice that is still needed"
         axis = slab.axis
         first_row,last_row = self.range[axis]
         first,last = self.box[axis]
-        if self.seen is None: self.seen,self.row = first,first_row
+        if self.seen is None:
+            self.seen = first
+            self.row = first_row
         lower,upper,_ = self.tap[axis]
         end = last_row
         if upto<last: # rows that are interpolated from final slices alone
             ready = upper[self.row:last_row]<upto
             end = self.row+int(ready.sum())
         new = _with_axis(self.box, axis, (self.seen, upto))
+        rows = self.row,end
         for c in range(len(slab.sums)):
-            self.found.note(c, slab.part(c, new.slices), new.start, self._scan)
-            if end>self.row:
-                needed = _with_axis(self.box, axis, (lower[self.row], upto))
-                self._decide(slab, c, needed, (self.row, end))
-        self.seen,self.row = upto,end
+            scores = slab.part(c, new.slices)
+            self.found.note(c, scores, new.start, self._scan)
+            if end==self.row: continue # no further row can be interpolated yet
+            needed = _with_axis(self.box, axis, (lower[self.row], upto))
+            self._decide(slab, c, needed, rows)
+        self.seen = upto
+        self.row = end
         return min(upto, int(lower[end])) if end<last_row else upto
 
     def _near(self, hit, axis, rows):
@@ -320,54 +339,45 @@ class MaskWriter:
         span = _with_axis(self.range, axis, rows)
         pairs = []
         for (lower,upper,_),(lo,hi),(first,last) in zip(self.tap, hit, span):
-            reached = (lower[first:last]<hi)&(upper[first:last]>=lo)
-            near = torch.nonzero(reached)[:,0]+first
+            before_end = lower[first:last]<hi
+            after_start = upper[first:last]>=lo
+            reached = torch.nonzero(before_end&after_start)
+            near = reached[:,0]+first
             if not len(near): return None
             pairs.append((near[0], near[-1]+1))
         return Region(pairs)
 
     def _decide(self, slab, c, at, rows):
         "Write the mask of a class in slices `rows` of the crop, from the box `at` of fine voxels"
-        hit = _hit_box(slab.part(c, at.slices)>self.limit)
+        scores = slab.part(c, at.slices)
+        hit = _hit_box(scores>self.limit)
         if hit is None: return
         # an average never exceeds what it is made of, so that nothing else can lie above the threshold
         near = self._near(hit.shift(at.start), slab.axis, rows)
         if near is None: return
-        def source(part): return slab.part(c, part).float()
-        for part,values in pieces(source, self.tap, near, self.voxels): self._write(c, Region.from_slices(part), values)
+        def source(part):
+            return slab.part(c, part).float()
+        for part,values in pieces(source, self.tap, near, self.voxels):
+            self._write(c, Region.from_slices(part), values)
 
     def _write(self, c, part, values):
         "The mask of a class, and its scores if they are kept, in a box of the crop"
         found = self.found
         inside = values>self.limit
         found.voxels[c] += int(inside.sum())
-        found.total[c] += float(values[inside].sum(dtype=torch.float64))/SCALE
-        turned = part.shift(Region(self.net.crop).start)
-        at = Region(self.turn.region_back(turned, found.shape)).slices
-        found.bits[c][at] = self.turn.back(inside.cpu().numpy())
-        if c in found.scores:
-            scores = (values*(255/SCALE)).round().byte()
-            found.scores[c][at] = self.turn.back(scores.cpu().numpy())
+        total = values[inside].sum(dtype=torch.float64)
+        found.total[c] += float(total)/SCALE
+        crop = Region(self.net.crop)
+        turned = part.shift(crop.start)
+        at = self.turn.region_back(turned, found.shape).slices
+        mask = inside.cpu().numpy()
+        found.bits[c][at] = self.turn.back(mask)
+        if c not in found.scores: return
+        scores = values*(255/SCALE)
+        scores = scores.round().byte().cpu().numpy()
+        found.scores[c][at] = self.turn.back(scores)
 
 # %% ../../nbs/inference/50_sliding.ipynb #0cc1beec
-def _next_result(waiting):
-    "The item that waits longest, and its result"
-    item,work = waiting.popleft()
-    return item,work.result()
-
-def prefetch(
-    fn,         # Item -> result
-    items,
-    depth:int=2 # Results that may wait
-):              # Pairs of item and result
-    "Results of a function, worked out by another thread before they are asked for"
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append((item, pool.submit(fn, item)))
-            if len(waiting)>depth: yield _next_result(waiting)
-        while waiting: yield _next_result(waiting)
-
 def sliding_window(
     tiles:Windows,
     n:int,         # Classes
@@ -405,12 +415,13 @@ class LabelWriter:
         "Compare what is final before fine slice `upto`"
         first = slab.first if self.seen is None else self.seen
         new = _with_axis(Region.whole(self.net.fine), slab.axis, (first, upto)).slices
+        # both share their memory with the arrays of all classes
         best = torch.from_numpy(self.best[new])
         label = torch.from_numpy(self.label[new])
         for c in range(len(slab.sums)):
-            s = slab.part(c, new).cpu()
-            more = s>best
-            best[more] = s[more]
+            scores = slab.part(c, new).cpu()
+            more = scores>best
+            best[more] = scores[more]
             label[more] = self.some[c]+1
         self.seen = upto
         return upto
@@ -421,14 +432,17 @@ class LabelWriter:
         limit = threshold*SCALE
         winners = np.where(self.best>=limit, self.label, np.int16(0))
         lbl = resample_labels(winners, net.size, net.flat)
-        at = Region(turn.region_back(net.crop, found.shape)).slices
+        at = turn.region_back(net.crop, found.shape).slices
         for i,bits in enumerate(found.bits):
             bits[at] = turn.back(lbl==i+1)
-            won = self.best[self.label==i+1]
+            own = self.label==i+1
+            won = self.best[own]
             bins = won.astype(np.int32)*BINS//SCALE
             bins = np.minimum(bins, BINS-1)
             mean = 0
-            if bits.any(): mean = won[won>=limit].mean()/SCALE
+            if bits.any():
+                sure = won[won>=limit]
+                mean = sure.mean()/SCALE
             found.voxels[i] = bits.sum()
             found.peak[i] = won.max(initial=0)/SCALE
             found.hist[i] = np.bincount(bins, minlength=BINS)
@@ -437,6 +451,8 @@ class LabelWriter:
     def prob(self, turn, shape, box):
         "The best probability in a box of the scan, slices; the box lies in the crop"
         turned = turn.region(Region.from_slices(box), shape)
-        part = Region(turned).within(Region(self.net.crop))
+        crop = Region(self.net.crop)
+        part = turned.within(crop)
         scores = resample(self.best, self.net.size, flat=self.net.flat, box=part)
-        return turn.back(scores)/np.float32(SCALE)
+        scores = turn.back(scores)
+        return scores/np.float32(SCALE)

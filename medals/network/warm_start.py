@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..core import UserError, asset, reading
+from ..core import UserError
+from ..base.files import asset, reading
 from ..model import PRESETS, MedalS, ModelCfg
 from ..text import TextEncoder, load_file, native_folder
 from ..weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder

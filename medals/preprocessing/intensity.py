@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 
 from ..scans.axes import Region
-from ..core import UserError, read_table
+from ..core import UserError
+from ..base.files import read_table
 
 # %% ../../nbs/preprocessing/20_intensity.ipynb #86ecab33
 @cache

@@ -14,7 +14,8 @@ from itertools import count, product
 from pathlib import Path
 
 from ..prompts.anatomy import LANGUAGES, concepts, other_names, structures
-from ..core import UserError, atomic
+from ..core import UserError
+from ..base.files import atomic
 from ..data.indexing import read_catalogue
 from ..text import MODALITY_CODES
 from ..vocab import resolve

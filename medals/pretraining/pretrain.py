@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from .align import PRETRAIN_RULES, Aligned, TwoTowers, freeze_towers, start_small
-from ..core import UserError, atomic, make_gen, read_json, seed_of, sha256, write_json
+from ..core import UserError, make_gen, seed_of
+from ..base.files import atomic, read_json, sha256, write_json
 from ..data.batch import to_batch
 from ..data.sampler import Sampler, draw_sample
 from .knowledge import provenance, read_knowledge

@@ -15,10 +15,11 @@ from functools import cache, cached_property
 import numpy as np
 
 from ..prompts.anatomy import heldout, other_names
-from ..core import UserError, make_gen, read_table, seed_of
+from ..core import UserError, make_gen, seed_of
+from ..base.files import read_table
 from .knowledge import meanings
 from ..text import MODALITY_CODES
-from ..prompts.tokens import word_table
+from ..prompts.wordforms import word_table
 
 # %% ../../nbs/pretraining/20_texts.ipynb #0b6838da
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from ..core import make_gen, read_table
+from ..core import make_gen
+from ..base.files import read_table
 
 # %% ../../nbs/prompts/00_anatomy.ipynb #d5bc7090
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image as Pil
 
 from ..scans.axes import AxisOrder
-from ..core import atomic, spacing_of
+from ..core import spacing_of
+from ..base.files import atomic
 from ..scans.grids import grid_difference
-from ..inference.request import image_part, make_request, prompt_channels, stage_view
+from ..inference.request import make_request
+from ..inference.inputs import image_part, prompt_channels, stage_view
 from ..metrics import dice
 from ..masks.bitmask import BitMask
 from ..inference.result import _middle

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..core import atomic
+from ..base.files import atomic
 
 # %% ../../nbs/training/20_checkpoint.ipynb #69e86a64
 def _step(path): return int(path.stem.split('_')[1])

@@ -12,18 +12,17 @@ from pathlib import Path
 
 from .adapters import add_adapters, freeze
 from ..network.warm_start import warm_start
-from ..core import UserError, read_json, reading, write_json
+from ..core import UserError
+from ..base.files import add_rows, read_json, read_lines, reading, write_json
 from ..data.questions import DataCfg
 from ..data.sampler import Sampler
 from ..data.indexing import index
-from .log import add_rows
 from ..prepare import RECIPES, Recipe, prepare
 from .distributed import process_group, on_first, rank
 from .train import TrainCfg, build_run, embed
 from .loop import fit
 from .validate import Validator, held_out_cases
 from ..weights import find_model, read_cfg
-from ..base.parallel import read_lines
 
 # %% ../../nbs/training/90_finetune.ipynb #609ee804
 @dataclass(frozen=True, kw_only=True)

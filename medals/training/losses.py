@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-# %% ../../nbs/training/40_losses.ipynb #1b86599e
+# %% ../../nbs/training/40_losses.ipynb #df66fd06
 class _Sums(torch.autograd.Function):
     "Sums over the voxels of each query, `(b,n,3)`: of p*t, of p*p, of the cross-entropy"
     @staticmethod
@@ -20,37 +20,57 @@ class _Sums(torch.autograd.Function):
         ctx.chunk = chunk
         out = torch.empty((*logits.shape[:2], 3), device=logits.device)
         for sample,queries,_,z,t in _chunks(logits, m, cls, chunk, counted):
-            sums = out[sample,queries]
-            sums[:,2] = (F.softplus(z)-z*t).sum(-1) # cross-entropy of a logit, without overflow
+            sums = out[sample,queries] # a view: what is written here stands in `out`
+            bce = F.softplus(z)-z*t # cross-entropy of a logit, without overflow
+            sums[:,2] = bce.sum(-1)
             p = z.sigmoid_()
-            sums[:,0] = (p*t).sum(-1)
-            sums[:,1] = p.square().sum(-1)
+            both = p*t
+            square = p.square()
+            sums[:,0] = both.sum(-1)
+            sums[:,1] = square.sum(-1)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         logits,m,cls,counted = ctx.saved_tensors
-        out = torch.empty_like(logits) if counted is None else torch.zeros_like(logits)
+        has_all = counted is None
+        out = torch.empty_like(logits) if has_all else torch.zeros_like(logits)
         for sample,queries,at,z,t in _chunks(logits, m, cls, ctx.chunk, counted):
-            both,square,bce = grad[sample,queries].unsqueeze(-1).unbind(1)
+            of_sums = grad[sample,queries].unsqueeze(-1) # `(k,3,1)`
+            both,square,bce = of_sums.unbind(1)
             p = z.sigmoid_()
-            slope = (both*t+2*square*p).mul_(p).mul_(1-p) # through the sigmoid
+            slope = both*t+2*square*p # of the sums of p*t and p*p
+            slope = slope.mul_(p).mul_(1-p) # through the sigmoid
             slope = slope.add_(bce*p).sub_(bce*t)
             part = out[sample,queries]
-            if at is None: part.copy_(slope.reshape(part.shape))
-            else: part.flatten(1)[:,at] = slope.to(part.dtype)
+            if has_all:
+                part.copy_(slope.reshape(part.shape))
+                continue
+            voxels = part.flatten(1) # a view
+            voxels[:,at] = slope.to(part.dtype)
         return out,None,None,None,None
 
+# %% ../../nbs/training/40_losses.ipynb #1b86599e
 def _chunks(logits, m, cls, chunk, counted):
     "Sample, slice of queries, voxels that count (None: all), and there the logits as float and the truth as bool, `(k,voxels)`"
+    count = logits.shape[1]
     for sample in range(len(logits)):
-        at = None if counted is None else counted[sample].flatten().nonzero()[:,0]
-        for first in range(0, logits.shape[1], chunk):
+        at = None if counted is None else _set_voxels(counted[sample])
+        for first in range(0, count, chunk):
             queries = slice(first, first+chunk)
+            classes = cls[sample,queries]
             z = logits[sample,queries].flatten(1)
-            t = m[sample,cls[sample,queries]].flatten(1)
-            if at is not None: z,t = z[:,at],t[:,at]
-            yield sample,queries,at,z.to(torch.float32, copy=True),t
+            t = m[sample,classes].flatten(1)
+            if at is not None:
+                z = z[:,at]
+                t = t[:,at]
+            copy = z.to(torch.float32, copy=True) # it is changed in place
+            yield sample,queries,at,copy,t
+
+def _set_voxels(mask):
+    "Numbers of the voxels that a mask has"
+    found = mask.flatten().nonzero()
+    return found[:,0]
 
 # %% ../../nbs/training/40_losses.ipynb #e2c39cec
 EPS = 1e-7 # Of Dice, as published
@@ -63,21 +83,29 @@ def dice_bce(
     counted:torch.Tensor=None,# Which voxels count, `(b,1,x,y,z)`, bool; None: all
 )->tuple:                     # Dice loss and cross-entropy of each query `(b,n)`, is its class there? `(b,n)`
     "Dice loss and mean cross-entropy of each query"
-    if cls is None: cls = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
-    both,square,bce = _Sums.apply(logits, m, cls, chunk, counted).unbind(-1)
-    size = (m if counted is None else m&counted).flatten(2).sum(-1).gather(1, cls)
-    voxels = m[0,0].numel() if counted is None else counted.flatten(1).sum(-1, keepdim=True).clamp(min=1)
-    dice = 1-(2*both+EPS)/(square+size+EPS)
-    return dice,bce/voxels,size>0
+    if cls is None:
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        cls = classes.expand(logits.shape[:2])
+    sums = _Sums.apply(logits, m, cls, chunk, counted)
+    both,square,bce = sums.unbind(-1)
+    truth = m if counted is None else m&counted
+    sizes = truth.flatten(2).sum(-1) # `(b,c)`
+    size = sizes.gather(1, cls)
+    if counted is None: voxels = m[0,0].numel()
+    else: voxels = counted.flatten(1).sum(-1, keepdim=True).clamp(min=1)
+    overlap = (2*both+EPS)/(square+size+EPS)
+    return 1-overlap,bce/voxels,size>0
 
 def average(
     each:torch.Tensor,  # `(b,n)`
     keep:torch.Tensor,  # Which count, `(b,n)`
 )->torch.Tensor:
     "Mean of those that count, zero if none does"
-    return (each*keep).sum()/keep.sum().clamp(min=1)
+    total = (each*keep).sum()
+    count = keep.sum().clamp(min=1)
+    return total/count
 
-# %% ../../nbs/training/40_losses.ipynb #734c051c
+# %% ../../nbs/training/40_losses.ipynb #2b1dcca3
 def shrink_masks(
     m:torch.Tensor,  # Masks `(b,c,x,y,z)`, bool
     step:tuple,      # Voxels of a coarse voxel, per axis
@@ -85,19 +113,25 @@ def shrink_masks(
     counted:torch.Tensor=None, # Which voxels count, `(b,1,x,y,z)`, bool; None: all
 )->torch.Tensor:     # `(b,c,x/step,...)`, bool
     "Masks at a lower resolution, thin structures kept"
-    least = 1/math.prod(step)
-    known = 1. if counted is None else F.avg_pool3d(counted.float(), step).clamp(min=least)
+    known = 1.
+    if counted is not None:
+        least = 1/math.prod(step) # one voxel of a coarse one
+        known = F.avg_pool3d(counted.float(), step).clamp(min=least)
     size = [n//k for n,k in zip(m.shape[2:], step)]
     out = torch.empty((*m.shape[:2], *size), dtype=torch.bool, device=m.device)
     for first in range(0, m.shape[1], chunk):
         some = slice(first, first+chunk)
-        part = m[:,some] if counted is None else m[:,some]&counted
+        part = m[:,some]
+        if counted is not None: part = part&counted
         share = F.avg_pool3d(part.float(), step)/known # of the voxels that count
         half = share>=.5
-        near_half = F.max_pool3d(half.float(), 3, 1, 1)>=.5
-        out[:,some] = half|((share>0)&~near_half)
+        beside = F.max_pool3d(half.float(), 3, 1, 1)
+        near_half = beside>=.5
+        is_thin = (share>0)&~near_half
+        out[:,some] = half|is_thin
     return out
 
+# %% ../../nbs/training/40_losses.ipynb #734c051c
 def targets(
     m:torch.Tensor,     # Truth `(b,c,x,y,z)`, bool
     sizes:list,         # Shape of the logits of each scale, `(x,y,z)`
@@ -138,14 +172,17 @@ def seg_loss(
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
     if valid is None: valid = torch.ones(scales[0].shape[:2], dtype=torch.bool, device=m.device)
-    weights = [2.**-i for i in range(len(scales))]
+    weights = [2.**-i for i in range(len(scales))] # each coarser scale half as much
+    total = sum(weights)
     sizes = [tuple(scale.shape[2:]) for scale in scales]
     whole = 0.
     parts = None
     for weight,scale,truth in zip(weights, scales, targets(m, sizes, compat, chunk, counted)):
-        dice,bce,there = dice_bce(scale, truth, cls, chunk, counted_at(counted, truth.shape[2:], compat))
-        dice = average(dice, valid if compat else valid&there)
+        counted_here = counted_at(counted, truth.shape[2:], compat)
+        dice,bce,there = dice_bce(scale, truth, cls, chunk, counted_here)
+        has_dice = valid if compat else valid&there
+        dice = average(dice, has_dice)
         bce = average(bce, valid)
         if parts is None: parts = dict(dice=dice.detach(), bce=bce.detach()) # the first scale is the full one
-        whole = whole+weight/sum(weights)*(dice+bce)
+        whole = whole+weight/total*(dice+bce)
     return whole,parts

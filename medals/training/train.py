@@ -18,7 +18,8 @@ import torch
 
 from .adapters import merge_adapters
 from ..network.warm_start import WarmStart, warm_start
-from ..core import UserError, part_of, read_json, seed_of, write_json
+from ..core import UserError, part_of, seed_of
+from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
 from ..data.sampler import Sampler, batches

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medals.studio.canvas import Board, compose, slice_image
-from medals.core import asset
+from medals.base.files import asset
 from medals.spatial import Box, Point
 from medals.volume import phantom
 

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medals.data import catalogue
-from medals.core import UserError, read_json, spacing_of, write_json
+from medals.core import UserError, spacing_of
+from medals.base.files import read_json, read_lines, write_json, write_lines
 from medals.data.batch import to_batch
 from medals.data.questions import DataCfg
 from medals.data.sampler import Sampler
@@ -35,7 +36,6 @@ from medals.data.store import import_case, label_points, open_case, write_case
 from medals.training.loop import sample_losses
 from medals.training.validate import Validator, held_out_cases
 from medals.volume import Volume, phantom
-from medals.base.parallel import read_lines, write_lines
 from test_plan import COARSE, FINE, KEYS, literal
 
 

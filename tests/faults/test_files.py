@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import medals.inference.result
 from medals.cli import main, parser
-from medals.core import UserError, asset, read_json, read_toml, write_json
+from medals.core import UserError
+from medals.base.files import asset, read_json, read_lines, read_toml, write_json
 from medals.dicom import dicom_series
 from medals.evaluation.evaluate import read_names
 from medals.data.indexing import read_catalogue
@@ -23,7 +24,6 @@ from medals.inference.result import Segmentation
 from medals.text import TextEncoder
 from medals.volume import Volume, phantom, read_labels, read_volume, write_labels, write_volume
 from medals.weights import NAMED
-from medals.base.parallel import read_lines
 from test_dicom import frames_of, write_series
 from test_volume import affines
 

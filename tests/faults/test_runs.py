@@ -17,7 +17,7 @@ from helpers import shared
 from medals import vocab
 from medals.base import progress
 from medals.cli import main
-from medals.core import asset
+from medals.base.files import asset
 from medals.example import template, unseen_view
 from medals.preprocessing.input_spec import InputSpec
 from medals.inference.request import make_request

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medals import core
-from medals.core import UserError, read_json
+from medals.base import files
+from medals.core import UserError
+from medals.base.files import read_json
 from medals.preprocessing.input_spec import placement_warnings
 from medals.inference.request import as_volume
 from medals.scans.nifti import PLACE, names_inside, read_image
@@ -413,5 +414,5 @@ def test_3_13_without_a_writable_home_a_scan_is_segmented_with_one_note(tmp_path
 def test_3_13_who_has_no_home_gets_one(monkeypatch):
     monkeypatch.delenv('MEDALS_HOME', raising=False)
     def nobody(*args): raise RuntimeError('Could not determine home directory.')
-    monkeypatch.setattr(core.Path, 'home', nobody)
-    assert core.cache_dir().parent==core.Path(tempfile.gettempdir())
+    monkeypatch.setattr(files.Path, 'home', nobody)
+    assert files.cache_dir().parent==files.Path(tempfile.gettempdir())

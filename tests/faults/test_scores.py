@@ -15,7 +15,8 @@ from medals import metrics
 from medals.masks import postprocess
 from medals.training import validate
 from medals.cli import EvaluateCfg, main
-from medals.core import UserError, read_json
+from medals.core import UserError
+from medals.base.files import read_json
 from medals.evaluation.evaluate import evaluate, pairs, read_scores, summary
 from medals.evaluation.labelling import case_masks
 from medals.scans.grids import CORNER_TOLERANCE, corner_gap, grid_difference

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from medals import cli
 from medals.inference import dicom_seg as dicomseg
 from medals.commands.cohort import find_images
-from medals.core import UserError, files_below
+from medals.core import UserError
+from medals.base.files import files_below
 from medals.dicom import find_series, series_of
 from medals.scans.slice_stack import SliceStack, nearest_voxels, straight_grid, straighten_labels
 from medals.volume import Volume, phantom, read_labels, read_volume

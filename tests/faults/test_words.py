@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from helpers import here, shared
 from medals.prompts.anatomy import structures
 from medals.data.augment import AugCfg
-from medals.core import UserError, read_table
+from medals.core import UserError
+from medals.base.files import read_table
 from medals.data.questions import DataCfg
 from medals.data.sampler import Sampler
 from medals.vocab import check_sentences, counterpart, explain, mirror_kind, resolve, swap_side
 from medals.volume import _modality
-from medals.prompts.tokens import _known, modality_named
+from medals.prompts.tokens import known_words, modality_named
 from test_data import body, store
 
 # ---- 1.1 sides
@@ -53,7 +54,7 @@ def spelt(draw, names=NAMES):
 @given(spelt())
 def test_1_1_every_spelling_of_a_side_is_read_and_turned_into_the_other(text):
     name,left,right = text
-    assume(not {left.lower(), right.lower()}&_known()[1])  # another word, such as insular
+    assume(not {left.lower(), right.lower()}&known_words()[1])  # another word, such as insular
     assume(resolve(f'{name} 1').structure==resolve(f'{name} 2').structure==name)  # but metatarsal 1 is one of the metatarsal bones
     assert [(r.structure, r.side) for r in map(resolve, (left, right))]==[(name, 'left'), (name, 'right')], (left, right)
     assert swap_side(left)==right and swap_side(right)==left
@@ -308,7 +309,7 @@ def test_4_4_a_class_of_two_is_neither_of_them():
 
 
 def test_4_4_weights_that_learned_a_class_of_two_may_be_asked_for_it(tmp_path):
-    from medals.core import write_json
+    from medals.base.files import write_json
     from medals.preprocessing.input_spec import InputSpec
     from medals.inference.request import make_request
     from medals.training.train import frame_of
