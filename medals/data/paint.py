@@ -53,7 +53,11 @@ class Tissues:
     def from_field(cls, field):
         "The same from a `Field` of a file that was written by hand, each value checked"
         field.only('tissues', 'inside', 'rim', 'hidden')
-        def labels(some): return [v.whole(0, 255) for v in some.rows('a list of label values from 0 to 255')]
+        def labels(some):
+            "Label values of a list"
+            rows = some.rows('a list of label values from 0 to 255')
+            return [value.whole(0, 255) for value in rows]
+
         d = dict(tissues={}, hidden={})
         for kind,groups in field.need('tissues').table('a table of tissues, such as csf = [[1,2], [4]]').items():
             d['tissues'][kind] = [labels(group) for group in groups.rows('a list of lists of label values')]
