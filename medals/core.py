@@ -229,8 +229,9 @@ def dict_cfg(
     return cls(**made)
 
 # %% ../nbs/base/00_core.ipynb #coremv02
-OF_FILES = ('asset','atomic','cache_dir','files_below','npz_array','npz_object','open_npz','read_json','read_pickle','read_table','read_text',
-         'read_toml','reading','remove_stale','sha256','write_json') # Names that are in `medals.base.files` now
+OF_FILES = (
+    'asset','atomic','cache_dir','files_below','npz_array','npz_object','open_npz','read_json','read_pickle',
+    'read_table','read_text','read_toml','reading','remove_stale','sha256','write_json') # Names that are in `medals.base.files` now
 
 def __getattr__(name):
     "A name that moved, from where it is now"

@@ -56,6 +56,7 @@ def touched(
         out = out|(mask_of_marks(vol, [Mask(now), *whole])^now)
     return BitMask.of(out)
 
+# %% ../../nbs/inference/92_corrections.ipynb #74511035
 LARGER_SAY = .5  # Share of the score from which windows decide a voxel, whatever the others say
 
 def _decided_by(hit, spans):
@@ -139,6 +140,7 @@ def _objects_again(seg, job, ids, mask):
     others = np.where(mask, ids, 0)
     return np.where(free, again, others).astype(np.int32)
 
+# %% ../../nbs/inference/92_corrections.ipynb #e1d06445
 def refine(
     seg,               # `Segmenter`
     first:SegmentRun,  # The run that made the first result

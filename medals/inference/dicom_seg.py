@@ -109,6 +109,7 @@ def _one(text):
 REPAIRS = dict(
     PatientBirthDate=_day, StudyDate=_day, StudyTime=_clock, PatientSex=_sex, PatientName=_one, ReferringPhysicianName=_one)
 
+# %% ../../nbs/inference/60_dicom_seg.ipynb #5c707d0d
 def _drop_unreadable(ds):
     "Leave out values that cannot be understood; which ones, in sentences"
     notes = []
@@ -339,6 +340,7 @@ def _affine_of(group, like):
     steps = np.column_stack([plane.axes*plane.mm, like.affine[:3,across]])
     return from_matvec(steps, plane.place)
 
+# %% ../../nbs/inference/60_dicom_seg.ipynb #1f3032d4
 def _beside(size, affine, at, like):
     "Why a frame, whose first voxel is `at`, does not lie on the voxels of a scan; empty if it does"
     start = np.rint(at).astype(int)

@@ -134,6 +134,7 @@ def _placed(m, near, part):
     out[Region(near).within(part).slices] = m
     return out
 
+# %% ../../nbs/inference/45_inputs.ipynb #ac18f121
 def _under(j, n, k, pair):
     "Voxels of the scan, of a part that begins and ends with `pair`, that fine voxel `j` touches; `k` fine voxels lie over `n`"
     lo,hi = pair

@@ -15,6 +15,7 @@ from operator import or_
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..scans.axes import Region
 from ..base.progress import progress as bar_of
@@ -178,123 +179,132 @@ class SegmentRun:
         "May a window hold a prompt: something found earlier, or a mark?"
         return earlier is not None or bool(self.job.spatial)
 
-    def look(
-        self,
-        look:Look,
-        found,      # `MaskAccumulator` of all sentences, or `LabelWriter`: what is found goes in there
-        some=None,  # Numbers of the sentences; None: those of the look
-        last=None,  # Only the first so many are answered, the others only show their prompts; None: all
-    ):
-        "Ask a stage about some windows"
-        some = list(some or look.some)
-        part = look.part
-        x = image_part(self.job, look.view, look.group.rule, part, self.seg.device) # fine voxels `(x,y,z)`
-        soft,hard = self.prompts(look, some)
-        ask = self.seg.predictor(self.job, look.stage, some, self.q[some], self.tick)
-        def load(tile):
-            return window_at(x, tile.at, look.stage.frame, soft, hard, part.start)
-        key = look.stage.name,look.group
-        first = 0
-        last = last or len(some)
-        while first<last:
-            size = self.plan.sizes[key]
-            upto = min(first+size.classes, last)
-            ask.group = size.group
-            before = self.done
-            try: self._turn(ask, load, look, (first, upto), some, found, size)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                self.plan.sizes[key] = size.halved()
-                self.total += self.done-before # these passes are made once more
-                continue
-            first = upto
+# %% ../../nbs/inference/90_pipeline.ipynb #7313dd70
+@patch
+def look(
+    self:SegmentRun,
+    look:Look,
+    found,      # `MaskAccumulator` of all sentences, or `LabelWriter`: what is found goes in there
+    some=None,  # Numbers of the sentences; None: those of the look
+    last=None,  # Only the first so many are answered, the others only show their prompts; None: all
+):
+    "Ask a stage about some windows"
+    some = list(some or look.some)
+    part = look.part
+    x = image_part(self.job, look.view, look.group.rule, part, self.seg.device) # fine voxels `(x,y,z)`
+    soft,hard = self.prompts(look, some)
+    ask = self.seg.predictor(self.job, look.stage, some, self.q[some], self.tick)
+    def load(tile):
+        return window_at(x, tile.at, look.stage.frame, soft, hard, part.start)
+    key = look.stage.name,look.group
+    first = 0
+    last = last or len(some)
+    while first<last:
+        size = self.plan.sizes[key]
+        upto = min(first+size.classes, last)
+        ask.group = size.group
+        before = self.done
+        try: self._turn(ask, load, look, (first, upto), some, found, size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self.plan.sizes[key] = size.halved()
+            self.total += self.done-before # these passes are made once more
+            continue
+        first = upto
 
-    def _turn(self, ask, load, look, turn, some, found, size):
-        "Some of the sentences, from the first to the last of `turn`, over all windows"
-        first,last = turn
-        asked = some[first:last]
-        phases = look.view.net.phases
-        foreseen = ask.passes(self.is_prompted(look.earlier))
-        def answers(window):
-            before = self.done
-            is_skipped = self.job.rules.skip and window.constant()
-            if not is_skipped:
-                for rows,*rest in ask.predict(window, turn):
-                    from_here = slice(rows.start-first, rows.stop-first)
-                    yield from_here,*rest
-            self.total += self.done-before-foreseen # a window without prompts takes fewer passes
-        if isinstance(found, LabelWriter):
-            writer = found.start(asked)
-            sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
-            return
-        kept = [row for row,i in enumerate(asked) if i in found.scores]
-        new = MaskAccumulator(len(asked), look.view.shape, kept)
-        writer = MaskWriter(new, look.view, look.tiles.box, self.job.cfg.threshold, size.voxels)
+@patch
+def _turn(self:SegmentRun, ask, load, look, turn, some, found, size):
+    "Some of the sentences, from the first to the last of `turn`, over all windows"
+    first,last = turn
+    asked = some[first:last]
+    phases = look.view.net.phases
+    foreseen = ask.passes(self.is_prompted(look.earlier))
+    def answers(window):
+        before = self.done
+        is_skipped = self.job.rules.skip and window.constant()
+        if not is_skipped:
+            for rows,*rest in ask.predict(window, turn):
+                from_here = slice(rows.start-first, rows.stop-first)
+                yield from_here,*rest
+        self.total += self.done-before-foreseen # a window without prompts takes fewer passes
+    if isinstance(found, LabelWriter):
+        writer = found.start(asked)
         sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
-        for row,i in enumerate(asked): found.add(i, new, row)
+        return
+    kept = [row for row,i in enumerate(asked) if i in found.scores]
+    new = MaskAccumulator(len(asked), look.view.shape, kept)
+    writer = MaskWriter(new, look.view, look.tiles.box, self.job.cfg.threshold, size.voxels)
+    sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
+    for row,i in enumerate(asked): found.add(i, new, row)
 
-    def _group(self, stage, group, coarse, found, labels):
-        "The sentences of one group through one stage"
-        earlier = None
-        if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
-        looks = []
-        for view,box in regions_of(self.job, stage, group, coarse):
-            tiles = self.tiles(stage, view, box)
-            looks.append(Look(stage, view, tiles, group, group.some, earlier))
-        self._correct_total(looks, stage, group, earlier)
-        for look in looks:
-            self.looks.append(look)
-            net = look.view.net
-            if self.job.rules.compete and net not in labels: labels[net] = LabelWriter(net),look.view
-            writer,_ = labels.get(net, (found, look.view))
-            self.look(look, writer)
+# %% ../../nbs/inference/90_pipeline.ipynb #3de27ae5
+@patch
+def _group(self:SegmentRun, stage, group, coarse, found, labels):
+    "The sentences of one group through one stage"
+    earlier = None
+    if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
+    looks = []
+    for view,box in regions_of(self.job, stage, group, coarse):
+        tiles = self.tiles(stage, view, box)
+        looks.append(Look(stage, view, tiles, group, group.some, earlier))
+    self._correct_total(looks, stage, group, earlier)
+    for look in looks:
+        self.looks.append(look)
+        net = look.view.net
+        if self.job.rules.compete and net not in labels: labels[net] = LabelWriter(net),look.view
+        writer,_ = labels.get(net, (found, look.view))
+        self.look(look, writer)
 
-    def _correct_total(self, looks, stage, group, earlier):
-        "Passes that are expected, now that the regions of a stage are known"
-        key = stage.name,group
-        row = next(row for row in self.plan.rows if (row['stage'], row['group'])==key)
-        turns = -(-len(group.some)//row['classes'])
-        windows = sum(len(look.tiles) for look in looks)
-        each = self.passes(stage, group.some, self.is_prompted(earlier))
-        self.total += each*windows*turns-row['passes']
+@patch
+def _correct_total(self:SegmentRun, looks, stage, group, earlier):
+    "Passes that are expected, now that the regions of a stage are known"
+    key = stage.name,group
+    row = next(row for row in self.plan.rows if (row['stage'], row['group'])==key)
+    turns = -(-len(group.some)//row['classes'])
+    windows = sum(len(look.tiles) for look in looks)
+    each = self.passes(stage, group.some, self.is_prompted(earlier))
+    self.total += each*windows*turns-row['passes']
 
-    def stage(self, stage, before=None):
-        "All sentences through one stage; `before` is what the one before it found"
-        job = self.job
-        kept = []  # sentences whose scores are kept: to choose among pieces, or to tell objects apart
-        if not job.rules.compete: kept = [i for i,choose in enumerate(job.facts('choose')) if choose or job.instance]
-        found = MaskAccumulator(len(job.texts), job.vol.shape, kept)
-        labels = {} # `{NetGrid: (LabelWriter, view)}`, where each voxel goes to one sentence only
-        for group in job.groups:
-            mine = self.seg.wanted(job, group)
-            is_first = before is None or stage is mine[0] and not self.shown
-            coarse = None if is_first else before
-            if coarse and not (stage in mine and is_worth_a_look(job, coarse, group)):
-                for i in group.some: found.add(i, coarse, i) # as it was found before
-            elif stage in mine: self._group(stage, group, coarse, found, labels)
-        for writer,view in labels.values(): self._decide(found, writer, view)
-        return found
+@patch
+def stage(self:SegmentRun, stage, before=None):
+    "All sentences through one stage; `before` is what the one before it found"
+    job = self.job
+    kept = []  # sentences whose scores are kept: to choose among pieces, or to tell objects apart
+    if not job.rules.compete: kept = [i for i,choose in enumerate(job.facts('choose')) if choose or job.instance]
+    found = MaskAccumulator(len(job.texts), job.vol.shape, kept)
+    labels = {} # `{NetGrid: (LabelWriter, view)}`, where each voxel goes to one sentence only
+    for group in job.groups:
+        mine = self.seg.wanted(job, group)
+        is_first = before is None or stage is mine[0] and not self.shown
+        coarse = None if is_first else before
+        if coarse and not (stage in mine and is_worth_a_look(job, coarse, group)):
+            for i in group.some: found.add(i, coarse, i) # as it was found before
+        elif stage in mine: self._group(stage, group, coarse, found, labels)
+    for writer,view in labels.values(): self._decide(found, writer, view)
+    return found
 
-    def _decide(self, found, writer, view):
-        "Labels to masks; the scores stay where they were merged"
-        writer.finish(found, view.turn, self.job.cfg.threshold)
-        found.score = lambda i, box: writer.prob(view.turn, view.shape, box)
+@patch
+def _decide(self:SegmentRun, found, writer, view):
+    "Labels to masks; the scores stay where they were merged"
+    writer.finish(found, view.turn, self.job.cfg.threshold)
+    found.score = lambda i, box: writer.prob(view.turn, view.shape, box)
 
-    def all(self):
-        "Through the stages; returns what the last one found"
-        asked = [stage for stage,_ in self.seg.steps(self.job)]
-        stages = []
-        for stage in self.seg.stages:
-            if any(stage is o for o in asked): stages.append(stage)
-        found = given_masks(self.job) if len(stages)>1 else None
-        self.shown = found is not None
-        for stage in stages[1:] if self.shown else stages:
-            before = self.done
-            phase = stage.name or 'network'
-            with self.clock(phase): found = self.stage(stage, found)
-            passes = self.done-before
-            if passes: self.seg.speed[stage.name] = self.seconds[phase]/passes,'as in the run before'
-        return found
+@patch
+def all(self:SegmentRun):
+    "Through the stages; returns what the last one found"
+    asked = [stage for stage,_ in self.seg.steps(self.job)]
+    stages = []
+    for stage in self.seg.stages:
+        if any(stage is o for o in asked): stages.append(stage)
+    found = given_masks(self.job) if len(stages)>1 else None
+    self.shown = found is not None
+    for stage in stages[1:] if self.shown else stages:
+        before = self.done
+        phase = stage.name or 'network'
+        with self.clock(phase): found = self.stage(stage, found)
+        passes = self.done-before
+        if passes: self.seg.speed[stage.name] = self.seconds[phase]/passes,'as in the run before'
+    return found
 
 # %% ../../nbs/inference/90_pipeline.ipynb #7bf5293c
 def _chosen(job, found, i):
@@ -366,6 +376,7 @@ def _objects(seg, job, found, bits):
         bits[text] = BitMask.of(ids>0)
     return out
 
+# %% ../../nbs/inference/90_pipeline.ipynb #f486eb8a
 def result_of(
     seg,
     run:SegmentRun,

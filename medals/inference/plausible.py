@@ -69,6 +69,7 @@ def _box_of_others(x, common):
         pairs.append((inside[0], inside[-1]+1))
     return Region(pairs),others
 
+# %% ../../nbs/inference/20_plausible.ipynb #1e11da7c
 def _moved(x, axis, lag, times):
     "Values where a volume is looked at, and those one, two, ... lags further along an axis"
     spots = _spots(x.shape)
@@ -124,6 +125,7 @@ def _bend(x, axis, lag, ends):
     largest = np.percentile(bends, 99.9)
     return float(largest)/(hi-lo)
 
+# %% ../../nbs/inference/20_plausible.ipynb #91ecf310
 def scan_facts(
     x:np.ndarray,     # Raw values `(x,y,z)`
     spacing:tuple,    # mm

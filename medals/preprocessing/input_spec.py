@@ -147,6 +147,7 @@ class NetGrid:
             pairs.append((first, last))
         return Region(pairs)
 
+# %% ../../nbs/preprocessing/30_input_spec.ipynb #a3ea552d
 def net_grid(
     frame:InputSpec,
     spacing:tuple,      # mm along the turned axes
@@ -155,7 +156,7 @@ def net_grid(
     stage:str='coarse', # coarse or fine
     compat:bool=False,  # The published rules?
 )->NetGrid:
-    "The lattice that a network wants over a box of a scan"
+    "The grid that a network wants over a box of a scan"
     crop = Region(crop)
     planned = plan(crop.size, spacing, frame.spacing, frame.window, classes, stage, compat, frame.fill)
     flat = coarse_axis(*planned.exact) if compat else None # ours interpolates along every axis
