@@ -18,7 +18,7 @@ from .core import UserError
 from .base.files import read_table
 from .prompts.one_question import COUNT, LINK, LINKS, left_out_words, other_structures, question_problem, with_side
 from .prompts.phrases import STOP, STRUCTURE_KINDS, sentence
-from .prompts.sides import CANALS, QUADRANT, other_words, side_of, sides_said, swap_side
+from .prompts.sides import CANALS, QUADRANT, other_words, side_of, sides_of, sides_said, swap_side
 from .prompts.target import LEVEL, NEAR_BRAIN, is_finding, meaning_here, organ_of, ranked_matches, span_of, target_of
 from .prompts.tokens import modality_named, words_in
 from .prompts.wordforms import fold, normal, word_table
@@ -71,14 +71,14 @@ def resolve(
 
     m = target_of(sent, ranked)
     by_side = sides_said(sent, left_out)
-    sides = by_side.get(m, set())
+    sides = sides_of(by_side, m)
     meaning = meaning_here(sent, m, sides, modality)
     name = span_of(sent, m, ranked) or meaning.row
     organ = None
     if is_finding(m):
         lesion,organ = organ_of(sent, m, ranked, modality)
         name = lesion or name
-        sides = sides|by_side.get(organ, set())
+        if organ: sides = sides|sides_of(by_side, organ)
     used = {*m.at, *(organ.at if organ else ())}
     if not name or not _all_read(sent, used, structures()[name].kind): return Resolved(modality, named=sent.modality)
 
@@ -177,14 +177,46 @@ def _stuck(text):
     mirrored = here.structure,OPPOSITE.get(here.side)
     return (there.structure, there.side)!=mirrored
 
+def _unread_word(word):
+    "The pattern of a word for a side that `resolve` does not read"
+    is_part = word in ('l','r') or not word.isascii() # these count inside of words, too
+    return word if is_part else rf'(?<![^\W\d_]){word}(?![^\W\d_])'
+
+@cache
+def _unread_pairs():
+    "`(pattern, word of the other side)` of words that name a side where two classes differ by them only"
+    pairs = []
+    for row in read_table('words.toml')['mirror']['pairs']:
+        left,right = fold(row).split()
+        pairs.append((re.compile(_unread_word(left)), right))
+        pairs.append((re.compile(_unread_word(right)), left))
+    return pairs
+
+@cache
+def _unread_alone():
+    "The pattern of words that name a side wherever they stand"
+    words = read_table('words.toml')['mirror']['alone'].split()
+    return re.compile('|'.join(_unread_word(fold(o)) for o in words))
+
+def _has_twin(name, names):
+    "Do letters that may stand for left and right tell this name from another one, as in LIFG and RIFG?"
+    low = fold(name)
+    known = set(map(fold, names))
+    for pattern,other in _unread_pairs():
+        for m in pattern.finditer(low):
+            if low[:m.start()]+other+low[m.end():] in known: return True
+    return False
+
 def mirror_kind(
     name:str,      # Of a class
     sentences=(),  # That ask for it
+    names=(),      # Of all classes of the data set
 )->str:            # none, swap (the words of the other side are true in a mirror) or fixed (no words are)
     "What a mirror from left to right does to a class"
     texts = (name, *sentences)
-    if not any(map(says_side, texts)): return 'none'
-    return 'fixed' if any(map(_stuck, texts)) else 'swap'
+    if any(map(says_side, texts)): return 'fixed' if any(map(_stuck, texts)) else 'swap'
+    is_unread = any(_unread_alone().search(fold(text)) for text in texts)
+    return 'fixed' if is_unread or _has_twin(name, names) else 'none'
 
 def counterpart(
     name:str,  # Of a class

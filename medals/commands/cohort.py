@@ -162,7 +162,10 @@ def check_before(
     cfg,             # `medals.cli.SegmentCfg`
 ):
     "Refuse an output that would replace what is read, or cannot be written"
-    if cfg.dry_run: return format_of(cfg.out, cfg.format) # nothing will be written
+    shard_of(cfg.shard)
+    if cfg.dry_run: # nothing will be written, so it does not matter what is there
+        if sentences: ranking(cfg.priority, sentences)
+        return format_of(cfg.out, cfg.format, images[0] if one else None)
     reads = [*images, cfg.weights, cfg.marks, *mentioned(cfg.marks)]
     if one:
         asked = sentences or list(read_prompts(Path(images[0]).expanduser())[0].values())
@@ -221,8 +224,9 @@ class CohortCfg(AskCfg):
 
 def _stats(path):
     "Size and date of a file, or of all files of a folder; None if it is neither"
-    folder = Path(str(path).rpartition('#')[0]) if not path.exists() else path # FOLDER#SERIES
-    stats = [o.stat() for o in (files_below(folder) if folder.is_dir() else [folder] if folder.exists() else [])]
+    folder = str(path).rpartition('#')[0] # of FOLDER#SERIES; empty for a name such as `nano`
+    there = Path(folder) if folder and not path.exists() else path
+    stats = [o.stat() for o in (files_below(there) if there.is_dir() else [there] if there.exists() else [])]
     return dict(bytes=sum(o.st_size for o in stats), mtime_ns=max(o.st_mtime_ns for o in stats)) if stats else None
 
 def question(

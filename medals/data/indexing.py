@@ -17,7 +17,7 @@ from ..core import UserError
 from ..base.files import read_json, read_lines, write_json, write_lines
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
-from .nnunet import LARGEST_LABEL
+from .nnunet import LARGEST_LABEL, is_ignored
 from ..volume import read_labels
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
@@ -109,6 +109,7 @@ def _every_mask(rows, modality):
     for row in rows: names.update(row['files'])
     classes = {}
     for name in sorted(names):
+        if is_ignored(name): continue
         classes[name] = dict(values=None, files=[name], sentences=sentences_of(name, modality))
     return classes
 
@@ -121,13 +122,16 @@ def _number_masks(name, d, rows, known):
     if len(table)>LARGEST_LABEL:
         raise UserError(f"the masks of {name} overlap in {len(table)} ways, more than labels can tell; name fewer classes")
     number = {kind: label for label,kind in enumerate(table, 1)}
+    void = [label for kind,label in number.items() if any(map(is_ignored, kind))] # of masks of what does not count
+    if void: d['ignored'] = void
+    d['classes'] = {called: c for called,c in d['classes'].items() if not is_ignored(called)}
 
     for called,c in d['classes'].items():
         c['files'] = c.get('files') or [called]
         own = _plain_names(c['files'])
         c['values'] = []
         for label,kind in enumerate(table, 1):
-            if own&_plain_names(kind): c['values'].append(label)
+            if label not in void and own&_plain_names(kind): c['values'].append(label)
     for row in rows:
         there = _plain_names(row['files'])
         row['ids'] = [number[tuple(kind)] for kind in row['kinds']]

@@ -272,7 +272,9 @@ def _cases(d, root, channels):
     if not ways: return inside,unlisted,()
     cases = ways[0](d, root, channels, left_out)
     if inside and not any(is_file(case.label) for case in cases):
-        note = f"none of the {len(cases)} cases that dataset.json lists is there; those in imagesTr and labelsTr are taken"
+        if cases: what = f"none of the {len(cases)} cases that dataset.json lists is there"
+        else: what = "dataset.json lists no case with its label"
+        note = f"{what}; those in imagesTr and labelsTr are taken"
         return inside,unlisted,(note,)
     listed = {case.label for case in cases}
     for case in inside:

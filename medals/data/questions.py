@@ -156,7 +156,7 @@ def questions(
     for c in d['classes'].values():
         said.append(tuple(c['sentences']))
         values.append(None if c['values'] is None else tuple(c['values']))
-    sides = tuple(mirror_kind(name, texts) for name,texts in zip(names, said))
+    sides = tuple(mirror_kind(name, texts, names) for name,texts in zip(names, said))
     mirrored = [_mirrored(name, names, said, sides) for name in names]
     called = tuple(swap_side(name) if side=='swap' else name for name,side in zip(names, sides))
 

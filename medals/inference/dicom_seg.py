@@ -28,6 +28,7 @@ from ..masks.bitmask import BitMask, MaskDict
 from ..show import palette
 from ..vocab import resolve, structures
 from ..dicom import find_series, read_dataset
+from ..scans.dicom_slice import frame_reader
 from ..volume import Volume, is_scan
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #2ac216a6
@@ -300,7 +301,7 @@ class _Frame:
 
 def _groups_of(ds, i):
     "What finds a functional group of frame `i`: its own, or the one that all share"
-    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared = (ds.get('SharedFunctionalGroupsSequence') or [{}])[0] # empty where each frame says all
     own = ds.PerFrameFunctionalGroupsSequence[i]
     def find(name):
         sequence = own.get(name) or shared[name]
@@ -421,10 +422,10 @@ def _names_of(ds):
 # %% ../../nbs/inference/60_dicom_seg.ipynb #db67b99f
 def _laid(ds, frames, shape, dtype, value):
     "Some frames as one array on a scan; `value` makes pixels what is wanted of them"
-    from pydicom.pixels import pixel_array
+    pixels_of = frame_reader(ds)
     out = np.zeros(shape, dtype)
     for i,frame in frames:
-        pixels = value(pixel_array(ds, index=i)) # `(rows,columns)`
+        pixels = value(pixels_of(i)) # `(rows,columns)`
         out[frame.box] |= apply_orientation(pixels.T[...,None], frame.turn)
     return out
 

@@ -38,7 +38,9 @@ def _negates(
 def _ends_negation(sent, i, j):
     "Does the reach of the negation at `i` end before the word at `j`?"
     low = sent.low[j]
-    if sent.where[j][0]!=sent.where[i][0]: return True
+    opens_place = sent.kinds[i+1:i+2]==['place'] # "not in the left lung": what comes after "in" is a phrase of its own
+    phrase = sent.where[i+opens_place][0]
+    if sent.where[j][0]!=phrase: return True
     if sent.kinds[j] in ('mod','scan') or low==word_table()['negation']['but']: return True
     return j==i+1 and low.isdigit()  # "rib no. 3"
 

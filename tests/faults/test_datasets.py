@@ -287,6 +287,23 @@ def test_1_5_training_refuses_a_data_set_whose_masks_have_another_value(tmp_path
     assert run.returncode==2 and 'lesion is [1]' in run.stderr and 'Traceback' not in run.stderr
 
 
+def test_1_5_finetune_says_which_labels_are_no_class(tmp_path, capsys):
+    root = raw_set(tmp_path/'D', labels={'background': 0, 'left': 1, 'right': 2, 'deep': [3,4]})
+    save(root/'labelsTr/b.nii.gz', np.uint8(255)*(LBL==1))
+    own_store(root, FinetuneCfg(out=str(tmp_path/'out'), prompts=''))
+    said = capsys.readouterr().err
+    assert 'D: no class has label 255 (in 1 case); their voxels are trained as background' in said
+    raw_set(tmp_path/'E')
+    own_store(tmp_path/'E', FinetuneCfg(out=str(tmp_path/'out2'), prompts=''))
+    assert 'no class has' not in capsys.readouterr().err
+
+
+def test_1_4_a_list_of_scans_alone_is_said_to_have_no_labels(tmp_path):
+    root = raw_set(tmp_path/'D', training=['./imagesTr/a.nii.gz', './imagesTr/b.nii.gz'])
+    res,rows,_ = listed(root, tmp_path/'l.jsonl')
+    assert len(rows)==2 and 'dataset.json lists no case with its label; those in imagesTr and labelsTr are taken' in res['notes']
+
+
 def test_1_5_masks_of_255_in_a_folder_per_case_are_masks(tmp_path):
     for name in 'ab':
         save(tmp_path/'r'/name/'mri.nii.gz', VOL.data)
@@ -615,6 +632,25 @@ def test_4_3_masks_keep_their_labels_when_cases_come_later(tmp_path):
     assert then['r']['masks'][:len(first['r']['masks'])]==first['r']['masks'] and ['liver','tumour'] in then['r']['masks']
     (root/'s0/segmentations/tumour.nii.gz').unlink()
     with pytest.raises(UserError, match='masks changed since'): load(rows[0], recipe_for('nano'))
+
+
+@pytest.mark.parametrize('prompts', [False, True])
+@pytest.mark.parametrize('name', ['ignore', 'Ignore_region', 'void'])
+def test_1_2_a_mask_of_what_does_not_count_is_no_class(tmp_path, name, prompts):
+    root = organ_folder(tmp_path/'r', 'total')
+    for case in ('s1','s2'): save(root/case/'segmentations'/f'{name}.nii.gz', (LBL==2).astype(np.uint8))
+    text = 'name = "r"\nmodality = "ct"\n[classes]\n'+''.join(f'{k} = "{k}"\n' for k in ORGANS)
+    (tmp_path/'p.toml').write_text(text)
+    store,fails = stored(root, tmp_path, tmp_path/'p.toml' if prompts else '')
+    classes = read_json(store/'classes.json')['r']
+    assert not fails.rows and set(classes['classes'])==set(ORGANS) and classes['ignored']
+    sampler = Sampler(store, DataCfg(aug='none', forced=.5, strangers=0.))
+    for i in range(6):
+        s = sampler.sample(i)
+        case = open_case(tmp_path/'st/cases'/s.name)
+        at = np.rint(np.linalg.inv(case.affine)@s.affine)[:3,3].astype(int)
+        truth = case[tuple(slice(a, a+n) for a,n in zip(at, s.labels.shape))][1]
+        assert np.array_equal(~to_batch([s]).counted[0,0].numpy(), np.isin(truth, classes['ignored']))
 
 
 def test_4_3_finetune_takes_the_most_common_layout(tmp_path):

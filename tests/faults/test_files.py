@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import medals.inference.result
 from medals.cli import main, parser
+from medals.commands.cohort import CohortCfg, question
 from medals.core import UserError
 from medals.base.files import asset, read_json, read_lines, read_toml, write_json
 from medals.dicom import dicom_series
@@ -124,6 +125,28 @@ def test_2_1_pixels_that_do_not_fill_whole_bytes(tmp_path, which):
     assert np.array_equal(read_seg(tmp_path/'seg.dcm', vol)['a'], m) and pydicom.dcmread(tmp_path/'seg.dcm').NumberOfFrames==8
 
 
+@pytest.mark.parametrize('size', [(15,21), (13,19), (18,21), (181,217), (9,7)], ids=str)
+def test_2_1_frames_that_begin_within_a_byte_are_read(tmp_path, size):
+    "pydicom 3.0 loses pixels of some of them, whoever wrote the file"
+    gen = np.random.default_rng(2)
+    vol = Volume(np.ones((*size, 9), np.int16), np.diag([-2.,-3.,5.,1.]))
+    write_series(tmp_path/'s', vol, 'MR')
+    images = [pydicom.dcmread(s.path) for s in dicom_series(tmp_path/'s')[0]]
+    for which in ((4,), (0,8), range(9)):
+        m = np.zeros(vol.shape, bool)
+        m[...,list(which)] = gen.random((*size, len(which)))<.5
+        foreign(tmp_path/'other.dcm', images, m.transpose(2,1,0), ['a'])
+        assert np.array_equal(read_seg(tmp_path/'other.dcm', vol)['a'], m)
+        for masks in ({'a': m}, {'a': m, 'b': ~m}, {'a': m, 'b': m}):
+            write_seg(tmp_path/'seg.dcm', masks, vol, tmp_path/'s')
+            back = read_seg(tmp_path/'seg.dcm', vol)
+            assert all(np.array_equal(back[k], o) for k,o in masks.items())
+    cut = pydicom.dcmread(tmp_path/'seg.dcm')
+    cut.PixelData = cut.PixelData[:-16]
+    cut.save_as(tmp_path/'cut.dcm')
+    with pytest.raises(UserError, match='end early'): read_seg(tmp_path/'cut.dcm', vol)
+
+
 def test_2_1_slices_that_lie_unevenly_by_4_percent(tmp_path):
     vol = phantom((12,14,10), (16.,16.,5.))[0].reorient('LPS')
     off = np.random.default_rng(1).uniform(-.04, .04, 10)*5
@@ -196,6 +219,21 @@ def test_2_2_label_maps_of_many_segments(tmp_path, scan, images, n, codec):
     for i in range(1, n+1):
         m = scan.reorient('RSA').like(back[f'part {i}']).onto(scan).data
         assert np.array_equal(m, (ids==i).transpose(2,1,0)), i
+
+
+@pytest.mark.parametrize('empty', [True, False])
+def test_2_2_each_frame_may_say_all_by_itself(tmp_path, scan, images, empty):
+    "There may be nothing that all frames share"
+    m = np.zeros(scan.shape, bool)
+    m[1:4,2:5,1:3] = True
+    foreign(tmp_path/'other.dcm', images, m.transpose(2,1,0), ['a'])
+    ds = pydicom.dcmread(tmp_path/'other.dcm')
+    for own in ds.PerFrameFunctionalGroupsSequence:
+        for o in ds.SharedFunctionalGroupsSequence[0]: own[o.tag] = o
+    del ds.SharedFunctionalGroupsSequence
+    if empty: ds.SharedFunctionalGroupsSequence = []
+    ds.save_as(tmp_path/'other.dcm')
+    assert np.array_equal(read_seg(tmp_path/'other.dcm', scan)['a'], m)
 
 
 def test_2_2_segments_of_one_name_are_both_kept(tmp_path, scan, images):
@@ -642,6 +680,16 @@ def test_2_5_old_masks_are_not_scored(tmp_path, quick, monkeypatch, capsys):
     assert main(run)==0 and masks_in('out/head')==['labels.nii.gz', 'white_matter.nii.gz']
     assert main(['evaluate', 'out', 'truth', '-o', 'scores', '--workers', '1'])==0
     assert [r['sentence'] for r in csv.DictReader(open('scores/table.csv')) if r['dsc'] not in ('', '0.0')]==['white matter']
+
+
+@pytest.mark.parametrize('weights', ['nano', 'random:nano', 'no/such/folder'])
+def test_6_a_cohort_is_resumed_whatever_else_lies_in_the_working_folder(tmp_path, monkeypatch, weights):
+    "Weights that have a name are no file here"
+    monkeypatch.chdir(tmp_path)
+    before = question(CohortCfg(prompts=('liver',), weights=weights))
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out'/'a.nii.gz').write_bytes(b'a result')
+    assert question(CohortCfg(prompts=('liver',), weights=weights))==before
 
 
 def test_2_5_a_cohort_replaces_its_cases_only(tmp_path, quick, monkeypatch, capsys):

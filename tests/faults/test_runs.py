@@ -27,7 +27,7 @@ from medals.segment import Segmenter
 from medals.base.settings import InferenceCfg
 from medals.inference.predictor import INPUT_SPECS, NetworkStage
 from medals.text import TextEncoder
-from medals.volume import Volume, read_volume, write_volume
+from medals.volume import Volume, phantom, read_volume, write_volume
 
 
 @pytest.fixture(scope='module')
@@ -297,6 +297,18 @@ def test_5_6_a_dry_run_tells_the_time_and_how_it_is_known(head, nano):
     again = nano.dry_run(head, ['white matter', 'liver'])
     assert again.seconds==pytest.approx(took, rel=.01) and 'as in the run before' in repr(again)
     assert .2<plan.seconds/took<5, 'what was measured is about what it took'
+
+
+@pytest.mark.parametrize('more, says', [
+    (('--priority', 'liver'), "priority 'liver' is not one of the sentences"),
+    (('--format', 'dicomseg'), 'name their folder, or save as NIfTI'),
+    (('--shard', '3/2'), "shard '3/2' should be like 3/16")])
+def test_5_6_a_dry_run_refuses_what_the_run_would(tmp_path, monkeypatch, capsys, more, says):
+    monkeypatch.chdir(tmp_path)
+    write_volume('head.nii.gz', phantom((24,28,22), (8.,8.,8.))[0])
+    for dry in ((), ('--dry-run',)):
+        assert main(['segment', 'head.nii.gz', 'white matter', *more, *dry])==2
+        assert says in capsys.readouterr().err and sorted(o.name for o in tmp_path.iterdir())==['head.nii.gz']
 
 
 def test_5_6_a_dry_run_of_two_stages_and_of_many_windows():

@@ -122,6 +122,29 @@ def asked(folder, classes, n=60):
             yield sampler.sentences[q][0],'left' if x<31.5 else 'right',s.aug.mirror[0]
 
 
+@pytest.mark.parametrize('names', [
+    'Gl_parotis_li Gl_parotis_re', 'Lunge_li Lunge_re', 'hipocampo_izq hipocampo_der', 'poumon_G poumon_D', 'rim_E rim_D', 'LIFG RIFG',
+    'LHV RHV', 'LVM RVM', 'Lthal Rthal', 'UL1 UR1', 'lens_sxt lens_dxt', '左肾 右肾', '左側海馬 右側海馬', 'левая_почка правая_почка',
+    'lewa_nerka prawa_nerka', 'vänster_njure höger_njure', 'høyre_nyre venstre_nyre', 'sol_böbrek sağ_böbrek', '왼쪽_신장 오른쪽_신장'])
+def test_1_1_sides_in_words_that_are_not_read_are_never_mirrored(names):
+    names = names.split()
+    assert all(mirror_kind(o, (), names)!='none' for o in names)
+    assert 'fixed' in {mirror_kind(o, (), names) for o in names}
+    sideless = ('liver','spleen','vertebra L3','kidney 1','kidney 2')
+    assert {mirror_kind(o, (), sideless) for o in sideless}=={'none'}
+
+
+@pytest.mark.parametrize('left, right', [('STNleft','STNright'), ('lAMY','rAMY'), ('lIFG','rIFG')])
+def test_1_1_sides_written_together_with_capitals(left, right):
+    assert swap_side(left)==right and swap_side(right)==left and mirror_kind(left)==mirror_kind(right)=='swap'
+
+
+def test_1_1_a_data_set_with_sides_that_are_not_read_is_not_mirrored(tmp_path):
+    for i,pair in enumerate((('LIFG','RIFG'), ('左肾','右肾'), ('Lunge li','Lunge re'))):
+        got = list(asked(tmp_path/str(i), {pair[0]: [3], pair[1]: [4]}, 40))
+        assert {m for *_,m in got}=={False} and {s for t,s,_ in got if pair[0] in t}=={'left'}
+
+
 def test_1_1_masks_lie_on_the_side_that_the_sentence_asks_for(tmp_path):
     classes = {name: [label] for pair in SPELLINGS.items() for name,label in zip(pair, (3, 4))}
     want = {name: side for pair in SPELLINGS.items() for name,side in zip(pair, ('left','right'))}
@@ -184,6 +207,21 @@ def test_4_4_negation_is_said_not_to_be_understood(text, structure):
     assert 'negation is not understood' in (got.problem or '') and got.structure==structure, got
     with pytest.raises(UserError, match='negation is not understood'): check_sentences([text])
     if text=='right kidney, not left': assert got.side=='right'
+
+
+@pytest.mark.parametrize('text, structure', [
+    ('left kidney and right kidney', 'kidney'), ('left kidney, right kidney', 'kidney'), ('kidney left + kidney right', 'kidney'),
+    ('Left-Hippocampus and Right-Hippocampus', 'hippocampus'), ('left ventricle and right ventricle', 'ventricle of the heart'),
+    ('lesion in the left lung and in the right lung', 'lung lesion'), ('left and right kidney', 'kidney')])
+def test_4_4_both_sides_of_one_thing_are_no_single_side(text, structure):
+    got = resolve(text)
+    assert (got.structure, got.side, got.problem)==(structure, None, None)
+
+
+@pytest.mark.parametrize('text', ['lung nodule not in left lung', 'nodule in the right lung, not in the left lung', 'skip the spleen',
+                                  'lesion not within the liver', 'nicht die Leber', 'pas de foie', 'senza tumor'])
+def test_4_4_negation_before_a_place_and_in_other_languages(text):
+    assert 'negation is not understood' in (resolve(text).problem or '')
 
 
 ONE_THING = """grey and white matter junction|ctx_lh_G_and_S_frontomargin|head and neck|head and neck cancer|adrenal glands|lungs
