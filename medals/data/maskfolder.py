@@ -84,8 +84,12 @@ def wanted_masks(
 )->dict:       # `{name: file}`
     "Some masks in the folder of a case"
     names = set(map(plain, wanted))
-    def is_wanted(name): return not names or plain(name) in names or is_ignored(name) # what does not count is always asked for
-    return {k: f for k,f in mask_files(folder).items() if is_wanted(k)}
+    found = mask_files(folder)
+    if not names: return found
+    some = {}
+    for name,file in found.items():
+        if plain(name) in names or is_ignored(name): some[name] = file # what does not count is always asked for
+    return some
 
 # %% ../../nbs/data/10_maskfolder.ipynb #1240cfdd
 def read_masks(
@@ -137,12 +141,19 @@ class MaskCase:
 def _beside(folder, inside, names):
     "The images of a folder of masks, of which the file names are given"
     if folder.name.lower() in MASK_FOLDERS: # CASE/segmentations
-        near = [f for f in inside[folder.parent] if mask_name(f) or stem(f).lower()==f.parent.name.lower()]
-        return [f for f in near if image_kind(f)] or near
+        near = []
+        for file in inside[folder.parent]:
+            is_case = stem(file).lower()==file.parent.name.lower()
+            if is_case or mask_name(file): near.append(file)
+        return list(filter(image_kind, near)) or near
     if folder.parent.name.lower() in MASK_FOLDERS: # labels/CASE
-        named = [folder.name, *(f'{folder.name}_{i:04d}' for i in range(10))]
-        return [f for o in named for f in names[o] if folder.parent not in f.parents]
-    return [f for f in inside[folder] if image_kind(f)]
+        numbered = [f'{folder.name}_{i:04d}' for i in range(10)] # with the number of a channel
+        found = []
+        for name in (folder.name, *numbered):
+            for file in names[name]:
+                if folder.parent not in file.parents: found.append(file)
+        return found
+    return list(filter(image_kind, inside[folder]))
 
 def _case_name(folder, root):
     "The name of a case from the place of its masks"

@@ -53,7 +53,11 @@ class Tissues:
     def from_field(cls, field):
         "The same from a `Field` of a file that was written by hand, each value checked"
         field.only('tissues', 'inside', 'rim', 'hidden')
-        def labels(some): return [v.whole(0, 255) for v in some.rows('a list of label values from 0 to 255')]
+        def labels(some):
+            "Label values of a list"
+            rows = some.rows('a list of label values from 0 to 255')
+            return [value.whole(0, 255) for value in rows]
+
         d = dict(tissues={}, hidden={})
         for kind,groups in field.need('tissues').table('a table of tissues, such as csf = [[1,2], [4]]').items():
             d['tissues'][kind] = [labels(group) for group in groups.rows('a list of lists of label values')]
@@ -104,6 +108,7 @@ def strip(
         keep = brain|(near&np.isin(labels, tissues.rim))
     return np.where(keep, labels, 0)
 
+# %% ../../nbs/data/75_paint.ipynb #954824a2
 def deface(
     labels:np.ndarray,  # `(x,y,z)`, axes to the right, the front and the top
     tissues:Tissues,
@@ -178,6 +183,7 @@ def _levels(tissues, cfg, gen):
     rough = [table['rough'].get(kind, .02)*gen.uniform(.3, 1.2) for kind in tissues.kinds]
     return contrast,np.clip(means, 0, 1),rough
 
+# %% ../../nbs/data/75_paint.ipynb #ab5dd525
 def draw_paint(
     tissues:Tissues,
     spacing:tuple,        # Voxel size, mm
@@ -202,11 +208,25 @@ def draw_paint(
         axis = gen.integers(3)
         thick[axis] = max(1., float(gen.uniform(*cfg.slices))/spacing[axis])
     ghost = ()
-    if gen.random()<cfg.ghost: ghost = (float(gen.uniform(.05, .25)), int(gen.integers(3)), int(gen.integers(2, 9)))
-    return Paint(contrast, mean, spread, rough,
-        blur=tuple(gen.uniform(*cfg.soft, 3).tolist()), thick=tuple(thick),
-        bias=gen.normal(0, 1, (1,4,4,4))*gen.uniform(0, cfg.bias), noise=float(gen.uniform(0, cfg.noise)),
-        gamma=float(np.exp(gen.uniform(-1, 1)*cfg.gamma)), ghost=ghost, seed=int(gen.integers(2**62)))
+    if gen.random()<cfg.ghost:
+        strength = float(gen.uniform(.05, .25))
+        axis = int(gen.integers(3))
+        shift = int(gen.integers(2, 9))
+        ghost = (strength, axis, shift)
+    # What follows is drawn in this order; another order would give other images for the same seed
+    return Paint(
+        contrast=contrast,
+        mean=mean,
+        spread=spread,
+        rough=rough,
+        blur=tuple(gen.uniform(*cfg.soft, 3).tolist()),
+        thick=tuple(thick),
+        bias=gen.normal(0, 1, (1,4,4,4))*gen.uniform(0, cfg.bias),
+        noise=float(gen.uniform(0, cfg.noise)),
+        gamma=float(np.exp(gen.uniform(-1, 1)*cfg.gamma)),
+        ghost=ghost,
+        seed=int(gen.integers(2**62)),
+    )
 
 # %% ../../nbs/data/75_paint.ipynb #fb019fd3
 def smooth_field(
@@ -255,6 +275,7 @@ def stretched(
     lo,hi = torch.quantile(few, torch.tensor(shares, device=x.device)).tolist()
     return ((x-lo)*(255/max(hi-lo, 1e-3))).clamp(0, 255)
 
+# %% ../../nbs/data/75_paint.ipynb #7c3492ec
 def painted(
     labels:torch.Tensor,  # Label values `(x,y,z)`, uint8
     paint:Paint,
@@ -262,11 +283,25 @@ def painted(
     "The image of a label map"
     device = labels.device
     gen = torch_gen(paint.seed, device=device)
-    def noise(): return torch.randn(labels.shape, generator=gen, device=device)[None]
-    def of(looks): return torch.as_tensor(looks, device=device)[labels.int()][None]
-    coarse = torch.randn((1, *[max(2, n//4) for n in labels.shape]), generator=gen, device=device)
-    x = of(paint.mean)+of(paint.spread)*noise()+of(paint.rough)*smooth_field(coarse, labels.shape, device)
-    x = thickened(blurred(x.clamp(min=0), paint.blur), paint.thick)
+    index = labels.int()
+
+    def noise():
+        "Fresh noise `(1,x,y,z)`"
+        drawn = torch.randn(labels.shape, generator=gen, device=device)
+        return drawn[None]
+
+    def per_voxel(looks):
+        "A number per label value, at every voxel `(1,x,y,z)`"
+        table = torch.as_tensor(looks, device=device)
+        return table[index][None]
+
+    coarse = [max(2, n//4) for n in labels.shape]
+    knots = torch.randn((1,*coarse), generator=gen, device=device)
+    clouds = smooth_field(knots, labels.shape, device)
+    x = per_voxel(paint.mean)+per_voxel(paint.spread)*noise()+per_voxel(paint.rough)*clouds
+    # Noise of the tissue comes before the blur, that of the scanner after it
+    x = blurred(x.clamp(min=0), paint.blur)
+    x = thickened(x, paint.thick)
     x = x*smooth_field(paint.bias, labels.shape, device).exp()
     if paint.ghost:
         strength,axis,shift = paint.ghost
