@@ -194,6 +194,7 @@ def _look_at_new(scans, known, part, fails, **how):
             f.flush() # nothing is lost if the index is stopped
     return [done[key] for key in sorted(done)]
 
+# %% ../../nbs/data/40_indexing.ipynb #dedb01d7
 def _refuse_nothing(root, found):
     "Say why a folder has no cases"
     names = ', '.join(list(found.catalogue)[:5])

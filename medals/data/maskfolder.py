@@ -72,6 +72,7 @@ def mask_files(
         if other!=f: raise UserError(f"{folder} has {other.name} and {f.name}, both for {name}; keep one of them")
     return found
 
+# %% ../../nbs/data/10_maskfolder.ipynb #dcdae67d
 def plain(
     name:str,  # Of a mask or class
 )->str:
