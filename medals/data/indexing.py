@@ -113,6 +113,14 @@ def _every_mask(rows, modality):
         classes[name] = dict(values=None, files=[name], sentences=sentences_of(name, modality))
     return classes
 
+def _values_of(files, table, void):
+    "The labels whose combination of masks has one of these files; `void`: labels that do not count"
+    own = _plain_names(files)
+    values = []
+    for label,kind in enumerate(table, 1):
+        if label not in void and own&_plain_names(kind): values.append(label)
+    return values
+
 def _number_masks(name, d, rows, known):
     "Give the combinations of masks in a data set their labels, its classes their values, and its rows both"
     if d.pop('every', False): d['classes'] = _every_mask(rows, d['modality'])
@@ -128,10 +136,7 @@ def _number_masks(name, d, rows, known):
 
     for called,c in d['classes'].items():
         c['files'] = c.get('files') or [called]
-        own = _plain_names(c['files'])
-        c['values'] = []
-        for label,kind in enumerate(table, 1):
-            if label not in void and own&_plain_names(kind): c['values'].append(label)
+        c['values'] = _values_of(c['files'], table, void)
     for row in rows:
         there = _plain_names(row['files'])
         row['ids'] = [number[tuple(kind)] for kind in row['kinds']]
