@@ -113,6 +113,23 @@ def _every_mask(rows, modality):
         classes[name] = dict(values=None, files=[name], sentences=sentences_of(name, modality))
     return classes
 
+def _set_values(classes, table, void):
+    "The label values of each class: all combinations of masks that one of its files is part of"
+    for called,c in classes.items():
+        c['files'] = c.get('files') or [called]
+        own = _plain_names(c['files'])
+        c['values'] = []
+        for label,kind in enumerate(table, 1):
+            if label not in void and own&_plain_names(kind): c['values'].append(label)
+
+def _missing_masks(classes, files):
+    "The classes of which a case lacks a mask"
+    there = _plain_names(files)
+    missing = []
+    for called,c in classes.items():
+        if not _plain_names(c['files'])<=there: missing.append(called)
+    return missing
+
 def _number_masks(name, d, rows, known):
     "Give the combinations of masks in a data set their labels, its classes their values, and its rows both"
     if d.pop('every', False): d['classes'] = _every_mask(rows, d['modality'])
@@ -126,18 +143,10 @@ def _number_masks(name, d, rows, known):
     if void: d['ignored'] = void
     d['classes'] = {called: c for called,c in d['classes'].items() if not is_ignored(called)}
 
-    for called,c in d['classes'].items():
-        c['files'] = c.get('files') or [called]
-        own = _plain_names(c['files'])
-        c['values'] = []
-        for label,kind in enumerate(table, 1):
-            if label not in void and own&_plain_names(kind): c['values'].append(label)
+    _set_values(d['classes'], table, void)
     for row in rows:
-        there = _plain_names(row['files'])
         row['ids'] = [number[tuple(kind)] for kind in row['kinds']]
-        row['unknown'] = []
-        for called,c in d['classes'].items():
-            if not _plain_names(c['files'])<=there: row['unknown'].append(called)
+        row['unknown'] = _missing_masks(d['classes'], row['files'])
     d['masks'] = table
 
 # %% ../../nbs/data/40_indexing.ipynb #8f961aa9
@@ -165,6 +174,7 @@ def _used(catalogue, rows, earlier):
         if own: used[name] = {key: value for key,value in d.items() if key not in ('image','labels')}
     return used
 
+# %% ../../nbs/data/40_indexing.ipynb #a276e2a1
 def _scan_of(row):
     "What tells scans apart, also in rows that were read from a file"
     said = []

@@ -45,6 +45,7 @@ def mask_name(
         if case and re.match(re.escape(case)+'[_-]', name, re.I): return name[len(case)+1:]
     return name
 
+# %% ../../nbs/data/10_maskfolder.ipynb #2383e464
 def holds_masks(
     folder,
 )->bool:
@@ -161,6 +162,7 @@ def _case_name(folder, root):
     where = folder.parent if folder.name.lower() in MASK_FOLDERS and folder!=root else folder
     return '_'.join(where.relative_to(root).parts) or root.name
 
+# %% ../../nbs/data/10_maskfolder.ipynb #3d4a9532
 def mask_cases(
     root,
 )->tuple:    # `MaskCase` of all scans, `{folder: why its masks are left out}`
