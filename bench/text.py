@@ -27,20 +27,19 @@ def sentences(n):
 
 
 def config(large):
-    "The published language model, or the small one"
-    from transformers import MPNetConfig
-    size = dict(vocab_size=30527) if large else dict(
-        vocab_size=4000, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, max_position_embeddings=260)
-    return MPNetConfig(**size)
+    "The published language model, or that of the encoder that ships"
+    from medals.core import asset
+    from transformers import AutoConfig, MPNetConfig
+    return MPNetConfig(vocab_size=30527) if large else AutoConfig.from_pretrained(str(asset('small')))
 
 
 def ours(large, cache):
-    "medals: (sentences) -> queries"
-    from medals.base.files import asset
+    "medals: (sentences) -> queries; random numbers in the large one, which are as fast as any"
     from medals.text import KnowledgeEncoder, TextEncoder
-    tok = TextEncoder.load(asset('nano')/'text', cache=False).tokenizer
-    net = KnowledgeEncoder(config(large)).eval()
-    enc = TextEncoder(tok, lambda: net, 'bench', cache=cache)
+    enc = TextEncoder.load('small', cache=cache)
+    if large:
+        net = KnowledgeEncoder(config(large)).eval()
+        enc = TextEncoder(enc.tokenizer, lambda: net, 'bench', cache=cache)
     return lambda texts: enc(texts, 'ct')
 
 
@@ -48,7 +47,7 @@ def theirs(large, cache):
     "transformers as its model cards show it: tokenize, pad, run, average over the mask"
     from medals.base.files import asset
     from transformers import AutoTokenizer, MPNetModel
-    tok,net = AutoTokenizer.from_pretrained(str(asset('nano')/'text')),MPNetModel(config(large)).eval()
+    tok,net = AutoTokenizer.from_pretrained(str(asset('small'))),MPNetModel(config(large)).eval()
     @torch.no_grad()
     def run(texts):
         found = []

@@ -76,6 +76,7 @@ class IndexCfg:
     workers:int=0         # Processes; 0: one per core, 1: this process
     scheduler:str=''      # Address of a Dask scheduler instead, such as tcp://host:8786
 
+# %% ../nbs/commands/30_cli.ipynb #6bb7e368
 @dataclass(frozen=True, kw_only=True)
 class PrepareCfg:
     "Settings of `medals prepare`"
@@ -145,7 +146,8 @@ def segment(
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
-    from medals.commands.cohort import check_before, find_images, lone_scan, one_series, split_words
+    from medals.commands.cohort import check_before
+    from medals.commands.images import find_images, lone_scan, one_series, split_words
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
@@ -175,6 +177,7 @@ def _one_scan(image, sentences, cfg):
     _say(*_rows([{k: v for k,v in r.items() if k!='note'} for r in res.table]),
          f"{made['modality']} ({made['modality_from']}), on {made['device']}, {made['seconds']['total']:.0f} s; written to {out}")
 
+# %% ../nbs/commands/30_cli.ipynb #fa4901c8
 def _many_scans(images, sentences, cfg):
     from medals.commands import cohort as c
     from medals.inference.memory import in_words
@@ -228,6 +231,7 @@ def index(
 
 def _few(items): return ', '.join(map(str, list(items)[:12]))+(', ...' if len(items)>12 else '')
 
+# %% ../nbs/commands/30_cli.ipynb #4d6fd417
 def prepare(
     source:str,      # List from `medals index`; or a store to check; or a folder of .b2nd, _seg.b2nd and .pkl to take over
     cfg:PrepareCfg
@@ -275,6 +279,7 @@ def _trained(res, cfg, what='the weights for `medals segment --weights` are'):
     name = 'best' if res['rows'] else 'last'
     _say(f"{res['step']} steps; {what} in {cfg.out}/{name}, the log is {cfg.out}/log.csv")
 
+# %% ../nbs/commands/30_cli.ipynb #482e8741
 def train(
     stores:list=('store',),  # Folders made by `medals prepare`
     cfg:LazyCfg('medals.training.train.TrainCfg')=None
@@ -295,7 +300,7 @@ def finetune(
 
 def knowledge(
     sources:list,    # Ontologies (OBO, OWL), a folder of the UMLS, CSV tables, prompt files, knowledge files, or the word structures
-    cfg:LazyCfg('medals.pretraining.sources.KnowledgeCfg')
+    cfg:LazyCfg('medals.pretraining.knowledge.KnowledgeCfg')
 ):
     "Make a knowledge file for `medals pretrain`, each row with its source and licence; or check one"
     from medals.pretraining import sources as s
@@ -328,6 +333,7 @@ def info(
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {cache_dir()}", f"weights {', '.join(NAMED)}")
 
+# %% ../nbs/commands/30_cli.ipynb #f89de295
 def download(
     name:str,  # Weights to fetch, such as medals-s-coarse
     cfg:DownloadCfg

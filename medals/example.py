@@ -126,6 +126,7 @@ def template()->tuple:  # T1 as a `Volume`, label map of the nine values
     cropped = affine@from_matvec(np.eye(3), first)
     return Volume(t1[box], cropped, 'mri'),labels[box]
 
+# %% ../nbs/preprocessing/40_example.ipynb #79728b80
 def masks_of(
     labels,  # Label map of the nine values
 )->dict:     # {class: bool mask}

@@ -144,6 +144,7 @@ def windows_along(
     step = window//2
     return max(-(-n//step)-1, 1)
 
+# %% ../nbs/preprocessing/10_geometry.ipynb #8354580c
 def plan(
     shape:tuple,     # Voxels `(H,W,D)`
     spacing:tuple,   # mm, `(H,W,D)`
@@ -223,6 +224,7 @@ def _mix(source, tap):
         else: x = low
     return x
 
+# %% ../nbs/preprocessing/10_geometry.ipynb #85a1f7ed
 def pieces(
     source,      # slices -> tensor with those voxels
     tap:list,    # From `taps`, one per axis
@@ -344,6 +346,7 @@ def resample_labels(
             best[at] = torch.maximum(share, best[at])
     return out.cpu().numpy().astype(x.dtype)
 
+# %% ../nbs/preprocessing/10_geometry.ipynb #19b5cf98
 def coarse_axis(
     spacing:tuple,   # mm
     target:tuple,    # mm

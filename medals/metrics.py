@@ -223,6 +223,7 @@ def match_objects(
     true,found = np.count_nonzero(true_ids),np.count_nonzero(found_ids)
     return pairs[hit],dsc[hit],true,found
 
+# %% ../nbs/masks/10_metrics.ipynb #184b80f2
 def instance_scores(
     gt:np.ndarray,       # Instance ids `(x,y,z)`
     pred:np.ndarray,
@@ -296,6 +297,7 @@ def _objects(gt, pred, mode):
         if published and np.isnan(scores[name]): scores[name] = 0.
     return scores
 
+# %% ../nbs/masks/10_metrics.ipynb #0e50e9d8
 def challenge_metrics(
     gt:np.ndarray,       # Label or instance ids `(z,y,x)`, as in the files of the challenge
     pred:np.ndarray,     # The same of the prediction

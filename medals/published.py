@@ -102,6 +102,7 @@ def _one_axis(s, t, n, c, limit, facts, single, stage):
     stretch = max(stretches, default=1)
     return s*number(stretch),t
 
+# %% ../nbs/preprocessing/00_published.ipynb #f205883e
 def published_spacing(
     shape:tuple,     # Voxels `(H,W,D)`
     spacing:tuple,   # mm

@@ -224,6 +224,7 @@ class _Ras:
         slices = [_slice(self.x, axis, at[axis]).ravel() for _,axis,*_ in PLANES]
         return _window(np.concatenate(slices))
 
+# %% ../nbs/scans/80_show.ipynb #00f3b0ba
 def _window(values):
     lo,hi = np.percentile(values, (1,99.5)).tolist()
     if hi<=lo: hi = lo+1
@@ -275,6 +276,7 @@ def _legend(fig, names):
 def _nothing(axis, i):
     return np.zeros((1,1), bool)
 
+# %% ../nbs/scans/80_show.ipynb #e59e2c8f
 def show(
     vol:Volume,
     masks=None,        # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`

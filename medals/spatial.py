@@ -72,6 +72,7 @@ def _turned(
     ends = there([mark.lo, mark.hi])+flips # the end of a box is exclusive: after a flip that is its first voxel
     return replace(mark, lo=ends.min(0), hi=ends.max(0))
 
+# %% ../nbs/prompts/60_spatial.ipynb #1cdb1c08
 def _placed(
     mark,
     grid:Volume,  # On which it was drawn
@@ -137,6 +138,7 @@ def _mark(
     if kind is Mask: given['data'] = _mask_data(given['data'], folder, scan, same_voxels)
     return kind(**given)
 
+# %% ../nbs/prompts/60_spatial.ipynb #67fcc16f
 def _marks_of(
     rows,         # Of one sentence, from JSON
     folder:Path,  # Of the file
@@ -174,6 +176,7 @@ def _said(
     if isinstance(said, dict): return said
     raise UserError(f"{path} should hold a list of marks per sentence, got {short(said)}")
 
+# %% ../nbs/prompts/60_spatial.ipynb #6e895f0b
 def read_marks(
     path,               # JSON: `{sentence: [{"kind": "point", "at": [x,y,z], ...}]}`, or a folder with `marks.json`
     scan:Volume=None,   # On which marks must lie; None: taken as they are
@@ -242,6 +245,7 @@ def _row(
         write_labels(file.with_name(row['data']), mark.data.astype(np.uint8), scan, {1: sentence})
     return row
 
+# %% ../nbs/prompts/60_spatial.ipynb #fe7d5560
 def write_marks(
     path,         # JSON file, or a folder that gets `marks.json`
     marks:dict,   # `{sentence: [marks]}`

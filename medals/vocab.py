@@ -55,6 +55,7 @@ def _all_read(
         if not known: return False
     return True
 
+# %% ../nbs/prompts/30_vocab.ipynb #e2ce29ef
 def resolve(
     text,            # A sentence or a name
     modality=None,   # If it is known
@@ -198,6 +199,7 @@ def _unread_alone():
     words = read_table('words.toml')['mirror']['alone'].split()
     return re.compile('|'.join(_unread_word(fold(o)) for o in words))
 
+# %% ../nbs/prompts/30_vocab.ipynb #2e5923f4
 def _has_twin(name, names):
     "Do letters that may stand for left and right tell this name from another one, as in LIFG and RIFG?"
     low = fold(name)
@@ -275,6 +277,7 @@ def _corrections(sent):
     both = zip(sent.typed, sent.low)
     return {t.low: low for t,low in both if t.low!=low}
 
+# %% ../nbs/prompts/30_vocab.ipynb #e0c7c4c1
 def explain(
     text:str,
     modality=None,

@@ -16,8 +16,9 @@ import pytest
 from helpers import dask_cluster, shared
 from medals.cli import main
 from medals.commands.challenge import check_segs
-from medals.commands.cohort import (CohortCfg, find_images, gather_tables, is_done, load_case, plan_cohort, question,
-                           segment_cohort, shard_of, share_cases)
+from medals.commands.cohort import (CohortCfg, gather_tables, is_done, load_case, plan_cohort, question, segment_cohort,
+                                    shard_of, share_cases)
+from medals.commands.images import find_images
 from medals.core import UserError
 from medals.base.files import asset, read_json, read_lines, write_json
 from medals.example import template

@@ -128,7 +128,8 @@ def test_a_text_of_two_meanings_counts_against_neither(data):
     assert known.also=={'ventricle': frozenset({0,1}), 'part of heart': frozenset({0,2})}
     cfg = small(data/'none', batch=3, typos=0., wrapped=0., joined=0., relations=.5)
     from medals.pretraining.lessons import _texts
-    from medals.pretraining.texts import corpus, learn_pieces
+    from medals.pretraining.pieces import learn_pieces
+    from medals.pretraining.texts import corpus
     tok = learn_pieces(corpus(known), 200)
     for step in range(20):
         t = _texts(known, tok, cfg, step, slice(0, 3), 'cpu')
@@ -274,6 +275,28 @@ def test_the_published_recipe_runs(data, tmp_path):
     assert one.datasets==['regions'] and two.datasets==['texts'] and run.net.atlas_tower.channels==3
     assert pretrain([data/'k.jsonl'], replace(both, out=str(tmp_path/'d')))['step']==2
     assert PRETRAIN_RULES[True].soft and not PRETRAIN_RULES[False].soft
+
+
+def test_the_settings_beside_the_small_encoder_repeat_its_beginning(tmp_path):
+    "The same word pieces, and the loss of the first steps that its log has; bf16 rounds differently on other processors"
+    folder,know = asset('small'),tmp_path/'structures.jsonl'
+    made,plain = read_json(folder/'pretrain.json'),vars(PretrainCfg())
+    begun = read_json(folder/'begun.json')['train'] # the run was resumed with fewer steps later
+    said = {k: tuple(v) if isinstance(v, list) else v for k,v in (made['settings']|begun).items()}
+    cfg = PretrainCfg(**{**plain, **said, 'out': str(tmp_path/'again'), 'save_every': 10**6, 'resume': False, 'change': False})
+    cfg = replace(cfg, unseen=','.join(str(root/o) for o in cfg.unseen.split(',')))
+    write_knowledge(know, table_rows())
+    def first(file): return next(csv.DictReader(open(file)))
+    want = first(folder/'log.csv')
+    p = launch(MEDALS, [know], cfg, until=int(want['step']))
+    p.send_signal(signal.SIGTERM)
+    _,text = ended(p)
+    out = Path(cfg.out)
+    assert (out/'run.json').exists(), text
+    if read_json(out/'run.json')['knowledge']!=made['knowledge']: pytest.skip('the table has got other names since')
+    assert (out/'start'/'tokenizer.json').read_bytes()==(folder/'tokenizer.json').read_bytes()
+    got = first(out/'log.csv')
+    assert got['step']==want['step'] and abs(float(got['loss'])/float(want['loss'])-1)<.01
 
 
 def test_mistakes_are_said_before_anything_is_written(data, tmp_path):

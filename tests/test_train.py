@@ -270,3 +270,17 @@ def test_nano_overfits_a_real_case(tmp_path):
     index(tmp_path, tmp_path/'l.jsonl', shared/'data'/'mini'/'prompts.json', workers=1)
     prepare(tmp_path/'l.jsonl', tmp_path/'store', recipe_for('nano', patch=(64,64,64), fill=True), workers=1)
     assert min(overfit(tmp_path/'store', tmp_path/'a', 400, prompt='none').values())>.95
+
+
+def test_half_precision_trains_with_any_number_of_queries():
+    "Few queries times very many voxels: in bf16 the way back ended the process on some CPUs, so it is tried in a process of its own"
+    code = ("import torch; from medals.model import safe_product\n"
+            "d = torch.rand(1, 16, 64, 96, 64, requires_grad=True)\n"
+            "for n in (1, 3, 4, 5):\n"
+            "    vec = torch.rand(1, n, 16, requires_grad=True)\n"
+            "    with torch.autocast('cpu', torch.bfloat16): logits = safe_product('bcxyz,bnc->bnxyz', d, vec)\n"
+            "    logits.mean().backward()\n"
+            "    want = d.detach().mean((2,3,4))/n\n"
+            "    assert torch.allclose(vec.grad, want[:,None].expand_as(vec), rtol=1e-3)")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=ONE)
+    assert done.returncode==0, (done.returncode, done.stderr[-500:])

@@ -91,6 +91,7 @@ def _pool_round(fn, todo, workers):
     except BrokenProcessPool: todo.appendleft(None)
     finally: todo.extendleft(reversed(live.values())) # at the front, before the mark of a death
 
+# %% ../../nbs/base/20_parallel.ipynb #cd4ffc26
 def _processes(fn, tasks, workers):
     "Results as they come, from processes of this machine"
     todo = deque(tasks.items())

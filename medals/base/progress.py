@@ -41,6 +41,7 @@ def _watch(ref, closed, wait):
         del bar
         wait = next(steps, STEPS[-1])
 
+# %% ../../nbs/base/10_progress.ipynb #0cada8d2
 class LineBar:
     "Counts like a bar of `tqdm`, and writes a line to stderr now and then"
     open = 0 # Bars that are not closed

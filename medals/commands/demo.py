@@ -19,7 +19,6 @@ from scipy import ndimage as ndi
 from ..scans.axes import Region
 from ..example import CLASSES, HeadViewCfg, draw_view, make_view, masks_of, template, unseen_view
 from ..core import make_gen, torch_gen
-from ..base.files import asset
 from ..data.batch import Batch
 from ..geometry import Grid
 from ..training.log import curve
@@ -30,7 +29,7 @@ from ..show import compare_fig, save_fig
 from ..data.simulate import PromptCfg, simulate
 from ..spatial import Box, Lasso, Mask, rasterize
 from ..data.store import open_case, write_case
-from ..text import TextEncoder
+from ..text import OF_NANO, TextEncoder
 from ..training.config import LoopCfg
 from ..training.loop import fit, start_run
 from ..vocab import heldout, structures, wordings
@@ -52,6 +51,7 @@ class HeadCfg:
     view:HeadViewCfg=HeadViewCfg()    # noqa: RUF009
     prompt:PromptCfg=PromptCfg(none=.4, absent=.35, marks=.4, fixed=0., block=(4,8,16), drop=(0.,.5), subset=0.)
 
+# %% ../../nbs/commands/20_demo.ipynb #ab7cb7cc
 ROOM = 24 # voxels around the brain, for a skull
 WIDER = 32*np.array([(0,0,1), (1,0,0), (1,0,1)]) # voxels by which a window may be larger
 
@@ -111,6 +111,7 @@ class HeadViews:
     def __call__(self, start):
         for step in count(start): yield [self.batch(step)]
 
+# %% ../../nbs/commands/20_demo.ipynb #fa6765bd
 def _one_empty_more(masks):
     "`(n,x,y,z)` to `(1,n+1,x,y,z)`; None stays None"
     if masks is None: return None
@@ -165,12 +166,12 @@ def _prepared_head(folder):
 def train_demo(
     out,           # Folder; gets the prepared case, the run and the weights
     cfg:LoopCfg,
-    enc=None,      # Text encoder; None: the one that ships with medals
+    enc=None,      # Text encoder; None: the one that networks of this width begin with
     head_cfg:HeadCfg=HeadCfg(),  # noqa: B008
 )->Path:           # Folder of the weights
     "Train `nano` on views of the template, from nothing"
     out = Path(out)
-    enc = enc or TextEncoder.load(asset('nano')/'text')
+    enc = enc or TextEncoder.load(OF_NANO)
     queries = {name: enc(texts, 'mri') for name,texts in demo_sentences().items()}
     with torch.random.fork_rng():
         torch.manual_seed(cfg.seed)

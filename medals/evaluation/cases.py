@@ -127,6 +127,7 @@ def _owner(folder, root):
     inner = folder!=root and folder.name.lower() in PARENT_MASK_FOLDERS
     return folder.parent if inner else folder
 
+# %% ../../nbs/evaluation/00_cases.ipynb #7044f442
 @dataclass(frozen=True)
 class Side:
     "The files of one side, as cases and as masks of cases"
@@ -190,6 +191,7 @@ class Side:
             hide |= cases-{name} if matched else {name}
         return sorted(self.names-both-hide)
 
+# %% ../../nbs/evaluation/00_cases.ipynb #3e976621
 def _visible_scans(root):
     "The scans and label maps below a folder, without what is hidden or lies in a hidden folder"
     found = []
@@ -288,6 +290,7 @@ def _scans(pred, truth, images):
             if len(files)==1: scans[case] = files[0]
     return scans
 
+# %% ../../nbs/evaluation/00_cases.ipynb #b9c39405
 def pairs(
     pred,      # Folder or file of predictions
     truth,     # The same of the truth

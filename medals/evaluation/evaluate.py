@@ -164,6 +164,7 @@ def _nothing_shared(got):
     there = _some(sorted(preds), 8)
     return [f'no label id of a prediction ({there}) is one of a truth ({here}), so nothing can agree; name the ids with --names']
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #d3f5242f
 def _some(names, most=20):
     "Names in a row, not too many"
     shown = ', '.join(map(str, names[:most]))
@@ -244,6 +245,7 @@ def _notes(got, fails, left, lost, unasked):
     for note,cases in of_cases.items(): notes.append(f'{_some(cases)}: {note}')
     return notes
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #e95d0a55
 def _worst(rows, n):
     "The cases with the lowest scores, the worst first"
     means = by_case(rows, 'dsc') or by_case(rows, 'f1')
@@ -273,6 +275,7 @@ def _write(out, rows, got, tasks, cfg):
         if why: notes.append(f'{case}: {why}')
     return notes
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #72985007
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file

@@ -129,6 +129,7 @@ def _masks(files, like, same_voxels):
     if not names: raise UserError(f"{files[0].parent} holds no mask of one value: {notes[0]}")
     return Labelling(like, boxes, names, masks, True, tuple(notes))
 
+# %% ../../nbs/evaluation/10_labelling.ipynb #1d1e83a2
 def case_masks(
     path,             # Label map, or folder with one mask per file
     like:Volume=None, # Grid on which the labels must lie
@@ -204,6 +205,7 @@ def _by_ids(truth, pred, names):
     keys = names.keys()|(ids-_members(names))
     return [(names.get(key, f'label {key}'), key, key) for key in sorted(keys, key=_order)]
 
+# %% ../../nbs/evaluation/10_labelling.ipynb #92f1dfa8
 def _one_each(truth, pred, names):
     "The row of two sides of one mask each"
     keys = []
@@ -275,6 +277,7 @@ def ignored_keys(
     by_name = {key for key,name in named.items() if is_ignored(name)}
     return by_name if truth.by_file else by_name|set(ids)
 
+# %% ../../nbs/evaluation/10_labelling.ipynb #4de15c4f
 def without(
     one:Labelling,
     gone:np.ndarray,  # Voxels that do not count, bool

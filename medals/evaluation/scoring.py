@@ -183,6 +183,7 @@ def _modality(task, grid, names):
     except UserError: return 'unknown' # a scan is for pictures, and no reason to lose a score
     return guess_modality(scan).modality or 'unknown'
 
+# %% ../../nbs/evaluation/20_scoring.ipynb #93ec45ed
 def _ids(truth, pred, names):
     "The ids of both sides, if ids say what belongs together"
     if truth.by_file or pred.by_file: return None
@@ -319,6 +320,7 @@ def _class_rows(rows, scores, seed):
         table.append(line)
     return table
 
+# %% ../../nbs/evaluation/20_scoring.ipynb #4072eca5
 def summary(
     rows:list,  # From `score_case`, or `read_scores`
     seed:int=0,

@@ -209,6 +209,7 @@ def _series(source):
     if len(spaces)>1: notes.append(f'the series names {len(spaces)} frames of reference; the segmentation names the first')
     return images,found.stack,notes
 
+# %% ../../nbs/inference/60_dicom_seg.ipynb #84173206
 def check_source(
     source, # Folder of a series, `folder#SERIES`, or one of its files
 )->list:    # Notes on what a segmentation will say in other words than the series
@@ -266,6 +267,7 @@ def _frames(masks, volume, stack):
     for i,mask in enumerate(masks.values()): layers[...,i] = _as_stored(_on_source(mask, volume, stack), used)
     return used,layers
 
+# %% ../../nbs/inference/60_dicom_seg.ipynb #8c58ac18
 def write_seg(
     path,           # `.dcm`
     masks:dict,     # `{name: bool (x,y,z)}`

@@ -235,6 +235,7 @@ def _channels_of(job, view, part, marks, earlier):
         if soft and off: soft = BitMask(soft.data&~off.data, soft.shape)
     return soft,hard
 
+# %% ../../nbs/inference/45_inputs.ipynb #acea318c
 def prompt_channels(
     job:Request,
     view:StageView,

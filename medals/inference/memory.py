@@ -66,6 +66,7 @@ def in_words(
     if seconds<6000: return f'{seconds/60:.0f} min'
     return f'{seconds/3600:.1f} h'
 
+# %% ../../nbs/inference/80_memory.ipynb #be4d3555
 @dataclass
 class Forecast:
     "What a run will take at most"

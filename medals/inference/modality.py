@@ -80,6 +80,7 @@ def known_modality(
         raise UserError(f"modality {name!r} is not known; it is one of {', '.join(dict.fromkeys(MODALITY_NAMES.values()))}")
     return MODALITY_NAMES[low]
 
+# %% ../../nbs/inference/00_modality.ipynb #8f7ccec0
 def guess_modality(
     volume,           # A `Volume`, or anything with `.data` and `.modality`
     sentences=(),     # That came with the scan, such as those in a challenge file

@@ -105,6 +105,7 @@ def regions_of(
     boxes = fine_regions(masks, missed, view.net, view.turn, view.shape, stage.frame.window)
     return [(view, box) for box in boxes]
 
+# %% ../../nbs/inference/90_pipeline.ipynb #eeb22e26
 def _published_view(job, stage, coarse):
     "The published region of interest, or all of the scan if the first stage found nothing"
     view = stage_view(job, stage.frame, 'fine')
@@ -123,6 +124,7 @@ def _published_view(job, stage, coarse):
 class Stopped(Exception):
     "A run was stopped on request"
 
+# %% ../../nbs/inference/90_pipeline.ipynb #083f247a
 class SegmentRun:
     "One request on its way through the stages"
     def __init__(
@@ -212,6 +214,7 @@ def look(
             continue
         first = upto
 
+# %% ../../nbs/inference/90_pipeline.ipynb #f06b4c65
 @patch
 def _turn(self:SegmentRun, ask, load, look, turn, some, found, size):
     "Some of the sentences, from the first to the last of `turn`, over all windows"
@@ -289,6 +292,7 @@ def _decide(self:SegmentRun, found, writer, view):
     writer.finish(found, view.turn, self.job.cfg.threshold)
     found.score = lambda i, box: writer.prob(view.turn, view.shape, box)
 
+# %% ../../nbs/inference/90_pipeline.ipynb #47d4a8de
 @patch
 def all(self:SegmentRun):
     "Through the stages; returns what the last one found"
@@ -350,6 +354,7 @@ def _unfounded(run, i, bits):
     if rests>edge['share']: return ''
     return f'not found: grey values change on {rests:.1%} of the edge of what the network marked'
 
+# %% ../../nbs/inference/90_pipeline.ipynb #2c58f92c
 def _reported(run, found, i, presence):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence"
     job = run.job
@@ -404,6 +409,7 @@ def result_of(
         job.vol, bits, scores, manifest_of(seg, run, remarks), means, dict(job.ids), objects, dict(job.spatial), doubts=job.notes,
         remarks=remarks)
 
+# %% ../../nbs/inference/90_pipeline.ipynb #84559de8
 def manifest_of(
     seg,
     run:SegmentRun,

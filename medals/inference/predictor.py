@@ -99,6 +99,7 @@ def _native(folder, name=''):
     with reading(folder/'cfg.json'): frame = InputSpec(**cfg['frame'])
     return NetworkStage(load_model(folder), frame, name, cfg['sha256'])
 
+# %% ../../nbs/inference/10_predictor.ipynb #807b5ed4
 def load_stages(
     source='nano', # Name, folder, hub id, or `random:PRESET`
 )->tuple:          # List of `NetworkStage`, text encoder

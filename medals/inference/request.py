@@ -180,6 +180,7 @@ def _guess(vol, texts, modality, cfg, frame):
         if told and told.modality: return told
     return modality_of_scan(vol, modality, frame.modality)
 
+# %% ../../nbs/inference/40_request.ipynb #54200430
 def _keys(known, texts, modalities, instance):
     "Per sentence the class that it means in the table, or a name of its own"
     keys = []

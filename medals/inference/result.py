@@ -131,6 +131,7 @@ class Segmentation:
         "Write what was found"
         return save_segmentation(self, out, format, priority)
 
+# %% ../../nbs/inference/70_result.ipynb #9f8573a7
 PLANES_COUNTED = 64 # Of a mask along each axis, about
 
 def _middle(bits, shape):
@@ -228,6 +229,7 @@ def _save_dicomseg(res, path, order):
     every = [*res.manifest.get('notes', ()), *notes]
     res.manifest['notes'] = list(dict.fromkeys(every)) # each once
 
+# %% ../../nbs/inference/70_result.ipynb #ab011343
 @dataclass(frozen=True)
 class Format:
     "How a result is written"
@@ -279,6 +281,7 @@ def _settled(out, format, source, sentences, instance, reads):
     check_files(path, {*files, *gone}, reads)
     return format
 
+# %% ../../nbs/inference/70_result.ipynb #99d251cc
 def check_save(
     out,             # Folder or file, as it was typed
     format='',       # If it was named

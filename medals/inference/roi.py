@@ -90,6 +90,7 @@ def merge_regions(
         boxes = list(dict.fromkeys([*rest, pair[0].hull(pair[1])]))
     return sorted(boxes)
 
+# %% ../../nbs/inference/30_roi.ipynb #62bc84ff
 def fine_regions(
     masks:list,     # `BitMask` on the scan, what the coarse network found
     points:list,    # Voxels of the scan where something may have been missed

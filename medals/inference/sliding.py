@@ -281,6 +281,7 @@ def _hit_box(hot):
         pairs.append((hit[0], hit[-1]+1))
     return Region(pairs)
 
+# %% ../../nbs/inference/50_sliding.ipynb #ed925392
 class MaskWriter:
     "Takes final scores, decides on the voxels of the scan"
     def __init__(self, found, view, box, threshold=.5, voxels=2**22): # `view` has the lattice `net` and the `turn` of the scan

@@ -58,6 +58,7 @@ def _passes(ids, land):
     order = np.lexsort((higher, lower, -heights))
     return pairs[order],heights[order]
 
+# %% ../../nbs/masks/20_postprocess.ipynb #28592da9
 class _Hills:
     "Which hills are one by now: a forest in which every hill knows one that it belongs to"
     def __init__(self, ids, land):
@@ -127,6 +128,7 @@ def _largest_first(ids):
     rank[1+order] = numbers
     return rank[ids]
 
+# %% ../../nbs/masks/20_postprocess.ipynb #89d73780
 def instances(
     mask:np.ndarray,         # bool `(x,y,z)`
     score=None,              # How sure each voxel is, 0..1, such as a probability `(x,y,z)`; None: shape alone decides

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from ..core import UserError
-from ..base.files import asset, reading
+from ..base.files import reading
 from ..model import PRESETS, MedalS, ModelCfg
-from ..text import TextEncoder, load_file, native_folder
+from ..text import OF_NANO, SHIPPED, TextEncoder, load_file, native_folder
 from ..weights import NAMED, canonical, fetch, find_model, load_published, read_cfg, read_folder
 
 # %% ../../nbs/network/40_warm_start.ipynb #823415a6
@@ -105,10 +105,10 @@ def _text_source(text, beside, width):
     if text: return text
     for own in (beside/'text', beside) if beside else ():
         if (own/'text.safetensors').exists(): return own
-    return asset('nano')/'text' if width==PRESETS['nano'].query else ''
+    return OF_NANO if width==PRESETS['nano'].query else ''
 
 def find_text_encoder(
-    text:str,      # Native folder, published file, or name; empty: beside the weights, or the small one
+    text:str,      # Native folder, published file, or name; empty: beside the weights, or that of nano
     base:str,      # Configuration and tokenizer of a published encoder
     beside:Path,   # Folder of the weights, or None
     width:int,     # Of a query
@@ -117,7 +117,7 @@ def find_text_encoder(
     source = _text_source(text, beside, width)
     if not source:
         raise UserError(f"a network with queries of width {width} needs a text encoder: --text, such as medals-s-text or a folder")
-    path = fetch(source) if source in NAMED else source
+    path = fetch(source) if source in NAMED and source not in SHIPPED else source # nano names weights and their encoder
     enc = TextEncoder.load(path, base) if base else TextEncoder.load(path)
     got = enc(['liver'], 'ct').shape[1]
     if got!=width:
@@ -143,6 +143,7 @@ def _tower_in(path):
     state = canonical(load_file(path))
     return state if any(k.startswith(TOWER) for k in state) else None
 
+# %% ../../nbs/network/40_warm_start.ipynb #03bb3d14
 def _network(source, preset, partial):
     "Network, folder, what fitted"
     if not source: return MedalS(preset),None,None

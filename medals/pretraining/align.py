@@ -181,6 +181,7 @@ class Pair:
         "The same, for messages"
         return [f'the {k} of the batch' for k in self.datasets]
 
+# %% ../../nbs/pretraining/30_align.ipynb #f919ee97
 class Aligned(nn.Module):
     "Two towers and their loss"
     def __init__(self, net, recipe, redo=0):

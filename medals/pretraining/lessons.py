@@ -7,7 +7,7 @@ __all__ = ['PUBLISHED_PRETRAINING', 'PretrainCfg', 'settled', 'region_kinds', 't
 
 # %% ../../nbs/pretraining/50_lessons.ipynb #c19fcccd
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, product
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,8 @@ from ..training.distributed import rank, world_size
 from ..training.train import split
 from ..training.config import LoopCfg
 from ..text import codes_of, tokenise
-from .texts import Knowledge, SayCfg, loosen
+from .pieces import loosen
+from .texts import Knowledge, SayCfg
 from ..vocab import resolve
 
 # %% ../../nbs/pretraining/50_lessons.ipynb #8d33802b
@@ -74,9 +75,10 @@ class PretrainCfg(LoopCfg, DataCfg, SayCfg):
         "What differs between the published way and ours"
         return PRETRAIN_RULES[self.compat]
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #0df64a2a
 PUBLISHED_PRETRAINING = dict(
     stages=(100_000,), warmups=(10_000,), peaks=(1e-5,), batch=128, betas=(.9,.999), weight_decay=0., clip=0., ema=0., top=3, tokens=256,
-    centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., pieces=0., longest=200)
+    centres=0, sharpest=100., queries=4, wrapped=0., joined=0., typos=0., reworded=0., pieces=0., longest=200)
 
 def settled(
     cfg:PretrainCfg,
@@ -92,32 +94,73 @@ def settled(
     return replace(cfg, **free)
 
 # %% ../../nbs/pretraining/50_lessons.ipynb #7abcaa3d
+def _said(known, cfg, step, own):
+    "Two texts of each meaning, the second ones behind the first ones: `[(text, modality, what it was made of)]`"
+    said = []
+    for k in (0,1):
+        for n in own:
+            gen = make_gen(cfg.seed, 'say', step, n, k)
+            said.append(known.text(n, gen))
+    if not cfg.recipe.name_first: return said
+    for row,n in enumerate(own): # the published pairs begin with the name as it stands
+        name = known.things[n][0].names[0]
+        _,modality,_ = said[row]
+        said[row] = name.lower(),modality,''
+    return said
+
+def _tokens(said, tok, cfg, step, own):
+    "Ids and mask of texts, some words in smaller pieces"
+    texts = [text for text,_,_ in said]
+    if not cfg.pieces: return tokenise(tok, texts, cfg.tokens)
+    vocab = tok.get_vocab()
+    gens = iter([make_gen(cfg.seed, 'cut', step, n, k) for k,n in product((0,1), own)])
+    def change(pieces): return loosen(pieces, vocab, next(gens), cfg.pieces)
+    return tokenise(tok, texts, cfg.tokens, change)
+
+def _other_meanings(said, own, known):
+    "Meanings that each text fits besides its own"
+    found = []
+    for (_,_,made),n in zip(said, [*own, *own]):
+        owners = known.also.get(made.lower(), frozenset())
+        found.append(owners-{n})
+    return found
+
+def _as_pairs(owners, device):
+    "Rows and meanings, two tensors"
+    rows,numbers = [],[]
+    for row,some in enumerate(owners):
+        rows += [row]*len(some)
+        numbers += sorted(some)
+    return tuple(torch.tensor(o, dtype=torch.long, device=device) for o in (rows, numbers))
+
 def _texts(known, tok, cfg, step, share, device):
     "The texts of a process for a step"
     things = known.draw(cfg.batch, make_gen(cfg.seed, 'things', step))
     own = things[share]
-    said = [known.text(n, make_gen(cfg.seed, 'say', step, n, k)) for k in (0,1) for n in own]
-    if cfg.recipe.name_first: said[:len(own)] = [(known.things[n][0].names[0].lower(), m, '') for n,(_,m,_) in zip(own, said)]
-    vocab,gens = tok.get_vocab(),iter([make_gen(cfg.seed, 'cut', step, n, k) for k in (0,1) for n in own])
-    change = (lambda pieces: loosen(pieces, vocab, next(gens), cfg.pieces)) if cfg.pieces else None
-    ids,mask = tokenise(tok, [t for t,_,_ in said], cfg.tokens, change)
-    owners = [known.also.get(made.lower(), frozenset())-{n} for (_,_,made),n in zip(said, [*own, *own])]
-    clash = torch.tensor([[n in o for n in things] for o in owners]).reshape(len(owners), len(things))
-    pairs = [(row, n) for row,o in enumerate(owners) for n in sorted(o)]
-    also = tuple(torch.tensor([p[k] for p in pairs], dtype=torch.long, device=device) for k in (0,1))
-    codes = torch.tensor(codes_of([m for _,m,_ in said], len(said)))
-    return Texts(*(o.to(device) for o in (ids, mask, codes, torch.tensor(own), clash)), also)
+    said = _said(known, cfg, step, own)
+    ids,mask = _tokens(said, tok, cfg, step, own) # (2b,l)
+    owners = _other_meanings(said, own, known)
+    clash = [[n in some for n in things] for some in owners]
+    clash = torch.tensor(clash).reshape(len(owners), len(things)) # (2b,B)
+    modalities = [modality for _,modality,_ in said]
+    codes = torch.tensor(codes_of(modalities, len(said))) # (2b)
+    number = torch.tensor(own) # (b)
+    tensors = [o.to(device) for o in (ids, mask, codes, number, clash)]
+    return Texts(*tensors, _as_pairs(owners, device))
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #21b32717
 def region_kinds(
     sentences:list,     # `(sentence, modality)`
     any_modality=False, # Is a structure the same thing in every modality?
 )->torch.Tensor:        # A number for each sentence
     "What the region that a sentence names is"
-    number = {}
-    def kind(text, mod):
-        r = resolve(text, mod)
-        return (r.structure or text.lower(), r.side, None if any_modality else mod)
-    return torch.tensor([number.setdefault(kind(*o), len(number)) for o in sentences])
+    number,found = {},[]
+    for text,modality in sentences:
+        meant = resolve(text, modality)
+        name = meant.structure or text.lower()
+        kind = name,meant.side,None if any_modality else modality
+        found.append(number.setdefault(kind, len(number)))
+    return torch.tensor(found)
 
 def to_regions(
     batch,           # `medals.data.batch.Batch`
@@ -127,17 +170,36 @@ def to_regions(
     cfg:PretrainCfg,
 )->Regions:
     "Images with regions, and the sentence of each, as tokens"
-    (b,nq),most = batch.query.shape,max(cfg.queries, batch.query.shape[1])
-    rows = torch.arange(b, device=batch.x.device)[:,None]
-    m = F.pad(batch.m[rows, batch.cls], (0,)*7+(most-nq,))
-    query,valid = (F.pad(o, (0, most-nq)) for o in (batch.query, batch.valid))
-    there = (valid&m.flatten(2).any(2)).flatten()
-    asked = [sampler.sentences[i] for i in query.flatten().tolist()]
-    ids,mask = tokenise(tok, [t for t,_ in asked], cfg.tokens)
-    codes = torch.tensor(codes_of([o for _,o in asked], len(asked)))
-    number = kinds[query.flatten().cpu()].to(there.device).masked_fill(~there, -1)
-    return Regions(batch.x, m, *(o.to(there.device) for o in (ids, mask, codes)), number)
+    b,nq = batch.query.shape
+    device = batch.x.device
+    room = max(cfg.queries, nq)-nq # every image gets as many places
+    rows = torch.arange(b, device=device)[:,None]
+    m = batch.m[rows, batch.cls] # (b,nq,x,y,z)
+    m = F.pad(m, (0,0, 0,0, 0,0, 0,room))
+    query,valid = F.pad(batch.query, (0, room)),F.pad(batch.valid, (0, room)) # (b,n)
+    there = (valid&m.flatten(2).any(2)).flatten() # (b*n)
+    numbers = query.flatten().cpu()
+    asked = [sampler.sentences[i] for i in numbers.tolist()]
+    texts,modalities = [text for text,_ in asked],[modality for _,modality in asked]
+    ids,mask = tokenise(tok, texts, cfg.tokens)
+    codes = torch.tensor(codes_of(modalities, len(asked)))
+    number = kinds[numbers].to(device).masked_fill(~there, -1)
+    return Regions(batch.x, m, ids.to(device), mask.to(device), codes.to(device), number)
 
+def _my_part(cfg, n):
+    "Which of so many parts of a batch are those of this process"
+    size,times = split(replace(cfg, batch=n, micro=0), world_size())
+    own = size*times
+    first = rank()*own
+    return slice(first, first+own)
+
+def _image_batches(sampler, cfg, start, part):
+    "The batches of images of this process"
+    def keys():
+        for step in count(start): yield [(step, i) for i in range(cfg.images)[part]]
+    return batches(sampler, keys(), cfg.workers)
+
+# %% ../../nbs/pretraining/50_lessons.ipynb #0aa9bbf0
 def lesson_feed(
     known:Knowledge,  # None: images alone
     tok,
@@ -146,17 +208,20 @@ def lesson_feed(
     device='cpu',
 ):                    # step -> iterator over the batches of each step from there on
     "The batches of this process"
-    def share_of(n):
-        size,times = split(replace(cfg, batch=n, micro=0), world_size())
-        return slice(rank()*size*times, (rank()+1)*size*times)
-    texts,images = share_of(cfg.batch),share_of(cfg.images) if sampler else None
-    kinds = region_kinds(sampler.sentences, cfg.recipe.any_modality) if sampler else None
+    texts = _my_part(cfg, cfg.batch)
+    if sampler:
+        images = _my_part(cfg, cfg.images)
+        kinds = region_kinds(sampler.sentences, cfg.recipe.any_modality)
+    turns = cfg.recipe.turns and known and sampler
     def from_step(start):
-        keys = ([(step, i) for i in range(cfg.images)[images]] for step in count(start)) if sampler else None
-        source = batches(sampler, keys, cfg.workers) if sampler else None
+        source = _image_batches(sampler, cfg, start, images) if sampler else None
         for step in count(start):
-            turn = step%2 if cfg.recipe.turns and known and sampler else None # images first
-            said = _texts(known, tok, cfg, step, texts, device) if known and turn!=0 else None
-            seen = to_regions(to_batch(next(source), device), sampler, tok, kinds, cfg) if sampler and turn!=1 else None
+            said = seen = None
+            text_turn = not turns or step%2==1 # images first
+            image_turn = not turns or step%2==0
+            if known and text_turn: said = _texts(known, tok, cfg, step, texts, device)
+            if sampler and image_turn:
+                batch = to_batch(next(source), device)
+                seen = to_regions(batch, sampler, tok, kinds, cfg)
             yield [Pair(said, seen)]
     return from_step

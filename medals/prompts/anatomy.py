@@ -71,6 +71,7 @@ def _with_others(row):
     hear = (*row.get('hear', ()), *more.get('short', ()))
     return {**row, **added, 'hear': hear, 'abroad': tuple(o for k in LANGUAGES for o in more.get(k, ()))}
 
+# %% ../../nbs/prompts/00_anatomy.ipynb #fb01c961
 def _rows():
     for group in _table()['group']:
         for row in group['rows']:

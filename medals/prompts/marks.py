@@ -71,6 +71,7 @@ def _mode(value):
     "What becomes of the marks before a mask, or None"
     return value if isinstance(value, str) and value in ('join', 'replace') else None
 
+# %% ../../nbs/prompts/50_marks.ipynb #125fa001
 def _voxels(
     value,  # Anything that NumPy makes an array of
 ):          # bool `(x,y,z)`, or None
@@ -172,6 +173,7 @@ class Lasso(Mark):
         super().__post_init__()
         if len(self.points)<3: raise UserError(f"points of a lasso should be three points or more, got {len(self.points)}")
 
+# %% ../../nbs/prompts/50_marks.ipynb #00c32904
 @dataclass(frozen=True, eq=False)
 class Mask(Mark):
     "A mask on the voxels of the scan"
@@ -238,6 +240,7 @@ def _locate_lasso(mark, shape, affine):
     what = f"points of a lasso should lie in one slice of axis {mark.axis}"
     raise UserError(f"{what}, got points {apart:.1f} voxels apart along it")
 
+# %% ../../nbs/prompts/50_marks.ipynb #7e428796
 HAIR = 1e-3 # Of a voxel: a place that went through float32 and back is off by no more
 
 def _centers_between(
@@ -319,6 +322,7 @@ def _pixels(lo, hi):
     grid = np.meshgrid(*map(np.arange, lo, hi), indexing='ij')
     return np.stack(grid, -1)
 
+# %% ../../nbs/prompts/50_marks.ipynb #5e42e23a
 def _set_line(
     plane:np.ndarray,  # bool `(rows,columns)`
     start:np.ndarray,  # Row and column

@@ -165,6 +165,7 @@ def _sharing(sent, m):
         if row: return row
     return None
 
+# %% ../../nbs/prompts/26_one_question.ipynb #2c35e081
 def with_side(
     name:str,  # Of a structure
     sides,     # That are said of it

@@ -71,6 +71,7 @@ def _sets_of_words():
                 if HAS_AND.search(text): joined.add(key)
     return found,joined
 
+# %% ../../nbs/prompts/20_phrases.ipynb #14e23fa4
 @cache
 def terms()->dict:  # `{word: terms}`
     "All names as sets of words, each under its rarest word"
@@ -119,6 +120,7 @@ def _unlisted():
         res[' '.join(low)] = Term(frozenset(low), nothing, True)
     return res
 
+# %% ../../nbs/prompts/20_phrases.ipynb #a899990e
 @cache
 def _short():
     "Short abbreviations and how they are spelt: in a long sentence they count only like that or in capitals"
@@ -153,6 +155,7 @@ class NameMatch:
         "The row of the table"
         return structures().get(self.term.meanings[0].row, UNLISTED)
 
+# %% ../../nbs/prompts/20_phrases.ipynb #71ef7be6
 class Sentence:
     "A sentence taken apart"
     def __init__(
@@ -294,6 +297,7 @@ class Sentence:
         if unknown: return not self.joined(start, end)  # ascending/descending aorta
         return 'join' not in self.kinds[start:end]      # the slash of "L4/L5 disc" is of the name
 
+# %% ../../nbs/prompts/20_phrases.ipynb #50336566
 @lru_cache(4096)
 def sentence(
     text:str,

@@ -67,6 +67,7 @@ def _borrowed(by_side, m, s):
         if is_kin or is_of or is_place: return sides
     return set()
 
+# %% ../../nbs/prompts/24_sides.ipynb #fafcd6bc
 def side_of(
     m,        # The match that is asked for
     s,        # The `Structure` that it means
@@ -134,6 +135,7 @@ def other_words(
         if tooth: new[i] = tooth
     return new
 
+# %% ../../nbs/prompts/24_sides.ipynb #643b8e25
 def _like(word, model):
     "A word with the capitals of another"
     if model.isupper(): return word.upper()

@@ -95,6 +95,7 @@ def _describes(
     if i<=end or sent.joined(end, i): return False
     return not any(end<o.at[0]<i for o in names)  # a name between them takes the noun
 
+# %% ../../nbs/prompts/22_target.ipynb #37f9fc21
 def _whole(sent):
     "Matches whose noun is not left over"
     found = [m for m in named_matches(sent) if not _follows_unknown(sent, m)]

@@ -99,6 +99,7 @@ def _glued(low):
         if low.endswith(letters) and cut>3 and low[:cut] in sided: return cut
     return 0
 
+# %% ../../nbs/prompts/10_tokens.ipynb #7a18f991
 def _is_numbered_side(
     word,    # Such as L1
     before,  # The word before it
@@ -197,6 +198,7 @@ def _with_letter(low, last):
     if not first or not low.isdecimal(): return low
     return first[1]+low if int(low)==int(first[2])+1 else low
 
+# %% ../../nbs/prompts/10_tokens.ipynb #f6b5a117
 @lru_cache(4096)
 def tokens(
     text:str,
@@ -291,6 +293,7 @@ def modality_of(
     best = ranked[0][1] if ranked else None
     return best,frozenset(chain.from_iterable(hits.values()))
 
+# %% ../../nbs/prompts/10_tokens.ipynb #af7ae8f2
 def modality_named(
     name,    # Such as "MR", "PT", "ultrasound" or "PET/CT"; None: none
 )->str:      # ct, mri, us, pet, microscopy, or None for a name that is not known

@@ -100,6 +100,7 @@ def _candidates(word, allowed):
             if edits<=allowed and not lost and _begins_alike(word, near, edits): res[near] = edits
     return res
 
+# %% ../../nbs/prompts/15_typos.ipynb #7329436e
 @lru_cache(20000)
 def correct(
     word:str,  # One word in lower case

@@ -58,6 +58,7 @@ def _roles(t):
     roles |= _by_word(t['phrases'])
     return roles | dict.fromkeys(_by_word(t['sides']), 'side')
 
+# %% ../../nbs/prompts/05_wordforms.ipynb #2ce00287
 @cache
 def word_table()->dict:
     "The table of words, as sets and dicts"

@@ -92,6 +92,7 @@ def _listed(mm):
     "Numbers in a row"
     return ', '.join(f'{o:.3g}' for o in mm)
 
+# %% ../../nbs/scans/10_grids.ipynb #9ad1a8e8
 def grid_difference(
     shape:tuple,        # Voxels `(x,y,z)` of both grids
     affine:np.ndarray,  # `(4,4)`, voxel -> RAS+ mm

@@ -109,6 +109,7 @@ class _Piece:
     lo:np.ndarray     # Its first voxel `(3)`
     box:np.ndarray    # What is set in it: first voxel and end `(3,2)`
 
+# %% ../../nbs/studio/30_canvas.ipynb #f537ae1a
 class Board:
     "A scan with sentences, marks and masks, as a screen shows them"
     def __init__(self, vol:Volume, sentences=()):
@@ -248,6 +249,7 @@ class Board:
         masks = rasterize(marks, self.vol.shape, self.vol.affine)
         return dict(zip(names, masks))
 
+# %% ../../nbs/studio/30_canvas.ipynb #8fff68c2
 def _part(piece, first, end):
     "The voxels of a piece from a first one to an end, both counted in the scan"
     at = tuple(map(slice, first-piece.lo, end-piece.lo))
@@ -304,6 +306,7 @@ def _inside(
     left,top,right,bottom = map(int, ends)
     return (left, top, right, bottom) if left<right and top<bottom else whole
 
+# %% ../../nbs/studio/30_canvas.ipynb #bbb7fd66
 def slice_image(
     board:Board,
     axis:int,       # Of the screen: 0 sagittal, 1 coronal, 2 axial

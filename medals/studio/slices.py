@@ -146,6 +146,7 @@ class Slices(VBox):
         "What is seen now, as a PNG"
         return png_of(self.figure())
 
+# %% ../../nbs/studio/10_slices.ipynb #18d2eed6
 def slices(
     volume,         # `Volume`, or a `Segmentation`, which brings its masks
     masks=None,     # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`
@@ -204,6 +205,7 @@ class Compare(VBox):
         "Both, as a PNG"
         return png_of(*(view.figure() for view in self.views))
 
+# %% ../../nbs/studio/10_slices.ipynb #5d695a76
 def compare(
     a,                   # `Segmentation`, or `(Volume, {name: bool (x,y,z)})`
     b,                   # The same
@@ -264,6 +266,7 @@ class PromptsView(VBox):
             figures.append(show(self.volume, masks, title=title))
         return png_of(*figures)
 
+# %% ../../nbs/studio/10_slices.ipynb #7d1daa0c
 def prompts_view(
     segmenter,       # `Segmenter`
     image,           # Path, `Volume`, or (array `(x,y,z)`, affine)

@@ -150,6 +150,7 @@ def _depth(mask, affine, camera, pixels):
     depth = np.where(hit.any(1), hit.argmax(1), np.inf)
     return depth,_light(depth)
 
+# %% ../../nbs/studio/20_surfaces.ipynb #49f8c927
 def _blend(depths, lights, colors, opacities):
     "Bodies painted over each other, the farthest first"
     out = np.zeros((*depths[0].shape, 3), np.float32)
@@ -238,6 +239,7 @@ def looks_of(
     colors = palette(len(names))
     return {k: dict(colour=c, visible=True, opacity=opacity) for k,c in zip(names, colors)}
 
+# %% ../../nbs/studio/20_surfaces.ipynb #818141b8
 class View3d(VBox):
     "Masks as surfaces, or a scan, to turn with the mouse"
     def __init__(self, volume:Volume, masks=None, names=None, looks=None, height:int=320):
@@ -337,6 +339,7 @@ class ItkView:
         shown = {k: m for k,m in self.masks.items() if m.any()}
         return png_of(solid_picture(shown, self.affine, **kwargs))
 
+# %% ../../nbs/studio/20_surfaces.ipynb #518b4ed9
 VIEWERS = ('ipyniivue','itkwidgets')
 
 def view3d(

@@ -69,6 +69,7 @@ class _Sums:
     def means(self):
         return {name: total/self.count for name,total in self.totals.items()}
 
+# %% ../../nbs/training/30_log.ipynb #ff1ccb8d
 class Log:
     "Tables and TensorBoard of a run"
     def __init__(self, out, step=0):

@@ -38,7 +38,7 @@ class TrainCfg(LoopCfg, DataCfg):
     model:str='nano'       # nano or medals-s, where the weights do not say
     weights:str=''         # Where to begin: folder, file, name or hub id; empty: random numbers
     partial:bool=False     # Take what fits of the weights, list the rest?
-    text:str=''            # Text encoder: folder, file or name; empty: the one of the weights, or the small one for nano
+    text:str=''            # Text encoder: folder, file, or name such as small; empty: the one of the weights, or that of nano
     base:str=''            # Configuration and tokenizer of a published text encoder: hub id or folder
     val_store:str=''       # A store for validation, instead of held-out cases
     val_cases:int=2        # Cases per data set in a validation; 0: all

@@ -918,7 +918,7 @@ def test_2_3_a_folder_of_the_studio_whose_marks_are_read(tmp_path, idle, monkeyp
 
 
 def test_a_result_beside_its_scan_does_not_hide_it(tmp_path):
-    from medals.commands.cohort import find_images
+    from medals.commands.images import find_images
     res = result(tmp_path)
     res.manifest['scan'] = str(tmp_path/'scan.nii.gz')
     res.save(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medals import cli
 from medals.inference import dicom_seg as dicomseg
-from medals.commands.cohort import find_images
+from medals.commands.images import find_images
 from medals.core import UserError
 from medals.base.files import files_below
 from medals.dicom import find_series, series_of
