@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from medals.prompts.anatomy import other_names, structures
 from medals.core import make_gen
 from medals.base.files import read_table
-from medals.pretraining.pretrain import typo
+from medals.pretraining.noise import typo
 from medals.vocab import PREFIX, concepts, explain, published, resolve, say, suggest, swap_side
 from medals.prompts.tokens import tokens
 from medals.prompts.typos import correct

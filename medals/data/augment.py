@@ -92,6 +92,7 @@ class _Dice:
         if below: return float(self.gen.uniform(lo, 1))
         return float(self.gen.uniform(max(lo, 1), hi))
 
+# %% ../../nbs/data/70_augment.ipynb #ef115c78
 def draw_aug(
     gen:np.random.Generator,
     cfg:AugCfg=AUGS['default'],
@@ -265,6 +266,7 @@ def window_of(
             mat = patch_map(aug, at-turn@allowed, patch, spacing)
     return mat,(0,0,0),case.shape
 
+# %% ../../nbs/data/70_augment.ipynb #20ccfd87
 def read_patch(
     case,            # From `store.open_case`
     aug:Aug,

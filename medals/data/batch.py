@@ -101,6 +101,7 @@ def _network_image(image, sample, size):
     else: window = interpolate(image, sample.warp, size)
     return tone(window, sample.aug)
 
+# %% ../../nbs/data/92_batch.ipynb #dd7685bb
 def to_batch(
     samples:list,   # Of `Sample`
     device='cpu',

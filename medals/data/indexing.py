@@ -113,22 +113,13 @@ def _every_mask(rows, modality):
         classes[name] = dict(values=None, files=[name], sentences=sentences_of(name, modality))
     return classes
 
-def _set_values(classes, table, void):
-    "The label values of each class: all combinations of masks that one of its files is part of"
-    for called,c in classes.items():
-        c['files'] = c.get('files') or [called]
-        own = _plain_names(c['files'])
-        c['values'] = []
-        for label,kind in enumerate(table, 1):
-            if label not in void and own&_plain_names(kind): c['values'].append(label)
-
-def _missing_masks(classes, files):
-    "The classes of which a case lacks a mask"
-    there = _plain_names(files)
-    missing = []
-    for called,c in classes.items():
-        if not _plain_names(c['files'])<=there: missing.append(called)
-    return missing
+def _values_of(files, table, void):
+    "The labels whose combination of masks has one of these files; `void`: labels that do not count"
+    own = _plain_names(files)
+    values = []
+    for label,kind in enumerate(table, 1):
+        if label not in void and own&_plain_names(kind): values.append(label)
+    return values
 
 def _number_masks(name, d, rows, known):
     "Give the combinations of masks in a data set their labels, its classes their values, and its rows both"
@@ -143,10 +134,15 @@ def _number_masks(name, d, rows, known):
     if void: d['ignored'] = void
     d['classes'] = {called: c for called,c in d['classes'].items() if not is_ignored(called)}
 
-    _set_values(d['classes'], table, void)
+    for called,c in d['classes'].items():
+        c['files'] = c.get('files') or [called]
+        c['values'] = _values_of(c['files'], table, void)
     for row in rows:
+        there = _plain_names(row['files'])
         row['ids'] = [number[tuple(kind)] for kind in row['kinds']]
-        row['unknown'] = _missing_masks(d['classes'], row['files'])
+        row['unknown'] = []
+        for called,c in d['classes'].items():
+            if not _plain_names(c['files'])<=there: row['unknown'].append(called)
     d['masks'] = table
 
 # %% ../../nbs/data/40_indexing.ipynb #8f961aa9
@@ -174,7 +170,6 @@ def _used(catalogue, rows, earlier):
         if own: used[name] = {key: value for key,value in d.items() if key not in ('image','labels')}
     return used
 
-# %% ../../nbs/data/40_indexing.ipynb #a276e2a1
 def _scan_of(row):
     "What tells scans apart, also in rows that were read from a file"
     said = []
@@ -204,6 +199,7 @@ def _look_at_new(scans, known, part, fails, **how):
             f.flush() # nothing is lost if the index is stopped
     return [done[key] for key in sorted(done)]
 
+# %% ../../nbs/data/40_indexing.ipynb #dedb01d7
 def _refuse_nothing(root, found):
     "Say why a folder has no cases"
     names = ', '.join(list(found.catalogue)[:5])

@@ -45,7 +45,6 @@ def mask_name(
         if case and re.match(re.escape(case)+'[_-]', name, re.I): return name[len(case)+1:]
     return name
 
-# %% ../../nbs/data/10_maskfolder.ipynb #2383e464
 def holds_masks(
     folder,
 )->bool:
@@ -73,6 +72,7 @@ def mask_files(
         if other!=f: raise UserError(f"{folder} has {other.name} and {f.name}, both for {name}; keep one of them")
     return found
 
+# %% ../../nbs/data/10_maskfolder.ipynb #dcdae67d
 def plain(
     name:str,  # Of a mask or class
 )->str:
@@ -162,7 +162,6 @@ def _case_name(folder, root):
     where = folder.parent if folder.name.lower() in MASK_FOLDERS and folder!=root else folder
     return '_'.join(where.relative_to(root).parts) or root.name
 
-# %% ../../nbs/data/10_maskfolder.ipynb #3d4a9532
 def mask_cases(
     root,
 )->tuple:    # `MaskCase` of all scans, `{folder: why its masks are left out}`

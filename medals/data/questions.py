@@ -145,6 +145,7 @@ def _mirrored(name, names, said, sides):
         if sides[other]=='swap': return said[other]
     return tuple(swap_side(text) for text in said[own])
 
+# %% ../../nbs/data/90_questions.ipynb #f45d7d76
 def questions(
     d:dict,    # A data set of `classes.json`
     number,    # Gives a sentence its index: called with the text and the modality

@@ -56,6 +56,7 @@ def _by_data_set(rows):
     for row in rows: groups.setdefault(row['dataset'], []).append(row)
     return dict(sorted(groups.items()))
 
+# %% ../../nbs/data/95_sampler.ipynb #d68f1232
 class Sampler:
     "Samples from one or several stores"
     def __init__(
@@ -188,6 +189,7 @@ def _add_strangers(sampler, qs, asks, names, missing, gen):
         names = [*names, text]
     return asks,names
 
+# %% ../../nbs/data/95_sampler.ipynb #5d188f51
 def _questions_about(sampler, row, labels, forced, swapped, gen):
     "Labels in bytes, their table, and what is asked: `dict` for a `Sample`"
     cfg,qs = sampler.cfg,sampler.sets[row['dataset']]

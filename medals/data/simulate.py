@@ -92,6 +92,7 @@ def _random_channels(
     chosen = rank<number
     return chosen.movedim(-1, 0)
 
+# %% ../../nbs/data/80_simulate.ipynb #48fbf2de
 def _between(
     ends:tuple,
     share:float,  # Of the way
@@ -192,6 +193,7 @@ def _balls(
     out[torch.where(drawn, flat, nowhere)] = True
     return out[:-1].reshape(n, *shape)
 
+# %% ../../nbs/data/80_simulate.ipynb #5fc30c64
 def _directions(
     n:int,  # Classes
     k:int,  # Marks of each
@@ -233,6 +235,7 @@ def _still_in(
     hit = region[each[:,None,None],x,y,z]
     return hit&_inside(path, end)
 
+# %% ../../nbs/data/80_simulate.ipynb #b150ecd6
 def _strokes(
     region:torch.Tensor,  # `(n,x,y,z)`, bool
     least:torch.Tensor,   # Marks that a class gets at least `(n)`
