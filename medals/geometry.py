@@ -50,11 +50,14 @@ def grid_of(
 def _coords(slab, shape, mat, device):
     "Source voxel coordinates `(x,y,z,3)` of the target voxels whose first index is in `slab`"
     mat = torch.as_tensor(mat, dtype=torch.float32, device=device)
-    first,second,third = (mat[:3,axis] for axis in range(3))
-    i = torch.arange(*slab, device=device)[:,None]*first
-    j = torch.arange(shape[1], device=device)[:,None]*second
-    k = torch.arange(shape[2], device=device)[:,None]*third
-    return i[:,None,None]+j[:,None]+k+mat[:3,3]
+    first,second,third,origin = mat[:3].T
+    def along(start, end, step): # `(n,3)`, voxels of the source for each voxel of one axis
+        numbers = torch.arange(start, end, device=device)
+        return numbers[:,None]*step
+    x = along(*slab, first)
+    y = along(0, shape[1], second)
+    z = along(0, shape[2], third)
+    return x[:,None,None]+y[:,None]+z+origin
 
 def resample_points(
     x:torch.Tensor,    # Values `(c,x,y,z)` on `src`

@@ -129,8 +129,10 @@ class Decoder(nn.Module):
         super().__init__()
         up = features[::-1]
         self.stages = nn.ModuleList(EncoderStage(2*c, c, n) for c in up[1:])
-        pairs = zip(up, up[1:])
-        self.transpconvs = nn.ModuleList(nn.ConvTranspose3d(a, b, 2, 2) for a,b in pairs)
+        self.transpconvs = nn.ModuleList()
+        for coarse,fine in zip(up, up[1:]):
+            finer = nn.ConvTranspose3d(coarse, fine, 2, 2)
+            self.transpconvs.append(finer)
 
     def forward(self, skips, redo=0):
         "Maps of the scales, finest first, without the coarsest"

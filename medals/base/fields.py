@@ -82,8 +82,10 @@ class Field:
 
     def only(self, *names):
         "Refuse other fields than these"
-        if odd:=sorted(set(self.table())-set(names)):
-            raise UserError(f"{self.where} has no setting {', '.join(map(shown, odd[:5]))}; there is {', '.join(names)}")
+        odd = sorted(set(self.table())-set(names))
+        if not odd: return
+        few = map(shown, odd[:5])
+        raise UserError(f"{self.where} has no setting {', '.join(few)}; there is {', '.join(names)}")
 
     def rows(self, should:str='a list')->list: # Of `Field`
         "The entries of a list"

@@ -161,8 +161,10 @@ class FailureLog:
 
     def named(self, most=5):
         "The cases and their reasons in one line"
-        said = ['{case}: {reason}'.format(**r) for r in self.rows[:most]]
-        return '; '.join(said)+(f'; and {len(self.rows)-most} more' if len(self.rows)>most else '')
+        said = ['{case}: {reason}'.format(**row) for row in self.rows[:most]]
+        more = len(self.rows)-most
+        if more>0: said.append(f'and {more} more')
+        return '; '.join(said)
 
     def stop(self, total):
         "Raise if there were any, so that the exit code tells"

@@ -24,11 +24,18 @@ def _line(bar):
     "What a line says"
     spent = time.monotonic()-bar.began
     so_far = plain_bar.format_interval(spent)
-    said = f'{bar.n} of {bar.total}, {bar.n/max(1, bar.total):.0%}' if bar.total else str(bar.n)
+    said = str(bar.n)
     left = 'nothing done yet'
-    if bar.n and bar.total: left = f'about {plain_bar.format_interval(spent*(bar.total-bar.n)/bar.n)} left'
+    if bar.total: said = f'{bar.n} of {bar.total}, {bar.n/bar.total:.0%}'
+    if bar.n and bar.total:
+        each = spent/bar.n
+        to_come = each*(bar.total-bar.n)
+        left = f'about {plain_bar.format_interval(to_come)} left'
     elif bar.n: left = f'{bar.n/spent:.2g} a second'
-    return f"{bar.desc or 'progress'}: {said}, {so_far} so far, {left}{', ' if bar.said else ''}{bar.said}\n"
+    parts = [said, f'{so_far} so far', left]
+    if bar.said: parts.append(bar.said)
+    name = bar.desc or 'progress'
+    return f"{name}: {', '.join(parts)}\n"
 
 def _watch(ref, closed, wait):
     "Write a line now and then until a bar is closed or forgotten"

@@ -29,9 +29,10 @@ class TensorMatch:
     folded:tuple=()      # Brought to fewer input channels
 
     def __str__(self):
-        rest = {k: len(v) for k,v in asdict(self).items() if k!='loaded' and v}
-        said = ', '.join(f'{n} {k}' for k,n in rest.items())
-        ending = f"; {said}" if said else ', and none is left over'
+        rest = []
+        for kind,names in asdict(self).items():
+            if names and kind!='loaded': rest.append(f'{len(names)} {kind}')
+        ending = f"; {', '.join(rest)}" if rest else ', and none is left over'
         return f"{len(self.loaded)} tensors of the file are used{ending}"
 
 def partial_load(

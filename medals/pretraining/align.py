@@ -198,18 +198,23 @@ class Aligned(nn.Module):
 
     def texts(self, t):
         "Loss of texts, and the share that found their partner"
-        net,recipe,b = self.net,self.recipe,len(t.number)
-        pooled = net.pool(t.ids, t.mask)
+        net,recipe = self.net,self.recipe
+        pooled = net.pool(t.ids, t.mask) # `(2b,e)`: the first texts of all meanings, then the second ones
         def everywhere(x): return x if recipe.apart else gather_rows(x)
+        def halves(x): return [everywhere(half) for half in x.split(len(t.number))]
         number = everywhere(t.number)
         if recipe.pooled:
-            kinds = [pooled] if self.alone else [pooled, net.projection_layer(pooled)]
-            found = [self._contrast(*(everywhere(o) for o in x.split(b)), number) for x in kinds]
-            return sum(loss for loss,_ in found),found[-1][1]
+            kinds = [pooled]
+            if not self.alone: kinds.append(net.projection_layer(pooled))
+            found = [self._contrast(*halves(x), number) for x in kinds]
+            _,right = found[-1]
+            return sum(loss for loss,_ in found),right
         q = net.projection_layer(pooled)+net.modality_embed(t.codes)
-        one,other = (everywhere(o) for o in t.clash.split(b))
-        loss,right = self._contrast(*(everywhere(o) for o in q.split(b)), number, one|other.T)
-        if hasattr(net, 'centres'): loss = loss+to_centres(q, net.centres.weight, t.number.repeat(2), net.scale, t.also)
+        one,other = halves(t.clash)
+        loss,right = self._contrast(*halves(q), number, one|other.T)
+        if hasattr(net, 'centres'):
+            twice = t.number.repeat(2)
+            loss = loss+to_centres(q, net.centres.weight, twice, net.scale, t.also)
         return loss,right
 
     def regions(self, r):
@@ -227,9 +232,13 @@ class Aligned(nn.Module):
         "The loss, and `(parts,2)` for the log: loss, share that found their partner"
         found = [self.texts(batch.texts)] if batch.texts else []
         if batch.regions: found.append(self.regions(batch.regions))
-        loss = sum(o for o,_ in found)
-        idle = [p for p in self.net.parameters() if p.requires_grad] # several processes expect a gradient of every parameter
-        return loss+0*sum(p.sum() for p in idle),torch.stack([torch.stack([o.detach().float() for o in row]) for row in found])
+        loss = sum(part for part,_ in found)
+        nothing = 0*sum(p.sum() for p in self.net.parameters() if p.requires_grad) # several processes expect a gradient of every parameter
+        rows = []
+        for part,right in found:
+            numbers = torch.stack([part.float(), right.float()])
+            rows.append(numbers.detach())
+        return loss+nothing,torch.stack(rows)
 
 # %% ../../nbs/pretraining/30_align.ipynb #d3bde54a
 def freeze_towers(

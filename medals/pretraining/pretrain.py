@@ -221,8 +221,10 @@ def encoder_saver(
         readme = card(sources, cfg, run, judge.rows)
         facts = dict(model=cfg.model, settings=asdict(cfg), sources=sources, knowledge=run.settings.get('knowledge'))
         scores = dict(step=run.step, score=run.best, validation=judge.rows)
-        for name in ('last','best') if best else ('last',):
-            save_encoder(net, tok, Path(cfg.out)/name, factor, readme, **facts, **scores)
+        names = ('last','best') if best else ('last',)
+        for name in names:
+            folder = Path(cfg.out)/name
+            save_encoder(net, tok, folder, factor, readme, **facts, **scores)
     return keep
 
 # %% ../../nbs/pretraining/60_pretrain.ipynb #3c097fec

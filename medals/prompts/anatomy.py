@@ -67,21 +67,39 @@ def other_names()->dict: # `sides`, `filler`, `modality`, `frames`, ..., and `st
 def _with_others(row):
     "A row with its names of the other table"
     more = other_names()['structures'].get(row['name'], {})
-    added = {k: (*row.get(k, ()), *more.get(k, ())) for k in ('maybe','left','right')}
-    hear = (*row.get('hear', ()), *more.get('short', ()))
-    return {**row, **added, 'hear': hear, 'abroad': tuple(o for k in LANGUAGES for o in more.get(k, ()))}
+    whole = dict(row)
+    for kind in ('maybe','left','right'): whole[kind] = (*row.get(kind, ()), *more.get(kind, ()))
+    whole['hear'] = (*row.get('hear', ()), *more.get('short', ()))
+    whole['abroad'] = ()
+    for language in LANGUAGES: whole['abroad'] += tuple(more.get(language, ()))
+    return whole
 
 # %% ../../nbs/prompts/00_anatomy.ipynb #fb01c961
+def _filled_in(names, ways):
+    "Names with each way of writing a number, each once"
+    found = {} # keeps the order
+    for name in names:
+        for way in ways: found[name.replace('{}', way)] = None
+    return tuple(found)
+
+def _structure(row, item):
+    "One structure of a row; `item`: a number, or ways of writing it, such as `1/first`"
+    ways = item.split('/')
+    facts = dict(row)
+    for kind in ('also','hear','maybe','left','right'): facts[kind] = _filled_in(row.get(kind, ()), ways)
+    facts['name'] = row['name'].replace('{}', ways[0])
+    facts['mod'] = tuple(row['mod'].split())
+    code = row.get('snomed')
+    facts['snomed'] = code.get(ways[0]) if isinstance(code, dict) else code
+    return Structure(**facts)
+
 def _rows():
+    "Every structure of the table, in its order"
     for group in _table()['group']:
+        common = {k: v for k,v in group.items() if k!='rows'}
         for row in group['rows']:
-            row = _with_others({**{k: v for k,v in group.items() if k!='rows'}, **row})
-            for item in row.pop('each', ['']):
-                ways,code = item.split('/'),row.get('snomed')
-                def fill(k): return tuple(dict.fromkeys(o.replace('{}', w) for o in row.get(k, ()) for w in ways))  # noqa: B023
-                yield Structure(**{
-                    **row, **{k: fill(k) for k in ('also','hear','maybe','left','right')}, 'name': row['name'].replace('{}', ways[0]),
-                    'mod': tuple(row['mod'].split()), 'snomed': code.get(ways[0]) if isinstance(code, dict) else code})
+            row = _with_others({**common, **row})
+            for item in row.pop('each', ['']): yield _structure(row, item)
 
 @cache
 def structures()->dict:  # `{name: Structure}`
@@ -91,20 +109,31 @@ def structures()->dict:  # `{name: Structure}`
 @cache
 def concepts()->tuple:  # `(name, side)`, side 'left', 'right' or None
     "Everything that can be asked for: paired structures count three times, as both together are a thing of their own"
-    return tuple((s.name, side) for s in structures().values() for side in ((None,'left','right') if s.paired or s.halves else (s.side,)))
+    things = []
+    for s in structures().values():
+        sides = (None,'left','right') if s.paired or s.halves else (s.side,)
+        for side in sides: things.append((s.name, side))
+    return tuple(things)
 
 # %% ../../nbs/prompts/00_anatomy.ipynb #dd4dba44
 def by_region()->dict:  # `{region: names}`
     "Names of all structures, those that differ by a number on one line"
-    res = {}
+    regions = {} # `{region: {name without its number: [(number, star)]}}`
     for s in structures().values():
         stem,_,last = s.name.rpartition(' ')
-        family = res.setdefault(s.region, {}).setdefault(stem if re.search(r'\d', last) else s.name, [])
-        family.append((last if re.search(r'\d', last) else '', '*' if s.paired or s.halves else ''))
+        is_numbered = bool(re.search(r'\d', last))
+        families = regions.setdefault(s.region, {})
+        members = families.setdefault(stem if is_numbered else s.name, [])
+        number = last if is_numbered else ''
+        star = '*' if s.paired or s.halves else ''
+        members.append((number, star))
     def line(stem, members):
-        ends = [o for o,_ in members if o]
-        return stem+(' '+' '.join(ends) if ends else '')+members[0][1]
-    return {k: [line(*o) for o in v.items()] for k,v in res.items()}
+        numbers = [number for number,_ in members if number]
+        _,star = members[0]
+        return ' '.join([stem, *numbers])+star
+    lines = {}
+    for region,families in regions.items(): lines[region] = [line(*family) for family in families.items()]
+    return lines
 
 # %% ../../nbs/prompts/00_anatomy.ipynb #60d28bba
 def say(

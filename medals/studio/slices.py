@@ -101,6 +101,7 @@ def pair_of(
     if hasattr(o, 'masks'): o,masks = o.volume,o.masks
     return o,getattr(masks, 'bits', masks)
 
+# %% ../../nbs/studio/10_slices.ipynb #18d2eed6
 class Slices(VBox):
     "Three planes through a scan, with sliders"
     def __init__(self, volume, masks=None, names=None):
@@ -109,10 +110,15 @@ class Slices(VBox):
         self.masks = masks
         self.names = names
         self.screen = Screen(volume)
-        packed = isinstance(masks, dict) and all(isinstance(m, BitMask) for m in masks.values())
-        cuts = masks if packed else cutters(masks, names)
-        start = _middle(masks.values(), volume.shape) if packed else best_slice(cuts, volume.shape)
-        start = self.screen.places(start)
+        is_dict = isinstance(masks, dict)
+        packed = is_dict and all(isinstance(m, BitMask) for m in masks.values())
+        if packed:
+            cuts = masks
+            voxel = _middle(masks.values(), volume.shape)
+        else:
+            cuts = cutters(masks, names)
+            voxel = best_slice(cuts, volume.shape)
+        start = self.screen.places(voxel)
         self.sliders = []
         for plane,axis,*_ in PLANES:
             last = self.screen.shape[axis]-1
@@ -132,7 +138,9 @@ class Slices(VBox):
     @at.setter
     def at(self, voxel):
         places = np.rint(self.screen.places(voxel))
-        for slider,place in zip(self.sliders, places): slider.value = int(np.clip(place, 0, slider.max))
+        for slider,place in zip(self.sliders, places):
+            inside = np.clip(place, 0, slider.max)
+            slider.value = int(inside)
 
     def figure(self):
         "What is seen now, as a figure"
@@ -239,6 +247,7 @@ def _prompt_row(sentence, mask, modality):
     voxels = 0 if mask is None else int(mask.sum())
     return dict(sentence=sentence, understood=understood, voxels=voxels)
 
+# %% ../../nbs/studio/10_slices.ipynb #7d1daa0c
 class PromptsView(VBox):
     "Each sentence with its prompt channel, on the network's voxels"
     def __init__(self, segmenter, image, prompts, spatial=None, modality=None, stage=0):
@@ -248,10 +257,15 @@ class PromptsView(VBox):
         whole = tuple((0,n) for n in view.net.fine)
         soft,hard = prompt_channels(job, view, whole, range(len(job.texts)))
         self.volume = network_volume(job, view, job.groups[0].rule)
-        self.channels = {text: _either(a, b) for text,a,b in zip(job.texts, soft, hard)}
-        self.rows = [_prompt_row(text, mask, job.modality) for text,mask in self.channels.items()]
+        self.channels = {}
+        self.rows = []
+        masks = {}
         empty = BitMask.zeros(self.volume.shape)
-        masks = {text: empty if mask is None else mask for text,mask in self.channels.items()}
+        for text,given,drawn in zip(job.texts, soft, hard):
+            channel = _either(given, drawn)
+            self.channels[text] = channel
+            self.rows.append(_prompt_row(text, channel, job.modality))
+            masks[text] = empty if channel is None else channel
         self.slices = Slices(self.volume, masks)
         lines = ['<b>{sentence}</b>: {understood}, {voxels} voxels marked'.format(**row) for row in self.rows]
         super().__init__([HTML('<br>'.join(lines)), self.slices])

@@ -52,15 +52,17 @@ class LoopCfg:
     def __post_init__(self):
         if not self.stages and self.steps<=0 and self.minutes<=0:
             raise UserError(f"steps {self.steps} and minutes {self.minutes}: one of them must be above 0")
-        if not len(self.stages)==len(self.warmups)==len(self.peaks):
-            n = f"{len(self.stages)} stages, {len(self.warmups)} warmups and {len(self.peaks)} peaks"
-            raise UserError(f"{n}; give one of each per stage")
-        bad = [f'{a} of {b}' for a,b in zip(self.warmups, self.stages) if not 0<=a<b]
-        if bad: raise UserError(f"a warm-up of {bad[0]} steps leaves no stage")
+        stages,warmups,peaks = map(len, (self.stages, self.warmups, self.peaks))
+        if not stages==warmups==peaks:
+            raise UserError(f"{stages} stages, {warmups} warmups and {peaks} peaks; give one of each per stage")
+        for warmup,stage in zip(self.warmups, self.stages):
+            leaves_some = 0<=warmup<stage
+            if not leaves_some: raise UserError(f"a warm-up of {warmup} of {stage} steps leaves no stage")
         if self.precision not in ('auto','float32','bf16','fp16'):
             raise UserError(f"precision {self.precision!r} is not auto, float32, bf16 or fp16")
-        for k in ('batch','val_every','save_every','log_every'):
-            if getattr(self, k)<1: raise UserError(f"{k} {getattr(self, k)}: it must be at least 1")
+        for name in ('batch','val_every','save_every','log_every'):
+            value = getattr(self, name)
+            if value<1: raise UserError(f"{name} {value}: it must be at least 1")
 
     @property
     def way(self):

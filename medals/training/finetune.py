@@ -122,10 +122,14 @@ def forgotten(
 )->list:
     "Scores before and after, class by class"
     new = {(r['dataset'], r['class']): r for r in after}
-    def one(r):
-        a,b = r['dsc'],new[r['dataset'], r['class']]['dsc']
-        return {**{k: r[k] for k in ('dataset','class','cases')}, 'before': a, 'after': b, 'change': None if a is None else b-a}
-    return [one(r) for r in before]
+    rows = []
+    for old in before:
+        row = {k: old[k] for k in ('dataset','class','cases')}
+        row['before'] = old['dsc']
+        row['after'] = new[old['dataset'], old['class']]['dsc']
+        row['change'] = None if row['before'] is None else row['after']-row['before']
+        rows.append(row)
+    return rows
 
 # %% ../../nbs/training/90_finetune.ipynb #08e79c2b
 def finetune(
