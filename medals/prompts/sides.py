@@ -139,6 +139,9 @@ def other_words(
 def _like(word, model):
     "A word with the capitals of another"
     if model.isupper(): return word.upper()
+    if len(word)==len(model): # letter by letter, as in rA and lA
+        letters = [a.upper() if b.isupper() else a for a,b in zip(word, model)]
+        return ''.join(letters)
     return word.capitalize() if model[:1].isupper() else word
 
 def _flip(text):

@@ -55,6 +55,7 @@ HUMP = re.compile('|'.join((     # where words are joined by capitals, or by a n
     r'(?<=[A-Z][a-z])(?=[A-Z][a-z]{2})',      # LtKidney
     r'(?<=[A-Z]{2})(?=[A-Z][a-z]{3})',        # MRILiver
     r'(?<=^[lrLR])(?=[A-Z][a-z]{2})',         # LKidney
+    r'(?<=^[LR]T)(?=[A-Z][a-z])',             # LTRedNucleus
     r'(?<=^[lr])(?=[A-Z]{2})',                # lAMY
     r'(?<=[A-Z]{2})(?=(?:left|right)$)',      # STNleft
     r'(?<=[A-Za-z][a-z]{2})(?=\d)',           # rib3
