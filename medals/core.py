@@ -169,6 +169,7 @@ def add_flags(
     docs = _comments(cls)
     own = vars(cls).get('__annotations__', {})
     hidden = getattr(cls, 'no_flags', ())
+    second = getattr(cls, 'also_called', {})
     for f in sorted(fields(cls), key=lambda f: f.name not in own): # those of the class before those that it inherits
         if f.name in hidden: continue
         default = _default(f)
@@ -179,8 +180,9 @@ def add_flags(
             kw['type'] = f.type if callable(f.type) else str
             kw['metavar'] = getattr(f.type, '__name__', str(f.type)).upper()
         short = ['-o'] if f.name=='out' else []
-        flag = '--'+f.name.replace('_','-')
-        parser.add_argument(*short, flag, **kw)
+        names = [f.name, second[f.name]] if f.name in second else [f.name]
+        flags = ['--'+name.replace('_','-') for name in names]
+        parser.add_argument(*short, *flags, **kw)
 
 # %% ../nbs/base/00_core.ipynb #0c2bc1f0
 def _comments(cls):
@@ -219,6 +221,10 @@ def dict_cfg(
 ):           # An instance of `cls`
     "A config from saved JSON"
     types = {f.name: f.type for f in fields(cls)}
+    first = {new: name for name,new in getattr(cls, 'also_called', {}).items()}
+    twice = [new for new,name in first.items() if new in d and name in d]
+    if twice: raise UserError(f"{first[twice[0]]} and {twice[0]} are one setting; give one of them")
+    d = {first.get(name, name): value for name,value in d.items()}
     odd = sorted(set(d)-set(types))
     if odd: raise UserError(f"{cls.__name__} has no setting {', '.join(odd)}; it has {', '.join(types)}")
     made = {}

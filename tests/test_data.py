@@ -357,6 +357,10 @@ def test_settings_are_flags_and_json(sided):
     cfg = flags_cfg(args, DataCfg)
     assert cfg==DataCfg(patch=(64,96,64), forced=.5, insist=False, aug='published')
     assert dict_cfg(DataCfg, json.loads(json.dumps(asdict(cfg))))==cfg
+    second = parser.parse_args(['--patch', '64,96,64', '--forced-share', '.5', '--no-always-ask-forced', '--aug', 'published'])
+    saved = dict(patch=[64,96,64], forced_share=.5, always_ask_forced=False, aug='published')
+    assert flags_cfg(second, DataCfg)==cfg==dict_cfg(DataCfg, saved)
+    with pytest.raises(UserError, match='are one setting'): dict_cfg(DataCfg, dict(forced=.5, forced_share=.2))
     own = DataCfg(aug=AugCfg(turn=.7), prompt=PromptCfg(block=(4,), none=0.))
     back = Sampler(sided, dict_cfg(DataCfg, json.loads(json.dumps(asdict(own)))))
     assert (back.aug, back.prompt)==(own.aug, own.prompt)

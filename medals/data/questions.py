@@ -8,6 +8,7 @@ __all__ = ['DATA_PRESETS', 'MOST_STRANGERS', 'STRANGER_SENTENCES', 'DataCfg', 'Q
 
 # %% ../../nbs/data/90_questions.ipynb #b445fc8e
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class DataCfg:
     holdout:float=0.        # Share of each data set that is kept from training, chosen by a hash of the names
     exclude:str=''          # Text file with cases to keep from training, one name a line
     patience:int=0          # Failures after which a broken case is set aside; 0: stop at the first
+
+    also_called:ClassVar = dict( # Second names, which say more; flags and JSON may use either
+        strangers='other_region_negatives', insist='always_ask_forced', blank='negatives_if_empty', least='min_negatives',
+        fit='zoom_forced', forced='forced_share', patience='skip_broken_after')
 
     def __post_init__(self):
         presets = dict(aug=AUGS, prompt=PROMPTS, paint=PAINTS)
