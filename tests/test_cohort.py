@@ -20,7 +20,7 @@ from medals.commands.cohort import (CohortCfg, gather_tables, is_done, load_case
                                     shard_of, share_cases)
 from medals.commands.images import find_images
 from medals.core import UserError
-from medals.base.files import asset, read_json, read_lines, write_json
+from medals.base.files import EMPTIED, asset, read_json, read_lines, remove_stale, write_json
 from medals.example import template
 from medals.volume import Volume, phantom, write_volume
 
@@ -249,3 +249,12 @@ def test_thirty_real_cases_on_two_processes(tmp_path, quick):
     assert N//3<=len(half)<N and all(f.stat().st_mtime_ns==t for f,t in half.items())
     marks = [json.loads(f.read_text())['mark']['image'] for f in tmp_path.glob('out/*/manifest.json')]
     assert sorted(marks)==sorted(map(str, files)) and len(list(csv.DictReader(open(tmp_path/'out/table.csv'))))==N
+
+
+def test_what_a_kill_leaves_behind_goes(tmp_path):
+    "A kill between the last rename and the removal of the emptied folder leaves an empty one in a finished case"
+    for case,files in (('a', ()), ('b', ('kept.txt',))):
+        (tmp_path/case/EMPTIED).mkdir(parents=True)
+        for name in files: (tmp_path/case/EMPTIED/name).write_text('somebody else put this here')
+    remove_stale(tmp_path)
+    assert not (tmp_path/'a'/EMPTIED).exists() and (tmp_path/'b'/EMPTIED/'kept.txt').exists()

@@ -304,6 +304,7 @@ def segment_cohort(
     alone = workers==1 and not scheduler
     done = _one_process(tasks, cfg) if alone else run_tasks(segment_case, tasks, workers, scheduler, 'cohort')
     for name,res in done: fails.add(name, res)
+    remove_stale(out) # of workers that were killed meanwhile
     gather_tables(plan)
     return fails
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import medals
 from ..core import UserError
-from ..base.files import atomic, read_json, write_json
+from ..base.files import EMPTIED, atomic, read_json, write_json
 from .nifti import extensions
 from ..volume import SIDE, side_file
 
@@ -308,7 +308,7 @@ def replacing(
 ):              # An empty folder to write to
     "Files for a folder, all or none of them; an earlier result in it is replaced, everything else stays"
     folder = Path(folder)
-    emptied = folder/'.medals-new'
+    emptied = folder/EMPTIED
     with atomic(emptied) as tmp:
         tmp.mkdir()
         yield tmp
