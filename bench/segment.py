@@ -117,10 +117,10 @@ def floats(net, x, on, q, window, device):
     return total
 
 
-def one_stage(stage, view, job, q, prompts, device):
+def one_stage(stage, view, request, q, prompts, device):
     "Labels of a stage on the turned scan"
-    n = len(job.texts)
-    x = image_part(job, view, job.groups[0][0], tuple((0,n) for n in view.net.fine), device).astype(np.float32)
+    n = len(request.texts)
+    x = image_part(request, view, request.groups[0].rule, tuple((0,n) for n in view.net.fine), device).astype(np.float32)
     more = [max(0, b-a) for a,b in zip(x.shape, stage.frame.window)]
     pads,inner = [(o//2, o-o//2) for o in more],tuple(slice(o//2, o//2+a) for o,a in zip(more, x.shape))
     crop,x = tuple(slice(*o) for o in view.net.crop),np.pad(x, pads)
@@ -137,16 +137,16 @@ def one_stage(stage, view, job, q, prompts, device):
 
 def published(stages, files, vol, texts, device):
     "The published way: weights loaded per stage, floats per class on the host, prompts built, half precision on a GPU; plans of `compat`"
-    job,lbl,crop = make_request(vol, texts, 'ct', cfg=InferenceCfg(compat=True)),None,None
+    request,lbl,crop = make_request(vol, texts, 'ct', cfg=InferenceCfg(compat=True)),None,None
     q = RandomQueries(stages[0].model.cfg.query)(texts, 'ct').to(device)
     for stage,file in zip(stages, files):
         stage.model.load_state_dict(torch.load(file, weights_only=True))
         stage.model.to(device)
-        view = stage_view(job, stage.frame, stage.name, crop)
-        lbl = one_stage(stage, view, job, q, lbl, device)
+        view = stage_view(request, stage.frame, stage.name, crop)
+        lbl = one_stage(stage, view, request, q, lbl, device)
         stage.model.cpu()
         ends = [np.flatnonzero(lbl.any(tuple(b for b in range(3) if b!=a))) for a in range(3)]
-        if lbl.any(): crop = published_roi([(int(o[0]), int(o[-1])+1) for o in ends], lbl.shape, view.net.plan.source, job.keys)
+        if lbl.any(): crop = published_roi([(int(o[0]), int(o[-1])+1) for o in ends], lbl.shape, view.net.plan.source, request.keys)
     return view.turn.back(lbl)
 
 

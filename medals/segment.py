@@ -94,40 +94,40 @@ class Segmenter:
             if (text,kind) not in self.known: self.known[text,kind] = self.enc([text], kind)[0].to(self.device)
         return torch.stack([self.known[key] for key in keys])
 
-    def predictor(self, job, stage, some, q=None, tick=None):
+    def predictor(self, request, stage, some, q=None, tick=None):
         "What asks a stage about some sentences"
-        cfg = job.cfg
+        cfg = request.cfg
         blind = ''
         shows_answers = stage.name or stage.frame.iterations # a single look has no earlier answer to copy
-        if shows_answers: blind = job.rules.blind or cfg.blind
+        if shows_answers: blind = request.rules.blind or cfg.blind
         iterations = 0
-        if job.instance: iterations = stage.frame.iterations*self._rounds(job, stage, some)
+        if request.instance: iterations = stage.frame.iterations*self._rounds(request, stage, some)
         return WindowPredictor(
             stage, q, self.device, amp=self.amp, flips=flips_of(stage.frame, cfg.tta), blind=blind, iterations=iterations, seed=cfg.seed,
             tick=tick or (lambda: None))
 
-    def _rounds(self, job, stage, some):
+    def _rounds(self, request, stage, some):
         "How often a stage refines objects: the least that the table says of some sentences"
         is_fine = stage.name=='fine'
         rounds = {} # by number of the sentence
-        for group in job.groups: rounds.update(dict.fromkeys(group.some, group.rounds[is_fine]))
+        for group in request.groups: rounds.update(dict.fromkeys(group.some, group.rounds[is_fine]))
         return min(rounds[i] for i in some)
 
-    def wanted(self, job, group):
+    def wanted(self, request, group):
         "The stages that a group of sentences goes through"
-        only = job.cfg.stages
+        only = request.cfg.stages
         if len(self.stages)==1:
             if only!='both': raise UserError(f"these weights have one stage, not a {only} one; leave out `stages`")
             return self.stages
         dropped = dict(coarse='fine', fine='coarse').get(only, group.skip)
         return [stage for stage in self.stages if stage.name!=dropped]
 
-    def steps(self, job):
+    def steps(self, request):
         "Pairs of stage and group, in the order in which they are asked"
         pairs = []
         for stage in self.stages:
-            for group in job.groups:
-                if stage in self.wanted(job, group): pairs.append((stage, group))
+            for group in request.groups:
+                if stage in self.wanted(request, group): pairs.append((stage, group))
         return pairs
 
     def _request(self, image, prompts, modality, spatial, instance, how):
@@ -136,10 +136,10 @@ class Segmenter:
 
     def dry_run(self, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
         "Windows, passes, memory and time of a run, without running it"
-        job = self._request(image, prompts, modality, spatial, instance, how)
-        plan = forecast(self, job)
+        request = self._request(image, prompts, modality, spatial, instance, how)
+        plan = forecast(self, request)
         names = [row['stage'] for row in plan.rows]
-        for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, job, name)
+        for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
         return plan
 
     def __call__(
@@ -154,8 +154,8 @@ class Segmenter:
     )->Segmentation:
         "Segment a scan by sentences and marks"
         start = time.perf_counter()
-        job = self._request(image, prompts, modality, spatial, instance, how)
-        run = SegmentRun(self, job, progress)
+        request = self._request(image, prompts, modality, spatial, instance, how)
+        run = SegmentRun(self, request, progress)
         planned = time.perf_counter()-start-run.seconds['text']
         run.seconds['read and plan'] = round(planned, 3)
         with run.bar:

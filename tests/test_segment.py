@@ -214,9 +214,9 @@ def test_out_of_memory_halves_and_goes_on(head, monkeypatch):
     want = seg(head, words, presence=0)
     seg.stages[0].model = Tight()
     turn = SegmentRun._turn
-    def spy(self, ask, load, look, t, some, found, size):
+    def spy(self, predictor, load, look, t, some, found, size):
         sizes['now'] = size
-        return turn(self, ask, load, look, t, some, found, size)
+        return turn(self, predictor, load, look, t, some, found, size)
     monkeypatch.setattr(SegmentRun, '_turn', spy)
     got = seg(head, words, presence=0)
     assert sizes['now'].classes==1 and all(np.array_equal(got.masks[w], want.masks[w]) for w in words) and got.scores==want.scores
@@ -302,13 +302,13 @@ def test_the_second_look_is_where_the_first_one_found_something(head):
 @pytest.mark.parametrize('inst, soft, want', [(False, False, 1), (False, True, 2), (True, False, 3), (True, True, 4)])
 def test_passes_per_window_are_the_published_ones(head, inst, soft, want):
     frame,model = InputSpec(spacing=(4.,)*3, window=(64,64,64), iterations=1),Fake()
-    job = make_request(head, ['a'], 'mri', instance=inst, cfg=InferenceCfg(compat=True))
+    request = make_request(head, ['a'], 'mri', instance=inst, cfg=InferenceCfg(compat=True))
     stage = NetworkStage(model, frame, 'fine')
-    ask = Segmenter([stage], queries, device='cpu').predictor(job, stage, [0], queries(['a']))
+    predictor = Segmenter([stage], queries, device='cpu').predictor(request, stage, [0], queries(['a']))
     m = np.zeros((1,64,64,64), bool)
     m[:,20:40,20:40,20:40] = True
-    list(ask.predict(WindowInput(np.full((64,64,64), 90, np.uint8), ids=[0] if soft else [], soft=m if soft else None), (0,1)))
-    assert len(model.asked)==want==ask.passes(soft)
+    list(predictor.predict(WindowInput(np.full((64,64,64), 90, np.uint8), ids=[0] if soft else [], soft=m if soft else None), (0,1)))
+    assert len(model.asked)==want==predictor.passes(soft)
 
 
 def test_every_voxel_is_decided_while_its_own_prompt_is_hidden():
@@ -319,11 +319,11 @@ def test_every_voxel_is_decided_while_its_own_prompt_is_hidden():
     m = torch.zeros(1,32,32,32, dtype=torch.bool)
     m[0,8:24,8:24,8:24] = True
     for blind in ('checker','random'):
-        ask = WindowPredictor(NetworkStage(Copy(), InputSpec(spacing=(1.,)*3, window=(32,32,32))), torch.ones(1,1), blind=blind)
-        told = sum(p*w for _,p,_,w,_ in ask.predict(WindowInput(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy()), (0,1)))
+        predictor = WindowPredictor(NetworkStage(Copy(), InputSpec(spacing=(1.,)*3, window=(32,32,32))), torch.ones(1,1), blind=blind)
+        told = sum(p*w for _,p,_,w,_ in predictor.predict(WindowInput(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy()), (0,1)))
         assert told.max()<.01, 'a network that copies its prompt finds nothing'
         both = WindowInput(np.ones((32,32,32), np.uint8), ids=[0], soft=m.numpy(), hard=m.numpy())
-        mark = sum(p*w for _,p,_,w,_ in ask.predict(both, (0,1)))
+        mark = sum(p*w for _,p,_,w,_ in predictor.predict(both, (0,1)))
         assert ((mark>.5)==m).all(), 'a mark of the user is never hidden'
 
 
@@ -447,10 +447,10 @@ def test_masks_join_or_replace_what_was_found(head):
     m = np.zeros(head.shape, bool)
     m[20:24,20:24,20:24] = True
     for mode in ('join','replace'):
-        job = make_request(head, ['a'], spatial={'a': Mask(m, mode=mode)})
-        view = stage_view(job, seg.stages[1].frame)
+        request = make_request(head, ['a'], spatial={'a': Mask(m, mode=mode)})
+        view = stage_view(request, seg.stages[1].frame)
         part = [(0,n) for n in view.net.fine]
-        soft,hard = prompt_channels(job, view, part, [0], {0: BitMask.of(head.data>100)})
+        soft,hard = prompt_channels(request, view, part, [0], {0: BitMask.of(head.data>100)})
         assert hard==[None] and (soft[0].sum()>5000)==(mode=='join') and soft[0].any()
     with pytest.raises(UserError, match="'join' or 'replace'"): Mask(m, mode='add')
 

@@ -84,11 +84,11 @@ def looks_again(
     new:dict,          # `{sentence: new marks}`
 )->list:               # Pairs of sentence and `Look`
     "What is asked again: every look at a marked sentence, with the windows that the marks touch"
-    shape = run.job.vol.shape
+    shape = run.request.vol.shape
     todo = []
     for text,marks in new.items():
-        i = run.job.texts.index(text)
-        spot = touched(old.masks.bits[text], run.job.vol, marks).box()
+        i = run.request.texts.index(text)
+        spot = touched(old.masks.bits[text], run.request.vol, marks).box()
         looks = [look for look in run.looks if i in look.some]
         if spot is None or not looks: continue
         again = []
@@ -115,19 +115,19 @@ def _decided_slices(look, shape):
 
 def _look_again(run, look, text, bits):
     "The mask of a sentence after a look at some windows, which are shown what it was before"
-    i = run.job.texts.index(text)
+    i = run.request.texts.index(text)
     shown = {**(look.earlier or {}), i: bits}
     look = replace(look, earlier=shown)
     run.looks.append(look)
-    found = MaskAccumulator(len(run.job.texts), run.job.vol.shape)
+    found = MaskAccumulator(len(run.request.texts), run.request.vol.shape)
     others = [o for o in look.some if o!=i]
     with run.clock('network'): run.look(look, found, [i, *others], 1)
-    at = _decided_slices(look, run.job.vol.shape)
+    at = _decided_slices(look, run.request.vol.shape)
     out = bits.copy()
     out[at] = found.bits[i][at]
     return out
 
-def _objects_again(seg, job, ids, mask):
+def _objects_again(seg, request, ids, mask):
     "Ids after a correction: objects next to a change are told apart again, by shape; all others keep their voxels and ids"
     change = mask^(ids>0) # bool `(x,y,z)`
     box = BitMask.of(change).box()
@@ -136,7 +136,7 @@ def _objects_again(seg, job, ids, mask):
     around = binary_dilation(change[at], np.ones((3,3,3)))
     near = np.unique(ids[at][around])
     free = mask&np.isin(ids, [0, *near])
-    again = seg.split(free, None, job.vol.spacing, job.cfg.min_mm3, before=ids)
+    again = seg.split(free, None, request.vol.spacing, request.cfg.min_mm3, before=ids)
     others = np.where(mask, ids, 0)
     return np.where(free, again, others).astype(np.int32)
 
@@ -149,12 +149,12 @@ def refine(
     progress=None,     # `(passes done, all) -> False to stop`
 )->Segmentation:       # `old` itself if it knows all of the marks
     "A result with more marks, asked again where they are"
-    job = first.job
-    new = new_marks(old, marks, job.texts)
+    request = first.request
+    new = new_marks(old, marks, request.texts)
     if not new: return old
     spatial = dict(old.marks)
     for text,added in new.items(): spatial[text] = [*old.marks.get(text, ()), *added]
-    run = SegmentRun(seg, replace(job, spatial=spatial), progress)
+    run = SegmentRun(seg, replace(request, spatial=spatial), progress)
     todo = looks_again(first, old, new)
     run.total = sum(len(look.tiles)*first.passes(look.stage, look.some, True) for _,look in todo)
     bits = dict(old.masks.bits)
@@ -162,9 +162,9 @@ def refine(
     run.bar.close()
     objects = dict(old.instances)
     for text,added in new.items():
-        mask = apply_marks(np.asarray(bits[text]), job.vol, added) # bool `(x,y,z)`
+        mask = apply_marks(np.asarray(bits[text]), request.vol, added) # bool `(x,y,z)`
         if text in objects:
-            objects[text] = _objects_again(seg, job, objects[text], mask)
+            objects[text] = _objects_again(seg, request, objects[text], mask)
             mask = objects[text]>0
         bits[text] = BitMask.of(mask)
     manifest = {**manifest_of(seg, run), 'refined': True}

@@ -25,15 +25,15 @@ WIDE_MAPS = 1.5    # of that size
 
 def _voxels(shape): return np.prod(shape, dtype=float)
 
-def _always(job, stage, view, n, fine, prompted, refined):
+def _always(request, stage, view, n, fine, prompted, refined):
     "Bytes that `n` sentences take whatever is done at a time"
-    rules = job.rules
-    scan = _voxels(job.vol.shape)
+    rules = request.rules
+    scan = _voxels(request.vol.shape)
     net = _voxels(view.net.fine)
     window = _voxels(stage.frame.window)
     fine_window = window*stage.frame.phases**3
-    choices = job.facts('choose')
-    kept = sum(bool(job.instance or choice) for choice in choices)
+    choices = request.facts('choose')
+    kept = sum(bool(request.instance or choice) for choice in choices)
     masks = n/8*(1+fine) # bits, of the first look as well
     total = scan*(masks+3+kept)
     image = np.dtype(rules.dtype)
@@ -50,16 +50,16 @@ def _always(job, stage, view, n, fine, prompted, refined):
     return total
 
 # %% ../../nbs/inference/85_forecast.ipynb #ea672be9
-def need_of(seg, job, stage, view, some, fine)->Need:
+def need_of(seg, request, stage, view, some, fine)->Need:
     "What a stage takes for some sentences"
     n = len(some)
     frame = stage.frame
     phases = frame.phases
     window = _voxels(frame.window)
-    tiles = Windows(view.net.shape, frame.window, view.box, job.rules.even)
-    ask = seg.predictor(job, stage, some)
-    prompted = fine or bool(job.spatial)
-    always = _always(job, stage, view, n, fine, prompted, bool(ask.iterations))
+    tiles = Windows(view.net.shape, frame.window, view.box, request.rules.even)
+    predictor = seg.predictor(request, stage, some)
+    prompted = fine or bool(request.spatial)
+    always = _always(request, stage, view, n, fine, prompted, bool(predictor.iterations))
     # scores of two bytes in the slices that are open, and two more to interpolate from
     sizes = [length*phases for length in tiles.box.size]
     along = sizes[tiles.axis]
@@ -75,7 +75,7 @@ def need_of(seg, job, stage, view, some, fine)->Need:
     maps = alive*channels*window*number
     answer = 12*window # logit, probability and score of a class
     windows = len(tiles)
-    passes = windows*ask.passes(prompted)
+    passes = windows*predictor.passes(prompted)
     return Need(always, scores, answer, maps, windows, passes)
 
 # %% ../../nbs/inference/85_forecast.ipynb #3263c851
@@ -87,18 +87,18 @@ def _row_of(stage, group, view, need, size, fine):
         stage=stage.name, rule=group.rule, sentences=n, voxels=view.net.fine, windows=need.windows,
         passes=need.passes*turns, classes=size.classes, most=fine, group=group)
 
-def forecast(seg, job)->Forecast:
-    "What a job will take, and how much is done at a time"
+def forecast(seg, request)->Forecast:
+    "What a request will take, and how much is done at a time"
     now = memory_used()
-    allowed = job.cfg.max_memory or .8*memory_there()
+    allowed = request.cfg.max_memory or .8*memory_there()
     limit = (allowed-now)*GB
-    res = Forecast([], now, 0., 0., seg.where, job.notes)
-    for stage,group in seg.steps(job):
-        first,*_ = seg.wanted(job, group)
+    res = Forecast([], now, 0., 0., seg.where, request.notes)
+    for stage,group in seg.steps(request):
+        first,*_ = seg.wanted(request, group)
         fine = stage is not first
         name = stage.name or 'coarse'
-        view = stage_view(job, stage.frame, name, None, group.modality)
-        need = need_of(seg, job, stage, view, group.some, fine)
+        view = stage_view(request, stage.frame, name, None, group.modality)
+        need = need_of(seg, request, stage, view, group.some, fine)
         size,host,device = sizes_of(need, len(group.some), limit, seg.device)
         res.sizes[stage.name,group] = size
         host_gb = host/GB
@@ -112,15 +112,15 @@ def forecast(seg, job)->Forecast:
 # %% ../../nbs/inference/85_forecast.ipynb #c8ff4a01
 SMALL = 64 # Voxels per axis of a window that is timed on a CPU, where time is proportional to the voxels
 
-def _timed(ask, win, n):
+def _timed(predictor, win, n):
     "Seconds of a pass over a window"
     start = time.perf_counter()
-    for _,p,*_ in ask.predict(win, (0, n)):
+    for _,p,*_ in predictor.predict(win, (0, n)):
         p.sum().item() # waits for the device
     spent = time.perf_counter()-start
-    return spent/ask.passes(False)
+    return spent/predictor.passes(False)
 
-def measure(seg, job, name)->tuple: # Seconds of a pass, and how that is known
+def measure(seg, request, name)->tuple: # Seconds of a pass, and how that is known
     "Time one pass of a stage, on a window of nothing"
     stage = next(s for s in seg.stages if s.name==name)
     window = stage.frame.window
@@ -128,15 +128,15 @@ def measure(seg, job, name)->tuple: # Seconds of a pass, and how that is known
     if seg.device.type!='cuda': size = tuple(min(SMALL, n) for n in window)
     frame = replace(stage.frame, window=size, phases=1)
     part = replace(stage, frame=frame)
-    n = min(16, len(job.texts))
+    n = min(16, len(request.texts))
     some = list(range(n))
-    texts = [job.texts[i] for i in some]
-    kinds = [job.kind(i) for i in some]
+    texts = [request.texts[i] for i in some]
+    kinds = [request.kind(i) for i in some]
     queries = seg.queries(texts, kinds)
-    ask = seg.predictor(job, part, some, queries)
+    predictor = seg.predictor(request, part, some, queries)
     nothing = np.zeros(size, np.uint8)
     win = WindowInput(nothing)
-    times = [_timed(ask, win, n) for _ in range(2)] # the first one prepares
+    times = [_timed(predictor, win, n) for _ in range(2)] # the first one prepares
     larger = _voxels(window)/_voxels(size)
     seconds = float(min(times)*larger)
     words = 'x'.join(map(str, size))

@@ -37,46 +37,46 @@ def _bounds(grey, whole, **how):
     except UserError: return whole # black all over: then all of it is looked at
 
 def stage_view(
-    job:Request,
+    request:Request,
     frame:InputSpec,
     stage:str='coarse', # coarse or fine
     crop:Region=None,   # Only this box of the turned scan; None: without the black border
     modality=None,      # That some sentences are asked with; None: of the scan
 )->StageView:
     "The scan as a stage sees it"
-    vol = job.vol
+    vol = request.vol
     turn = axis_order_to(vol, frame.axes)
     shape = turn.of(vol.shape)
     whole = Region.whole(shape)
-    modality = modality or job.modality
-    rule = rule_for(modality) if job.groups[0].rule else None
-    grey = job.grey(turn, rule)
-    if not crop: crop = _bounds(grey, whole) if job.rules.crop else whole
-    spacing = _spacing(job, turn, shape)
-    net = net_grid(frame, spacing, crop, job.keys, stage, job.cfg.compat)
+    modality = modality or request.modality
+    rule = rule_for(modality) if request.groups[0].rule else None
+    grey = request.grey(turn, rule)
+    if not crop: crop = _bounds(grey, whole) if request.rules.crop else whole
+    spacing = _spacing(request, turn, shape)
+    net = net_grid(frame, spacing, crop, request.keys, stage, request.cfg.compat)
     box = Region.whole(net.shape)
     around = air(modality) # what the air around a patient looks like; empty: black
-    if job.rules.crop and around: box = net.around(_bounds(grey, whole, **around))
+    if request.rules.crop and around: box = net.around(_bounds(grey, whole, **around))
     return StageView(turn, net, box, vol.shape)
 
-def _spacing(job, turn, shape):
+def _spacing(request, turn, shape):
     "Voxel size along the turned axes, mm"
-    vol = job.vol
+    vol = request.vol
     spacing = turn.of(vol.spacing)
-    if not job.cfg.compat: return spacing
+    if not request.cfg.compat: return spacing
     if not vol.has_orientation: spacing = vol.spacing # rows get the spacing of columns, as the published code reads it
     return repaired(shape, [float(mm) for mm in spacing])
 
 def image_part(
-    job:Request,
+    request:Request,
     view:StageView,
     rule:str,       # Intensity rule, None for grey values
     part:tuple,     # Fine voxels, `((lo,hi),)*3`
     device='cpu',
 )->np.ndarray:
     "The scan on a part of the lattice"
-    grey = job.grey(view.turn, rule, job.rules.dtype).part(view.net.crop)
-    return resample(grey, view.net.fine, job.rules.dtype, view.net.flat, device, box=part)
+    grey = request.grey(view.turn, rule, request.rules.dtype).part(view.net.crop)
+    return resample(grey, view.net.fine, request.rules.dtype, view.net.flat, device, box=part)
 
 # %% ../../nbs/inference/45_inputs.ipynb #6774eed8
 class _Part:
@@ -198,16 +198,16 @@ def apply_marks(
     return mask if on is None else mask&~off|on
 
 # %% ../../nbs/inference/45_inputs.ipynb #6873af50
-def _as_labels(job, view, part, some, earlier):
+def _as_labels(request, view, part, some, earlier):
     "The published prompts: one label per voxel, resampled as labels, marks worked in and not told apart"
     net = view.net
     nothing = [None]*len(some)
     crop = Region.whole(net.size).slices
     lbl = np.zeros(net.size, np.int16) # voxels of the scan
-    for i,text in enumerate(job.texts):
+    for i,text in enumerate(request.texts):
         shown = (earlier or {}).get(i)
-        marks = job.spatial.get(text, [])
-        if marks: shown = _worked_in(job, shown, marks)
+        marks = request.spatial.get(text, [])
+        if marks: shown = _worked_in(request, shown, marks)
         if shown is None: continue
         inside = _Part(shown, view)[crop].view(bool)
         lbl[inside] = i+1
@@ -216,19 +216,19 @@ def _as_labels(job, view, part, some, earlier):
     lbl = lbl[Region(part).slices]
     return [BitMask.of(lbl==i+1) for i in some],nothing
 
-def _worked_in(job, earlier, marks):
+def _worked_in(request, earlier, marks):
     "What an earlier look found, or None, with marks worked in"
     if earlier is not None: marks = [Mask(np.asarray(earlier)), *marks]
-    return BitMask.of(mask_of_marks(job.vol, marks))
+    return BitMask.of(mask_of_marks(request.vol, marks))
 
 MARK_LEVEL = .3  # Share of a voxel from which a mark is in the soft prompt: less than the half of other masks, as marks are small
 
-def _channels_of(job, view, part, marks, earlier):
+def _channels_of(request, view, part, marks, earlier):
     "The soft and the hard prompt of one sentence"
     if not marks: return earlier and resample_mask(earlier, view, part),None
-    soft = resample_mask(_worked_in(job, earlier, marks), view, part, MARK_LEVEL)
+    soft = resample_mask(_worked_in(request, earlier, marks), view, part, MARK_LEVEL)
     hard = None
-    on,off = drawn_by_user(job.vol, marks)
+    on,off = drawn_by_user(request.vol, marks)
     if on is not None:
         hard = cover_mask(BitMask.of(on), view, part)
         off = cover_mask(BitMask.of(off), view, part)
@@ -237,20 +237,20 @@ def _channels_of(job, view, part, marks, earlier):
 
 # %% ../../nbs/inference/45_inputs.ipynb #acea318c
 def prompt_channels(
-    job:Request,
+    request:Request,
     view:StageView,
     part:tuple,     # Fine voxels, `((lo,hi),)*3`
     some:list,      # Numbers of the sentences
     earlier=None,   # `{number: Bits}`, what an earlier look found
 )->tuple:           # Soft and hard prompts, one `BitMask` or None per sentence
     "What a stage is shown besides the image"
-    if job.rules.compete: return _as_labels(job, view, part, some, earlier)
+    if request.rules.compete: return _as_labels(request, view, part, some, earlier)
     earlier = earlier or {}
     soft = []
     hard = []
     for i in some:
-        marks = job.spatial.get(job.texts[i], ())
-        found,drawn = _channels_of(job, view, part, marks, earlier.get(i))
+        marks = request.spatial.get(request.texts[i], ())
+        found,drawn = _channels_of(request, view, part, marks, earlier.get(i))
         soft.append(found)
         hard.append(drawn)
     return soft,hard

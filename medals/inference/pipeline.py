@@ -65,60 +65,60 @@ class Look:
 FAINT = .05  # A structure whose score stayed below this everywhere gets no second look
 
 def given_masks(
-    job:Request,
+    request:Request,
 )->MaskAccumulator: # None if a mask is missing
     "The masks of a user who gave one for every sentence, so that nothing has to be found first"
-    found = MaskAccumulator(len(job.texts), job.vol.shape)
-    for i,text in enumerate(job.texts):
-        marks = job.spatial.get(text, ())
+    found = MaskAccumulator(len(request.texts), request.vol.shape)
+    for i,text in enumerate(request.texts):
+        marks = request.spatial.get(text, ())
         if not any(isinstance(o, Mask) and o.mode=='replace' for o in marks): return None
-        found.bits[i] = BitMask.of(mask_of_marks(job.vol, marks))
+        found.bits[i] = BitMask.of(mask_of_marks(request.vol, marks))
     return found
 
 def is_worth_a_look(
-    job:Request,
+    request:Request,
     coarse:MaskAccumulator, # What the stage before found
     group:Group,
 )->bool:
     "Did an earlier look find anything of a group that is worth a second one?"
-    if job.rules.roi: return True # the published way looks again whatever was found
+    if request.rules.roi: return True # the published way looks again whatever was found
     return any(coarse.bits[i].any() or coarse.peak[i]>=FAINT for i in group.some)
 
 def regions_of(
-    job:Request,
+    request:Request,
     stage:NetworkStage,
     group:Group,
     coarse:MaskAccumulator=None, # What the stage before found; None: this is the first
 )->list:                         # Pairs of `StageView` and box in network voxels
     "Where a stage looks for the sentences of a group"
-    if coarse and job.rules.roi:
-        view = _published_view(job, stage, coarse)
+    if coarse and request.rules.roi:
+        view = _published_view(request, stage, coarse)
         return [(view, view.box)]
-    view = stage_view(job, stage.frame, stage.name or 'coarse', None, group.modality)
+    view = stage_view(request, stage.frame, stage.name or 'coarse', None, group.modality)
     if not coarse: return [(view, view.box)]
     masks = [coarse.bits[i] for i in group.some]
     missed = []
     for i in group.some:
-        marks = job.spatial.get(job.texts[i])
-        if marks: masks.append(BitMask.of(mask_of_marks(job.vol, marks)))
+        marks = request.spatial.get(request.texts[i])
+        if marks: masks.append(BitMask.of(mask_of_marks(request.vol, marks)))
         if not coarse.bits[i].any() and coarse.peak[i]>=FAINT: missed.append(coarse.at[i])
     boxes = fine_regions(masks, missed, view.net, view.turn, view.shape, stage.frame.window)
     return [(view, box) for box in boxes]
 
 # %% ../../nbs/inference/90_pipeline.ipynb #eeb22e26
-def _published_view(job, stage, coarse):
+def _published_view(request, stage, coarse):
     "The published region of interest, or all of the scan if the first stage found nothing"
-    view = stage_view(job, stage.frame, 'fine')
+    view = stage_view(request, stage.frame, 'fine')
     union = reduce(or_, coarse.bits)
-    if union.any() and not job.instance:
-        large = drop_small(np.asarray(union), job.rules.specks)
+    if union.any() and not request.instance:
+        large = drop_small(np.asarray(union), request.rules.specks)
         union = BitMask.of(large)
         coarse.bits = [BitMask(bits.data&union.data, bits.shape) for bits in coarse.bits]
     if not union.any(): return view
     box = view.turn.region(union.box(), view.shape)
-    margin = max(job.facts('margin', 1.1))
-    crop = published_roi(box, view.turn.of(view.shape), view.net.plan.source, job.keys, margin)
-    return stage_view(job, stage.frame, 'fine', crop)
+    margin = max(request.facts('margin', 1.1))
+    crop = published_roi(box, view.turn.of(view.shape), view.net.plan.source, request.keys, margin)
+    return stage_view(request, stage.frame, 'fine', crop)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #8751f21a
 class Stopped(Exception):
@@ -130,20 +130,20 @@ class SegmentRun:
     def __init__(
         self,
         seg,           # `Segmenter`: the stages, the queries, the device
-        job:Request,
+        request:Request,
         progress=None, # `(passes done, all) -> False to stop`
     ):
         self.seg = seg
-        self.job = job
+        self.request = request
         self.progress = progress
-        self.plan = forecast(seg, job)
+        self.plan = forecast(seg, request)
         self.total = self.plan.passes # an upper bound at first, corrected as the run goes on
         self.done = 0
         self.seconds = {}             # by phase
         self.looks = []               # of `Look`, as they were taken
         self.shown = False            # did the user give the masks that a first look would find?
-        kinds = [job.kind(i) for i in range(len(job.texts))]
-        with self.clock('text'): self.q = seg.queries(job.texts, kinds) # `(n,e)`
+        kinds = [request.kind(i) for i in range(len(request.texts))]
+        with self.clock('text'): self.q = seg.queries(request.texts, kinds) # `(n,e)`
         self.bar = bar_of(desc='segment', total=self.total, unit='pass', leave=None) # not left behind below another bar
 
     @contextmanager
@@ -166,20 +166,20 @@ class SegmentRun:
 
     def passes(self, stage, some, prompted):
         "Passes of a stage per window, at most"
-        return self.seg.predictor(self.job, stage, some).passes(prompted)
+        return self.seg.predictor(self.request, stage, some).passes(prompted)
 
     def tiles(self, stage, view, box, only=None):
         "The windows of a stage"
-        return Windows(view.net.shape, stage.frame.window, box, self.job.rules.even, only)
+        return Windows(view.net.shape, stage.frame.window, box, self.request.rules.even, only)
 
     def prompts(self, look, some):
         "What a stage is shown; the first of two published ones sees no prompts"
-        if self.job.rules.compete and look.stage.name=='coarse': return [None]*len(some),[None]*len(some)
-        return prompt_channels(self.job, look.view, look.part, some, look.earlier)
+        if self.request.rules.compete and look.stage.name=='coarse': return [None]*len(some),[None]*len(some)
+        return prompt_channels(self.request, look.view, look.part, some, look.earlier)
 
     def is_prompted(self, earlier):
         "May a window hold a prompt: something found earlier, or a mark?"
-        return earlier is not None or bool(self.job.spatial)
+        return earlier is not None or bool(self.request.spatial)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #7313dd70
 @patch
@@ -193,9 +193,9 @@ def look(
     "Ask a stage about some windows"
     some = list(some or look.some)
     part = look.part
-    x = image_part(self.job, look.view, look.group.rule, part, self.seg.device) # fine voxels `(x,y,z)`
+    x = image_part(self.request, look.view, look.group.rule, part, self.seg.device) # fine voxels `(x,y,z)`
     soft,hard = self.prompts(look, some)
-    ask = self.seg.predictor(self.job, look.stage, some, self.q[some], self.tick)
+    predictor = self.seg.predictor(self.request, look.stage, some, self.q[some], self.tick)
     def load(tile):
         return window_at(x, tile.at, look.stage.frame, soft, hard, part.start)
     key = look.stage.name,look.group
@@ -204,9 +204,9 @@ def look(
     while first<last:
         size = self.plan.sizes[key]
         upto = min(first+size.classes, last)
-        ask.group = size.group
+        predictor.group = size.group
         before = self.done
-        try: self._turn(ask, load, look, (first, upto), some, found, size)
+        try: self._turn(predictor, load, look, (first, upto), some, found, size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.plan.sizes[key] = size.halved()
@@ -216,17 +216,17 @@ def look(
 
 # %% ../../nbs/inference/90_pipeline.ipynb #f06b4c65
 @patch
-def _turn(self:SegmentRun, ask, load, look, turn, some, found, size):
+def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
     "Some of the sentences, from the first to the last of `turn`, over all windows"
     first,last = turn
     asked = some[first:last]
     phases = look.view.net.phases
-    foreseen = ask.passes(self.is_prompted(look.earlier))
+    foreseen = predictor.passes(self.is_prompted(look.earlier))
     def answers(window):
         before = self.done
-        is_skipped = self.job.rules.skip and window.constant()
+        is_skipped = self.request.rules.skip and window.constant()
         if not is_skipped:
-            for rows,*rest in ask.predict(window, turn):
+            for rows,*rest in predictor.predict(window, turn):
                 from_here = slice(rows.start-first, rows.stop-first)
                 yield from_here,*rest
         self.total += self.done-before-foreseen # a window without prompts takes fewer passes
@@ -236,7 +236,7 @@ def _turn(self:SegmentRun, ask, load, look, turn, some, found, size):
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
     new = MaskAccumulator(len(asked), look.view.shape, kept)
-    writer = MaskWriter(new, look.view, look.tiles.box, self.job.cfg.threshold, size.voxels)
+    writer = MaskWriter(new, look.view, look.tiles.box, self.request.cfg.threshold, size.voxels)
     sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
     for row,i in enumerate(asked): found.add(i, new, row)
 
@@ -247,14 +247,14 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
     earlier = None
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     looks = []
-    for view,box in regions_of(self.job, stage, group, coarse):
+    for view,box in regions_of(self.request, stage, group, coarse):
         tiles = self.tiles(stage, view, box)
         looks.append(Look(stage, view, tiles, group, group.some, earlier))
     self._correct_total(looks, stage, group, earlier)
     for look in looks:
         self.looks.append(look)
         net = look.view.net
-        if self.job.rules.compete and net not in labels: labels[net] = LabelWriter(net),look.view
+        if self.request.rules.compete and net not in labels: labels[net] = LabelWriter(net),look.view
         writer,_ = labels.get(net, (found, look.view))
         self.look(look, writer)
 
@@ -271,16 +271,16 @@ def _correct_total(self:SegmentRun, looks, stage, group, earlier):
 @patch
 def stage(self:SegmentRun, stage, before=None):
     "All sentences through one stage; `before` is what the one before it found"
-    job = self.job
+    request = self.request
     kept = []  # sentences whose scores are kept: to choose among pieces, or to tell objects apart
-    if not job.rules.compete: kept = [i for i,choose in enumerate(job.facts('choose')) if choose or job.instance]
-    found = MaskAccumulator(len(job.texts), job.vol.shape, kept)
+    if not request.rules.compete: kept = [i for i,choose in enumerate(request.facts('choose')) if choose or request.instance]
+    found = MaskAccumulator(len(request.texts), request.vol.shape, kept)
     labels = {} # `{NetGrid: (LabelWriter, view)}`, where each voxel goes to one sentence only
-    for group in job.groups:
-        mine = self.seg.wanted(job, group)
+    for group in request.groups:
+        mine = self.seg.wanted(request, group)
         is_first = before is None or stage is mine[0] and not self.shown
         coarse = None if is_first else before
-        if coarse and not (stage in mine and is_worth_a_look(job, coarse, group)):
+        if coarse and not (stage in mine and is_worth_a_look(request, coarse, group)):
             for i in group.some: found.add(i, coarse, i) # as it was found before
         elif stage in mine: self._group(stage, group, coarse, found, labels)
     for writer,view in labels.values(): self._decide(found, writer, view)
@@ -289,18 +289,18 @@ def stage(self:SegmentRun, stage, before=None):
 @patch
 def _decide(self:SegmentRun, found, writer, view):
     "Labels to masks; the scores stay where they were merged"
-    writer.finish(found, view.turn, self.job.cfg.threshold)
+    writer.finish(found, view.turn, self.request.cfg.threshold)
     found.score = lambda i, box: writer.prob(view.turn, view.shape, box)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #47d4a8de
 @patch
 def all(self:SegmentRun):
     "Through the stages; returns what the last one found"
-    asked = [stage for stage,_ in self.seg.steps(self.job)]
+    asked = [stage for stage,_ in self.seg.steps(self.request)]
     stages = []
     for stage in self.seg.stages:
         if any(stage is o for o in asked): stages.append(stage)
-    found = given_masks(self.job) if len(stages)>1 else None
+    found = given_masks(self.request) if len(stages)>1 else None
     self.shown = found is not None
     for stage in stages[1:] if self.shown else stages:
         before = self.done
@@ -311,18 +311,18 @@ def all(self:SegmentRun):
     return found
 
 # %% ../../nbs/inference/90_pipeline.ipynb #7bf5293c
-def _chosen(job, found, i):
+def _chosen(request, found, i):
     "The mask of a sentence, reduced to the pieces that are the structure where the table says so"
     bits = found.bits[i]
     voxels = np.prod(bits.shape, dtype=float)
-    has_choice = job.facts('choose')[i] and not job.instance
-    if not has_choice or not bits.any() or voxels>=job.rules.gate: return bits
+    has_choice = request.facts('choose')[i] and not request.instance
+    if not has_choice or not bits.any() or voxels>=request.rules.gate: return bits
     box = bits.box()
     def score(at):
         on_scan = Region.from_slices(at).shift(box.start)
         return found.score(i, on_scan.slices)
     out = BitMask.zeros(bits.shape)
-    out[box.slices] = keep_pieces(bits[box.slices], score, job.rules.choose)
+    out[box.slices] = keep_pieces(bits[box.slices], score, request.rules.choose)
     return out
 
 def _last_view(run, i):
@@ -332,7 +332,7 @@ def _last_view(run, i):
 def _voxel_ml(run, i):
     "Volume of the voxels on which a sentence was answered"
     view = _last_view(run, i)
-    voxel = np.prod(run.job.vol.spacing)/1000
+    voxel = np.prod(run.request.vol.spacing)/1000
     if view is None: return float(voxel)
     in_scan = np.prod(view.net.size, dtype=float)
     in_grid = np.prod(view.net.fine, dtype=float)
@@ -340,43 +340,43 @@ def _voxel_ml(run, i):
 
 def _unfounded(run, i, bits):
     "Why a mask rests on nothing in the scan; empty if it does, or if every mask is to be kept"
-    job = run.job
-    if not (job.rules.absent and job.cfg.presence): return ''
-    if job.blank: return 'not found, as there is nothing to see in the scan'
-    rule = next(group.rule for group in job.groups if i in group.some)
-    lo,hi = job.lims.get(rule, (0,255))
+    request = run.request
+    if not (request.rules.absent and request.cfg.presence): return ''
+    if request.blank: return 'not found, as there is nothing to see in the scan'
+    rule = next(group.rule for group in request.groups if i in group.some)
+    lo,hi = request.lims.get(rule, (0,255))
     edge = limits_table()['edge']
     step = edge['step']*(hi-lo)/255 # from grey levels to the values of the scan
     view = _last_view(run, i)
     per_voxel = [max(1, round(n/m)) for n,m in zip(view.net.size, view.net.fine)]
     reach = view.turn.of_back(per_voxel)
-    rests = edge_support(bits, np.asarray(job.vol.data), step, reach)
+    rests = edge_support(bits, np.asarray(request.vol.data), step, reach)
     if rests>edge['share']: return ''
     return f'not found: grey values change on {rests:.1%} of the edge of what the network marked'
 
 # %% ../../nbs/inference/90_pipeline.ipynb #2c58f92c
 def _reported(run, found, i, presence):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence"
-    job = run.job
-    bits = _chosen(job, found, i)
-    marks = job.spatial.get(job.texts[i])
+    request = run.request
+    bits = _chosen(request, found, i)
+    marks = request.spatial.get(request.texts[i])
     if marks: # what the user has marked is there
-        agreed = apply_marks(np.asarray(bits), job.vol, marks)
+        agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
     why = _unfounded(run, i, bits) if bits.any() else ''
-    is_unsure = job.rules.absent and presence<job.cfg.presence
+    is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)
     return bits,why
 
-def _objects(seg, job, found, bits):
+def _objects(seg, request, found, bits):
     "Objects of every sentence; its mask becomes what they cover together"
     out = {}
-    for i,text in enumerate(job.texts):
-        ids = np.zeros(job.vol.shape, np.int32)
+    for i,text in enumerate(request.texts):
+        ids = np.zeros(request.vol.shape, np.int32)
         box = bits[text].box()
         if box is not None:
             at = box.slices
-            ids[at] = seg.split(bits[text][at], found.score(i, at), job.vol.spacing, job.cfg.min_mm3)
+            ids[at] = seg.split(bits[text][at], found.score(i, at), request.vol.spacing, request.cfg.min_mm3)
         out[text] = ids
         bits[text] = BitMask.of(ids>0)
     return out
@@ -388,13 +388,13 @@ def result_of(
     found:MaskAccumulator,
 )->Segmentation:
     "What was found, as a result"
-    job = run.job
+    request = run.request
     bits = {}
     scores = {}
     means = {}
-    remarks = dict(job.remarks)
-    mm3 = np.prod(job.vol.spacing)
-    for i,text in enumerate(job.texts):
+    remarks = dict(request.remarks)
+    mm3 = np.prod(request.vol.spacing)
+    for i,text in enumerate(request.texts):
         voxels = found.voxels[i]
         ml = voxels*mm3/1000
         scores[text] = presence_of(found.hist[i], _voxel_ml(run, i), ml)
@@ -404,9 +404,17 @@ def result_of(
         scores[text] = 0.
         said = filter(None, (remarks.get(text), why))
         remarks[text] = '; '.join(said)
-    objects = _objects(seg, job, found, bits) if job.instance else {}
+    objects = _objects(seg, request, found, bits) if request.instance else {}
     return Segmentation(
-        job.vol, bits, scores, manifest_of(seg, run, remarks), means, dict(job.ids), objects, dict(job.spatial), doubts=job.notes,
+        volume=request.vol,
+        masks=bits,
+        scores=scores,
+        manifest=manifest_of(seg, run, remarks),
+        means=means,
+        ids=dict(request.ids),
+        instances=objects,
+        marks=dict(request.spatial),
+        doubts=request.notes,
         remarks=remarks)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #84559de8
@@ -416,10 +424,10 @@ def manifest_of(
     remarks:dict=None, # `{sentence: what is odd about it}`; None: those of the request
 )->dict:
     "How a result was made"
-    job = run.job
-    if remarks is None: remarks = job.remarks
+    request = run.request
+    if remarks is None: remarks = request.remarks
     said = [f'{text}: {remark}' for text,remark in remarks.items()]
-    notes = [*placement_warnings(job.vol), *job.notes, *said, *getattr(seg.enc, 'notes', ())]
+    notes = [*placement_warnings(request.vol), *request.notes, *said, *getattr(seg.enc, 'notes', ())]
     named = {stage.name or 'model': stage for stage in seg.stages}
     promised = float(run.plan.now+run.plan.host)
     return dict(
@@ -428,15 +436,15 @@ def manifest_of(
         sha256={name: stage.sha256 for name,stage in named.items()},
         device=seg.where,
         precision=str(seg.amp or torch.float32).removeprefix('torch.'),
-        scan=job.vol.source,
+        scan=request.vol.source,
         notes=notes,
-        sentences=job.ids,
-        classes=dict(zip(job.texts, job.keys)),
-        modality=job.modality,
-        modality_from=job.why,
-        instance=job.instance,
-        marks={text: len(marks) for text,marks in job.spatial.items()},
-        settings=asdict(job.cfg),
+        sentences=request.ids,
+        classes=dict(zip(request.texts, request.keys)),
+        modality=request.modality,
+        modality_from=request.why,
+        instance=request.instance,
+        marks={text: len(marks) for text,marks in request.spatial.items()},
+        settings=asdict(request.cfg),
         looks=[look.row() for look in run.looks],
         passes=run.done,
         frames={name: asdict(stage.frame) for name,stage in named.items()},

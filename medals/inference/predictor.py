@@ -105,7 +105,7 @@ def load_stages(
 )->tuple:          # List of `NetworkStage`, text encoder
     "Networks with their frames, and the encoder of their sentences"
     source = str(source)
-    if source.startswith('random:'): return random_stages(source[7:])
+    if source.startswith('random:'): return random_stages(source.removeprefix('random:'))
     if source in PUBLISHED_WEIGHTS: return _published(PUBLISHED_WEIGHTS[source])
     folder = find_model(source)
     if not folder.is_dir(): raise UserError(f"{folder} is one file, without frame and text encoder; name a folder made by medals")

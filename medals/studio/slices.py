@@ -224,7 +224,7 @@ def compare(
 
 # %% ../../nbs/studio/10_slices.ipynb #ed36a4d2
 def network_volume(
-    job,       # From `make_request`
+    request,   # From `make_request`
     view,      # From `stage_view`
     rule=None, # Intensity rule
 )->Volume:     # On the network's voxels, in the patient's place
@@ -233,8 +233,8 @@ def network_volume(
     step = np.array(view.net.size)/view.net.fine # voxels of the turned scan per voxel of the network
     first = np.array([lo for lo,_ in view.net.crop])+step/2-.5
     order = AxisOrder(view.turn.order, view.turn.flip)
-    to = order.to_scan(job.vol.shape)@from_matvec(np.diag(step), first)
-    return Volume(image_part(job, view, rule, part), job.vol.affine@to, job.modality)
+    to = order.to_scan(request.vol.shape)@from_matvec(np.diag(step), first)
+    return Volume(image_part(request, view, rule, part), request.vol.affine@to, request.modality)
 
 def _either(soft, hard):
     "The union of two masks, each of which may be None"
@@ -252,19 +252,19 @@ class PromptsView(VBox):
     "Each sentence with its prompt channel, on the network's voxels"
     def __init__(self, segmenter, image, prompts, spatial=None, modality=None, stage=0):
         used = segmenter.stages[stage]
-        job = make_request(image, prompts, modality, spatial, frame=used.frame)
-        view = stage_view(job, used.frame, used.name or 'coarse')
+        request = make_request(image, prompts, modality, spatial, frame=used.frame)
+        view = stage_view(request, used.frame, used.name or 'coarse')
         whole = tuple((0,n) for n in view.net.fine)
-        soft,hard = prompt_channels(job, view, whole, range(len(job.texts)))
-        self.volume = network_volume(job, view, job.groups[0].rule)
+        soft,hard = prompt_channels(request, view, whole, range(len(request.texts)))
+        self.volume = network_volume(request, view, request.groups[0].rule)
         self.channels = {}
         self.rows = []
         masks = {}
         empty = BitMask.zeros(self.volume.shape)
-        for text,given,drawn in zip(job.texts, soft, hard):
+        for text,given,drawn in zip(request.texts, soft, hard):
             channel = _either(given, drawn)
             self.channels[text] = channel
-            self.rows.append(_prompt_row(text, channel, job.modality))
+            self.rows.append(_prompt_row(text, channel, request.modality))
             masks[text] = empty if channel is None else channel
         self.slices = Slices(self.volume, masks)
         lines = ['<b>{sentence}</b>: {understood}, {voxels} voxels marked'.format(**row) for row in self.rows]

@@ -46,16 +46,16 @@ def patient_region(
         except UserError: pass # black all over: then all of it is looked at
     return Region.whole(x.shape)
 
-def _some_masks(ask, rows, x, prompts, view):
+def _some_masks(predictor, rows, x, prompts, view):
     "Masks of the classes from the first to the last of `rows`, packed"
     first,last = rows
-    frame = ask.stage.frame
+    frame = predictor.stage.frame
     tiles = Windows(x.shape, frame.window, view.box)
     found = MaskAccumulator(last-first, x.shape)
     def load(tile): return window_at(x, tile.at, frame, prompts)
     def answers(win):
         if win.constant(): return # nothing to see there, as in `segment`
-        for classes,*rest in ask.predict(win, rows):
+        for classes,*rest in predictor.predict(win, rows):
             own = slice(classes.start-first, classes.stop-first)
             yield own,*rest
     sliding_window(tiles, last-first, load, answers, MaskWriter(found, view, tiles.box))
@@ -76,12 +76,12 @@ def predict_case(
     stage = NetworkStage(net, InputSpec(window=window, axes=None))
     numbers = pick_dtype('auto', q.device)
     half = numbers if numbers.itemsize<4 else None
-    ask = WindowPredictor(stage, q, q.device, amp=half)
+    predictor = WindowPredictor(stage, q, q.device, amp=half)
     prompts = () if p is None else [BitMask.of(m) if m.any() else None for m in p.cpu().numpy()]
     out = np.zeros((n, *x.shape), bool)
     for first in range(0, n, OPEN_CLASSES):
         last = min(first+OPEN_CLASSES, n)
-        for i,bits in enumerate(_some_masks(ask, (first, last), x, prompts, view)): out[first+i] = bits
+        for i,bits in enumerate(_some_masks(predictor, (first, last), x, prompts, view)): out[first+i] = bits
     return out
 
 # %% ../../nbs/training/70_validate.ipynb #0aa57240

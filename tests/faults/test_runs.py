@@ -100,10 +100,10 @@ def test_5_1_where_nobody_knows_each_sentence_is_taken_at_its_word(head):
     "Weights of all modalities and a scan of none: CT, MRI and PET in one question, each as if alone"
     seg,scan = stand_in(),bare(head.like(np.asarray(head.data)*5))
     said = ['liver on CT', 'mandible on CT', 'spleen', 'a tumour in PET', 'liver in MRI']
-    job = make_request(scan, said)
-    assert [(g.modality, g.rule, g.some) for g in job.groups]==[
+    request = make_request(scan, said)
+    assert [(g.modality, g.rule, g.some) for g in request.groups]==[
         ('ct','soft_tissue',(0,)), ('ct','bone',(1,)), ('mri','percentile',(2,4)), ('pet','percentile',(3,))]
-    assert 'nothing says what kind of scan this is' in job.notes[0]
+    assert 'nothing says what kind of scan this is' in request.notes[0]
     alone = {s: seg(scan, [s], presence=0) for s in said}
     for some in subsets(said):
         together = seg(scan, some, presence=0)
@@ -123,16 +123,16 @@ def test_5_1_the_sentences_inside_a_challenge_file_say_what_it_is(tmp_path, head
     path = challenge_case(tmp_path/'case_0001.npz', head, *said)
     for frame in (InputSpec(), INPUT_SPECS['nano']):
         for prompts in (None, said, said[2:], ['Aorta'], ['Pancreas in MRI','Liver']):
-            job = make_request(path, prompts, frame=frame)
-            assert (job.modality, {g.modality for g in job.groups})==('ct', {'ct'}), prompts
-            assert job.why=='sentences: named by 2 of 4 sentences'
+            request = make_request(path, prompts, frame=frame)
+            assert (request.modality, {g.modality for g in request.groups})==('ct', {'ct'}), prompts
+            assert request.why=='sentences: named by 2 of 4 sentences'
     assert make_request(challenge_case(tmp_path/'MR_0001.npz', head, *said)).why=='file: from the tags or the name of the file'
     assert make_request(path, modality='us').modality=='us'
 
 
 def test_5_1_the_published_way_lets_sentences_vote(head):
-    job = make_request(bare(head), ['spleen', 'liver in CT', 'aorta in CT', 'pancreas in MRI'], cfg=InferenceCfg(compat=True))
-    assert (job.modality, {g.modality for g in job.groups})==('ct', {'ct'})
+    request = make_request(bare(head), ['spleen', 'liver in CT', 'aorta in CT', 'pancreas in MRI'], cfg=InferenceCfg(compat=True))
+    assert (request.modality, {g.modality for g in request.groups})==('ct', {'ct'})
 
 
 def test_5_1_what_one_sentence_skips_another_does_not(head, monkeypatch):
