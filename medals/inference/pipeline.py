@@ -224,11 +224,7 @@ def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
     foreseen = predictor.passes(self.is_prompted(look.earlier))
     def answers(window):
         before = self.done
-        is_skipped = self.request.rules.skip and window.constant()
-        if not is_skipped:
-            for rows,*rest in predictor.predict(window, turn):
-                from_here = slice(rows.start-first, rows.stop-first)
-                yield from_here,*rest
+        yield from predictor.answers(window, turn, self.request.rules.skip)
         self.total += self.done-before-foreseen # a window without prompts takes fewer passes
     if isinstance(found, LabelWriter):
         writer = found.start(asked)

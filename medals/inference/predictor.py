@@ -249,6 +249,19 @@ class WindowPredictor:
                 for lo,hi,p,where in self._refined(x, win.ids, soft, hard, rows, flip, key):
                     yield slice(lo, hi),p,phase,where,1/len(self.flips)
 
+    def answers(
+        self,
+        win:WindowInput,
+        rows:tuple,      # As for `predict`
+        skip:bool=True,  # Is a window passed over in which there is nothing to see?
+    ):                   # As from `predict`, the classes counted from the first that is wanted
+        "What sliding windows add up"
+        if skip and win.constant(): return
+        first,_ = rows
+        for classes,*rest in self.predict(win, rows):
+            own = slice(classes.start-first, classes.stop-first)
+            yield own,*rest
+
     def _refined(self, x, ids, soft, hard, rows, flip, key):
         "With `iterations`, only the last answer"
         edge = FIRST_EDGE

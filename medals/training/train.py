@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainCfg', 'data_cfg', 'split', 'batch_feed', 'embed', 'prepared_from_hu', 'joint_sentences', 'frame_of',
-           'weight_saver', 'run_validator', 'build_run', 'train']
+           'weight_saver', 'run_validator', 'build_run', 'fit_all', 'train']
 
 # %% ../../nbs/training/80_train.ipynb #169efc2e
 import warnings
@@ -25,7 +25,7 @@ from ..data.questions import DATA_PRESETS, DataCfg
 from ..data.sampler import Sampler, batches
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
-from .loop import fit, start_run
+from .loop import TrainState, fit, start_run
 from .validate import Validator, held_out_cases
 from ..vocab import resolve
 from ..weights import save_model
@@ -59,9 +59,14 @@ def data_cfg(
     cfg,       # `TrainCfg`
 )->DataCfg:
     "What the sampler is told; with `compat` the published ways, where nothing else was asked for"
-    own,plain = part_of(cfg, DataCfg),DataCfg()
+    own = part_of(cfg, DataCfg)
     if not cfg.compat: return own
-    return replace(DATA_PRESETS['published'], **{f.name: v for f in fields(DataCfg) if (v := getattr(own, f.name))!=getattr(plain, f.name)})
+    plain = DataCfg()
+    asked = {}
+    for field in fields(DataCfg):
+        value = getattr(own, field.name)
+        if value!=getattr(plain, field.name): asked[field.name] = value
+    return replace(DATA_PRESETS['published'], **asked)
 
 # %% ../../nbs/training/80_train.ipynb #ea55b1f8
 def split(
@@ -102,25 +107,35 @@ def embed(
     device='cpu',
 )->torch.Tensor:      # `(n,e)`
     "The query of every sentence"
-    return on_first(lambda: enc([s for s,_ in sentences], [m for _,m in sentences])).to(device)
+    texts = [text for text,_ in sentences]
+    modalities = [modality for _,modality in sentences]
+    queries = on_first(enc, texts, modalities)
+    return queries.to(device)
 
 # %% ../../nbs/training/80_train.ipynb #d39f0872
 def prepared_from_hu(
     cases:list,  # Rows of stores
 )->bool:
     "Were CTs in Hounsfield units among them, which preparation has put into one window?"
-    first = {r['dataset']: Path(r['folder']) for r in cases}
-    told = [read_json(o/'case.json') for o in first.values()]
-    return any(o['modality']=='ct' and o.get('source', {}).get('grey') for o in told)
+    one_each = {row['dataset']: Path(row['folder']) for row in cases} # cases of a data set are all alike
+    for folder in one_each.values():
+        case = read_json(folder/'case.json')
+        limits = case.get('source', {}).get('grey')
+        if case['modality']=='ct' and limits: return True
+    return False
 
 def joint_sentences(
     stores,  # Folders
 )->list:
     "Names and sentences of classes that name several structures at once, or leave something out"
-    sets = [d for s in stores for d in read_json(Path(s)/'classes.json').values()]
-    classes = [row for d in sets for row in d['classes'].items()]
-    texts = [text for name,row in classes for text in (name, *row['sentences'])]
-    return [o for o in dict.fromkeys(texts) if resolve(o).problem]
+    texts = {} # each once, in order
+    for store in stores:
+        for d in read_json(Path(store)/'classes.json').values():
+            for name,c in d['classes'].items(): texts.update(dict.fromkeys([name, *c['sentences']]))
+    joint = []
+    for text in texts:
+        if resolve(text).problem: joint.append(text)
+    return joint
 
 def frame_of(
     stores,         # Folders
@@ -129,11 +144,20 @@ def frame_of(
     windows:bool,   # A grey window for each structure of a CT?
 )->dict:            # None if the stores do not say
     "What the weights will expect to see"
-    recipe = next((r for s in stores if (r := read_json(Path(s)/'store.json').get('recipe'))), None)
+    recipes = [read_json(Path(store)/'store.json').get('recipe') for store in stores]
+    recipe = next(filter(None, recipes), None)
     if not recipe: return None
-    return dict(spacing=recipe['spacing'], window=patch, axes=recipe['frame'], fill=recipe['fill'], phases=1, windows=windows,
-                modality=next(iter(modalities)) if len(modalities)==1 else None, modalities=sorted(modalities),
-                joint=joint_sentences(stores))
+    names = sorted(modalities)
+    return dict(
+        spacing=recipe['spacing'],
+        window=patch,
+        axes=recipe['frame'],
+        fill=recipe['fill'],
+        phases=1,
+        windows=windows,
+        modality=names[0] if len(names)==1 else None,
+        modalities=names,
+        joint=joint_sentences(stores))
 
 def weight_saver(
     cfg:TrainCfg,
@@ -161,7 +185,8 @@ def run_validator(
     rows = sampler.heldout
     if cfg.val_store:
         sampler = Sampler(cfg.val_store, DataCfg(patch=sampler.patch))
-        rows,table = sampler.cases,embed(enc, sampler.sentences, table.device)
+        rows = sampler.cases
+        table = embed(enc, sampler.sentences, table.device)
     if not rows: return None
     return Validator(held_out_cases(sampler, rows), table, sampler.patch, cfg.val_cases, cfg.val_last, cfg.marks)
 
@@ -177,23 +202,42 @@ def build_run(
     if any(n%32 for n in sampler.patch) or prod(sampler.patch)<=32**3:
         raise UserError(f"patch {sampler.patch}: multiples of 32, and more than 32x32x32, since the U-Net halves it 5 times")
     table = embed(origin.enc, sampler.sentences, device)
-    cases = dict(Counter(r['dataset'] for r in sampler.cases))
-    same = dict(data=asdict(sampler.cfg), cases=cases, names=f"{seed_of(*(r['name'] for r in sampler.cases)):x}", text=origin.enc.key)
-    same.update(model=asdict(origin.net.cfg), begin=origin.source, **facts)
+    counts = Counter(row['dataset'] for row in sampler.cases)
+    names = seed_of(*(row['name'] for row in sampler.cases))
+    same = dict(
+        data=asdict(sampler.cfg),
+        cases=dict(counts),
+        names=f'{names:x}',
+        text=origin.enc.key,
+        model=asdict(origin.net.cfg),
+        begin=origin.source,
+        **facts)
     run = start_run(origin.net, part_of(cfg, LoopCfg), cfg.out, table, cfg.resume, cfg.change, **same)
     if origin.match: on_first(write_json, Path(cfg.out)/'begin.json', asdict(origin.match))
-    own = cfg.windows=='structure' or (cfg.windows=='auto' and not prepared_from_hu(sampler.cases))
-    frame = frame_of(stores, sampler.patch, {q.modality for q in sampler.sets.values()}, own)
-    return run,batch_feed(sampler, cfg, device),run_validator(sampler, table, origin.enc, cfg),weight_saver(cfg, origin.enc, frame)
+    windows = cfg.windows=='structure' or (cfg.windows=='auto' and not prepared_from_hu(sampler.cases))
+    modalities = {qs.modality for qs in sampler.sets.values()}
+    frame = frame_of(stores, sampler.patch, modalities, windows)
+    validate = run_validator(sampler, table, origin.enc, cfg)
+    return run,batch_feed(sampler, cfg, device),validate,weight_saver(cfg, origin.enc, frame)
+
+def fit_all(
+    run:TrainState,
+    feed,      # As for `fit`
+    validate,  # The same; None: nothing scores the network
+    keep,
+)->dict:       # `step`, `best`, `stopped` (number of a signal, or 0), `rows` of the last validation
+    "Train, and keep the weights also where no validation does"
+    fit(run, feed, validate, keep)
+    if not validate and not run.stopped and rank()==0: keep(run.ema.net.eval(), run, False)
+    rows = validate.rows if validate else []
+    return dict(step=run.step, best=run.best, stopped=run.stopped, rows=rows)
 
 def train(
     stores:list,  # Folders made by `medals prepare`
     cfg:TrainCfg,
-)->dict:          # `step`, `best`, `stopped` (number of a signal, or 0), `rows` of the last validation
+)->dict:          # From `fit_all`
     "Train from stores"
     with process_group(cfg.device) as device:
         origin = warm_start(cfg.weights, cfg.model, cfg.text, cfg.base, cfg.partial, cfg.seed)
-        run,source,validate,keep = build_run(list(stores), cfg, origin, device)
-        fit(run, source, validate, keep)
-        if not validate and not run.stopped and rank()==0: keep(run.ema.net.eval(), run, False)
-        return dict(step=run.step, best=run.best, stopped=run.stopped, rows=validate.rows if validate else [])
+        run,feed,validate,keep = build_run(list(stores), cfg, origin, device)
+        return fit_all(run, feed, validate, keep)
