@@ -114,8 +114,9 @@ def to_batch(
     one_channel = (len(samples), 1, *size)
     x = torch.empty(one_channel, device=device)
     m = torch.zeros((len(samples), max(1, most), *size), dtype=torch.bool, device=device)
-    # As large as the masks or the image, so they are made only if some sample has such a thing
-    p,fg,counted = None,None,None
+    p = None       # As large as the masks or the image, so these three are made only if some sample has such a thing
+    fg = None
+    counted = None
     for i,s in enumerate(samples):
         nc = len(s.classes)
         labels = send(s.labels)

@@ -184,15 +184,10 @@ def _levels(tissues, cfg, gen):
     return contrast,np.clip(means, 0, 1),rough
 
 # %% ../../nbs/data/75_paint.ipynb #ab5dd525
-def draw_paint(
-    tissues:Tissues,
-    spacing:tuple,        # Voxel size, mm
-    gen:np.random.Generator,
-    cfg:PaintCfg=PAINTS['default'],
-)->Paint:
-    "Draw the looks of one image"
-    contrast,means,roughs = _levels(tissues, cfg, gen)
-    mean,spread,rough = np.zeros((3,256), np.float32)
+def _per_label(tissues, means, roughs, cfg, gen):
+    "Mean, spread and roughness of every label value, from those of the groups `(3,256)`"
+    looks = np.zeros((3,256), np.float32)
+    mean,spread,rough = looks
     if gen.random()<cfg.air: mean[:] = gen.uniform(0, .3)
     spread[:] = gen.uniform(0, .02)
     for group,level,uneven in zip(tissues.groups, means, roughs):
@@ -201,26 +196,45 @@ def draw_paint(
         spread[values] = gen.uniform(*cfg.spread)
         rough[values] = uneven
     if gen.random()<cfg.plain:
-        for spot,around in tissues.hidden.items():
-            for looks in (mean, spread, rough): looks[spot] = looks[around]
+        for spot,around in tissues.hidden.items(): looks[:,spot] = looks[:,around]
+    return looks
+
+def _thickness(spacing, cfg, gen):
+    "Voxels per slice along each axis"
     thick = [1.,1.,1.]
     if gen.random()<cfg.thick:
         axis = gen.integers(3)
         thick[axis] = max(1., float(gen.uniform(*cfg.slices))/spacing[axis])
-    ghost = ()
-    if gen.random()<cfg.ghost:
-        strength = float(gen.uniform(.05, .25))
-        axis = int(gen.integers(3))
-        shift = int(gen.integers(2, 9))
-        ghost = (strength, axis, shift)
-    # What follows is drawn in this order; another order would give other images for the same seed
+    return tuple(thick)
+
+def _ghost(cfg, gen):
+    "Strength, axis and shift of a ghost; empty: none"
+    if gen.random()>=cfg.ghost: return ()
+    strength = float(gen.uniform(.05, .25))
+    axis = int(gen.integers(3))
+    shift = int(gen.integers(2, 9))
+    return strength,axis,shift
+
+# %% ../../nbs/data/75_paint.ipynb #56a10b90
+def draw_paint(
+    tissues:Tissues,
+    spacing:tuple,        # Voxel size, mm
+    gen:np.random.Generator,
+    cfg:PaintCfg=PAINTS['default'],
+)->Paint:
+    "Draw the looks of one image"
+    # All is drawn in this order; another order would give other images for the same seed
+    contrast,means,roughs = _levels(tissues, cfg, gen)
+    mean,spread,rough = _per_label(tissues, means, roughs, cfg, gen)
+    thick = _thickness(spacing, cfg, gen)
+    ghost = _ghost(cfg, gen)
     return Paint(
         contrast=contrast,
         mean=mean,
         spread=spread,
         rough=rough,
         blur=tuple(gen.uniform(*cfg.soft, 3).tolist()),
-        thick=tuple(thick),
+        thick=thick,
         bias=gen.normal(0, 1, (1,4,4,4))*gen.uniform(0, cfg.bias),
         noise=float(gen.uniform(0, cfg.noise)),
         gamma=float(np.exp(gen.uniform(-1, 1)*cfg.gamma)),

@@ -65,6 +65,7 @@ def stage_view(
     if request.rules.crop: box = net.around(patient_region(grey, modality))
     return StageView(turn, net, box, vol.shape)
 
+# %% ../../nbs/inference/45_inputs.ipynb #05d8ae64
 def _spacing(request, turn, shape):
     "Voxel size along the turned axes, mm"
     vol = request.vol

@@ -137,6 +137,7 @@ def joint_sentences(
         if resolve(text).problem: joint.append(text)
     return joint
 
+# %% ../../nbs/training/80_train.ipynb #ec0fa522
 def frame_of(
     stores,         # Folders
     patch:tuple,    # Voxels
@@ -220,6 +221,7 @@ def build_run(
     validate = run_validator(sampler, table, origin.enc, cfg)
     return run,batch_feed(sampler, cfg, device),validate,weight_saver(cfg, origin.enc, frame)
 
+# %% ../../nbs/training/80_train.ipynb #80a8a652
 def fit_all(
     run:TrainState,
     feed,      # As for `fit`

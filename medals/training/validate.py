@@ -171,6 +171,7 @@ def case_rows(
         rows.append(row)
     return rows
 
+# %% ../../nbs/training/70_validate.ipynb #6366eaf8
 def by_class(
     rows:list,  # From `case_rows`
 )->list:
