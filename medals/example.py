@@ -22,7 +22,7 @@ from scipy import ndimage as ndi
 from .scans.axes import Region
 from .core import UserError, floats, make_gen, torch_gen
 from .geometry import Grid, grid_of, rigid, resample_points
-from .preprocessing.intensity import normalise
+from .preprocessing.intensity import normalize
 from .scans.labelmap import components, largest, piece_sizes
 from .volume import Volume
 
@@ -216,8 +216,8 @@ def view_grid(
 )->tuple:           # The source as the view sees it, the grid of the view
     "Turn, scale and shift the head; the view looks at the centre of the original"
     dst = Grid(tuple(shape), np.diag([*spacing, 1.]))
-    dst.affine[:3,3] = src.centre-dst.centre
-    moved = rigid(view.angles, view.scale, view.shift, src.centre)
+    dst.affine[:3,3] = src.center-dst.center
+    moved = rigid(view.angles, view.scale, view.shift, src.center)
     return Grid(src.shape, moved@src.affine),dst
 
 # %% ../nbs/preprocessing/40_example.ipynb #f18d4c13
@@ -299,7 +299,7 @@ def make_view(
         near = resample_points(dist-BEYOND, moved, dst, warp=warp)+BEYOND
         x = add_skull(x, near, view)
     x = shade(x, view)
-    return torch.as_tensor(normalise(x.numpy())),m,dst
+    return torch.as_tensor(normalize(x.numpy())),m,dst
 
 # %% ../nbs/preprocessing/40_example.ipynb #b7b7e639
 FIELD = 220 # mm along each axis of the view that the demo looks at

@@ -30,7 +30,7 @@ class Grid:
         "mm per axis"
         return spacing_of(self.affine)
     @property
-    def centre(self):
+    def center(self):
         "The middle of the grid, RAS+ mm"
         middle = [(n-1)/2 for n in self.shape]
         mm = self.affine@[*middle, 1]
@@ -102,15 +102,15 @@ def rigid(
     angles=(0,0,0),   # Turns about the R, A and S axis, degrees
     scale=(1,1,1),    # Growth along each axis
     shift=(0,0,0),    # mm
-    centre=(0,0,0),   # Point that stays where it is before the shift, mm
+    center=(0,0,0),   # Point that stays where it is before the shift, mm
 )->np.ndarray:        # `(4,4)`, mm -> mm
     "Turn, scale and shift about a point"
     about_r,about_a,about_s = np.deg2rad(angles)
     mat = np.eye(4)
     turns = _turn(about_s, 0, 1)@_turn(about_a, 2, 0)@_turn(about_r, 1, 2)
     mat[:3,:3] = turns@np.diag(scale)
-    moved = mat[:3,:3]@centre
-    mat[:3,3] = np.asarray(centre)+shift-moved
+    moved = mat[:3,:3]@center
+    mat[:3,3] = np.asarray(center)+shift-moved
     return mat
 
 # %% ../nbs/preprocessing/10_geometry.ipynb #a8bd8838

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODALITY_CODES', 'MODALITY_ALIASES', 'FRAME', 'LONGEST', 'DROP', 'MOST_NAMED', 'SHIPPED', 'OF_NANO', 'codes_of',
-           'tokenise', 'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state', 'QueryCache', 'TextEncoder',
+           'tokenize', 'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state', 'QueryCache', 'TextEncoder',
            'native_folder']
 
 # %% ../nbs/network/20_text.ipynb #9083036b
@@ -65,7 +65,7 @@ def _pieces(tokenizer, texts, change):
         rows.append(tokenizer.convert_tokens_to_ids(pieces))
     return rows
 
-def tokenise(
+def tokenize(
     tokenizer,     # From `transformers`
     texts:list,
     longest:int=LONGEST, # With the words around it; what is longer is cut off
@@ -285,7 +285,7 @@ def _encoded(self:TextEncoder, part):
     positions = net.text_tower.biolord.config.max_position_embeddings
     longest = min(LONGEST, positions-2) # two positions are never used
     texts = [text for _,text in part]
-    ids,mask = tokenise(self.tokenizer, texts, longest)
+    ids,mask = tokenize(self.tokenizer, texts, longest)
     codes = torch.tensor([code for code,_ in part])
     device = next(net.parameters()).device
     q = net(ids.to(device), mask.to(device), codes.to(device))

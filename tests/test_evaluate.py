@@ -13,7 +13,7 @@ from helpers import here
 from medals.cli import EvaluateCfg
 from medals.core import UserError
 from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, score_case
-from medals.evaluation.labelling import case_masks
+from medals.evaluation.labeling import case_masks
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.volume import Volume, phantom, write_labels, write_volume
 

@@ -132,9 +132,9 @@ def test_own_pairs_and_regions_in_any_orientation(tmp_path):
     assert a.meta['orientation']==b.meta['orientation']=='RAS' and b.meta['source']['orientation']=='PIL'
     assert all(np.array_equal(p, q) for p,q in zip(a[:,:,:], b[:,:,:])) and np.allclose(a.affine, b.affine, atol=1e-4)
     assert a.meta['classes']['ventricles']==[3,4] and (np.isin(a.points['ids'], [3,4]).sum())==2
-    centre = (a.affine@[*np.argwhere(np.isin(a[:,:,:][1], [3,4])).mean(0), 1])[:3]
+    center = (a.affine@[*np.argwhere(np.isin(a[:,:,:][1], [3,4])).mean(0), 1])[:3]
     true = (vol.affine@[*np.argwhere(np.isin(lbl, [3,4])).mean(0), 1])[:3]
-    assert np.abs(centre-true).max()<1, 'nothing moves'
+    assert np.abs(center-true).max()<1, 'nothing moves'
 
 
 def broken(folder):

@@ -7,7 +7,7 @@ import torch
 
 from helpers import fill_weight, here, salted_weight, set_weights, shared
 from medals.core import UserError
-from medals.text import KnowledgeEncoder, TextEncoder, tokenise
+from medals.text import KnowledgeEncoder, TextEncoder, tokenize
 
 
 def test_published_numbers_in_float64():
@@ -44,7 +44,7 @@ def test_tokens_and_queries_of_the_published_code(tiny, tmp_path):
     folder,z,sd = tiny
     enc = TextEncoder.load({'model_state_dict': {'module.'+k: v for k,v in sd.items()}}, base=folder, cache=tmp_path)
     texts = [str(o) for o in z['texts']]
-    ids,mask = tokenise(enc.tokenizer, texts)
+    ids,mask = tokenize(enc.tokenizer, texts)
     assert np.array_equal(ids, z['input_ids']) and np.array_equal(mask, z['attention_mask'])
     names = ['ct','mri','us','pet','microscopy']
     q = enc(texts, [names[int(i)] for i in z['modality']])
@@ -71,7 +71,7 @@ def test_padding_does_not_change_a_row(tiny):
 def test_too_long_sentences_are_cut(tiny):
     folder,_,sd = tiny
     enc = TextEncoder.load(sd, base=folder, cache=False)
-    ids,mask = tokenise(enc.tokenizer, ['liver '*400])
+    ids,mask = tokenize(enc.tokenizer, ['liver '*400])
     assert ids.shape==(1,256) and ids[0,-1]==enc.tokenizer.convert_tokens_to_ids('[SEP]')
 
 

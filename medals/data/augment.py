@@ -126,7 +126,7 @@ def _middle(patch):
 
 def patch_map(
     aug:Aug,
-    centre:tuple,          # Where the middle of the patch lies, voxels of the case; halves for patches of even size
+    center:tuple,          # Where the middle of the patch lies, voxels of the case; halves for patches of even size
     patch:tuple,           # Voxels
     spacing:tuple=(1,1,1), # Voxel size, mm; only its proportions matter
 )->np.ndarray:             # `(4,4)`, voxel of the patch -> voxel of the case
@@ -138,7 +138,7 @@ def patch_map(
     in_mm = turn*(size/size[:,None]) # turned in mm, not in voxels
     mat[:3,:3] = in_mm*aug.scale*flips
     to_middle = mat[:3,:3]@_middle(patch)
-    mat[:3,3] = centre-to_middle
+    mat[:3,3] = center-to_middle
     return mat
 
 NEARLY_WHOLE = 1e-6 # voxels, so that a place that is whole up to float errors stays whole

@@ -249,7 +249,7 @@ def find_cases(
         _npz_cases(found, root)
         return found
     _pairs(found, root)
-    labelled = any(Path(row['labels']).exists() for row in found.rows)
-    if not patterned and not labelled:
+    labeled = any(Path(row['labels']).exists() for row in found.rows)
+    if not patterned and not labeled:
         found = _mask_folders(root, catalogue) or found
     return _ask_for_masks(found)

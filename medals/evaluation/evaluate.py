@@ -16,7 +16,7 @@ import numpy as np
 from .cases import case_of, pairs # noqa: F401 `case_of` and others are looked for here, too
 from ..core import UserError
 from ..base.files import atomic, write_table
-from .labelling import align, label_table, case_masks, read_names, table_beside # noqa: F401
+from .labeling import align, label_table, case_masks, read_names, table_beside # noqa: F401
 from ..metrics import METRICS, check_tolerance
 from .scoring import by_case, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
 from ..show import compare_fig, figure, save_fig

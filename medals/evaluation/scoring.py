@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import UserError, make_gen
-from .labelling import align, both_masks, ignored_keys, meaning_of, case_masks, without
+from .labeling import align, both_masks, ignored_keys, meaning_of, case_masks, without
 from ..scans.labelmap import components
 from ..metrics import METRICS, OBJECT_SCORES, OUTCOMES, challenge_metrics, instance_scores, mask_scores, outcome
 from ..inference.modality import guess_modality

@@ -31,7 +31,7 @@ class ScanFacts:
     slices:int          # Voxels along the shortest axis of the scan
     mm:tuple            # Size of what differs from the most frequent value
     range:float=0.      # Of brightness, without the darkest and the brightest half percent
-    neighbours:float=0. # Correlation of neighbouring voxels, slow trends left aside, along the best axis
+    neighbors:float=0. # Correlation of neighbouring voxels, slow trends left aside, along the best axis
     bend:float=0.       # Second difference that only one in a thousand exceeds, as a part of the range, along the best axis
     inside:float=0.     # The same range in the middle
     body:float=1.       # Median of what is brighter than a twentieth of the range, as a part of the range
@@ -158,7 +158,7 @@ def scan_facts(
         lag = int(np.clip(voxels, 1, (n-1)//2))
         alike.append(_alike(part, axis, trend, ends))
         bends.append(_bend(part, axis, lag, ends))
-    return replace(facts, range=hi-lo, neighbours=max(alike), bend=max(bends), inside=float(high-low), body=body)
+    return replace(facts, range=hi-lo, neighbors=max(alike), bend=max(bends), inside=float(high-low), body=body)
 
 # %% ../../nbs/inference/20_plausible.ipynb #2796e3f1
 @cache

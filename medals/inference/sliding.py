@@ -36,8 +36,8 @@ def window_starts(
         return [lo+max(0, step) for step in steps]
     if count>1: return [lo+round(i*last/(count-1)) for i in range(count)]
     if n<window: return [-((window-n)//2)] # as much padding on either side
-    centred = (lo+hi-window)//2
-    inside = min(max(centred, 0), n-window)
+    centered = (lo+hi-window)//2
+    inside = min(max(centered, 0), n-window)
     return [inside]
 
 # %% ../../nbs/inference/50_sliding.ipynb #2a1326cf

@@ -33,7 +33,7 @@ def _hills(part, land):
     if not tops.any(): return part.astype(np.int32) # all flat: one hill
     return watershed(-land, tops, mask=part)
 
-def _neighbours(axis):
+def _neighbors(axis):
     "Indices of all voxels but the last along an axis, and of those behind them"
     here,behind = [slice(None)]*3,[slice(None)]*3
     here[axis] = slice(0, -1)
@@ -44,7 +44,7 @@ def _passes(ids, land):
     "Where hills meet: pairs of ids `(n,2)` and heights `(n)`, highest first"
     pairs,heights = [],[]
     for axis in range(3):
-        here,behind = _neighbours(axis)
+        here,behind = _neighbors(axis)
         one,other = ids[here],ids[behind]
         inside = (one>0)&(other>0)
         meet = inside&(one!=other)

@@ -21,7 +21,7 @@ from ..model import PRESETS
 from ..training.distributed import rank, world_size
 from ..training.train import split
 from ..training.config import LoopCfg
-from ..text import codes_of, tokenise
+from ..text import codes_of, tokenize
 from .pieces import loosen
 from .texts import Knowledge, SayCfg
 from ..vocab import resolve
@@ -111,11 +111,11 @@ def _said(known, cfg, step, own):
 def _tokens(said, tok, cfg, step, own):
     "Ids and mask of texts, some words in smaller pieces"
     texts = [text for text,_,_ in said]
-    if not cfg.pieces: return tokenise(tok, texts, cfg.tokens)
+    if not cfg.pieces: return tokenize(tok, texts, cfg.tokens)
     vocab = tok.get_vocab()
     gens = iter([make_gen(cfg.seed, 'cut', step, n, k) for k,n in product((0,1), own)])
     def change(pieces): return loosen(pieces, vocab, next(gens), cfg.pieces)
-    return tokenise(tok, texts, cfg.tokens, change)
+    return tokenize(tok, texts, cfg.tokens, change)
 
 def _other_meanings(said, own, known):
     "Meanings that each text fits besides its own"
@@ -181,7 +181,7 @@ def to_regions(
     numbers = query.flatten().cpu()
     asked = [sampler.sentences[i] for i in numbers.tolist()]
     texts,modalities = [text for text,_ in asked],[modality for _,modality in asked]
-    ids,mask = tokenise(tok, texts, cfg.tokens)
+    ids,mask = tokenize(tok, texts, cfg.tokens)
     codes = torch.tensor(codes_of(modalities, len(asked)))
     number = kinds[numbers].to(device).masked_fill(~there, -1)
     return Regions(batch.x, m, ids.to(device), mask.to(device), codes.to(device), number)

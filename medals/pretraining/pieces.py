@@ -27,12 +27,12 @@ def _word_pieces(vocab=None):
 
 def _letters_of(
     texts:list,   # Sentences
-    normalise,    # As the tokenizer does it
+    normalize,    # As the tokenizer does it
     size:int,     # Pieces that there is room for
 ):
     "The signs that are pieces: the usual ones, and what the texts have more than once"
     used = Counter()
-    for text in texts: used.update(normalise(text))
+    for text in texts: used.update(normalize(text))
     used.pop(' ', None)
     common = used.most_common(size//10)
     found = {sign for sign,number in common if number>1}

@@ -158,8 +158,8 @@ def _breaks(gap, last):
     "Does a phrase end in this gap between two words?"
     if last:
         shortened = gap.startswith('.') and len(last.raw)<5
-        labelled = gap.startswith(':') and last.low in word_table()['sides']  # "left: kidney"
-        if shortened or labelled: return False
+        labeled = gap.startswith(':') and last.low in word_table()['sides']  # "left: kidney"
+        if shortened or labeled: return False
     return '/' not in gap and bool(PHRASE_END.search(gap))
 
 def _joins(a, b):

@@ -42,7 +42,7 @@ def _holes(word, n):
     return res
 
 @cache
-def _neighbours():
+def _neighbors():
     "`{string: known words that become it when letters are dropped}`"
     res = {}
     for word in known_words()[0]:
@@ -94,7 +94,7 @@ def _candidates(word, allowed):
     "`{known word: edits}` of the words that may have been meant"
     res = {}
     for hole in _holes(word, allowed):
-        for near in _neighbours().get(hole, ()):
+        for near in _neighbors().get(hole, ()):
             edits = _edits(word, near)
             lost = len(word)==4 and len(near)!=5  # of four letters, only a word of five may be left
             if edits<=allowed and not lost and _begins_alike(word, near, edits): res[near] = edits

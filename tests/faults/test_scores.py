@@ -18,7 +18,7 @@ from medals.cli import EvaluateCfg, main
 from medals.core import UserError
 from medals.base.files import read_json
 from medals.evaluation.evaluate import evaluate, pairs, read_scores, summary
-from medals.evaluation.labelling import case_masks
+from medals.evaluation.labeling import case_masks
 from medals.scans.grids import CORNER_TOLERANCE, corner_gap, grid_difference
 from medals.scans.labelmap import components, label_boxes, largest
 from medals.studio.slices import agreement

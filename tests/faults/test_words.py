@@ -339,7 +339,7 @@ def test_4_4_a_run_refuses_before_it_starts(tmp_path, capsys):
 
 def test_4_4_a_class_of_two_is_neither_of_them():
     from medals.inference.dicom_seg import code_of
-    from medals.evaluation.labelling import meaning_of
+    from medals.evaluation.labeling import meaning_of
     from medals.widgets import understood
     assert code_of('liver')[1]!=code_of('liver and spleen')[1]==code_of('gizmo')[1]
     assert meaning_of("liver") and not meaning_of("liver and spleen") and not meaning_of("no tumour")
