@@ -25,7 +25,8 @@ TAGS = ['SOPInstanceUID', 'SOPClassUID', 'SeriesInstanceUID', 'SeriesNumber', 'S
 # Tags of single images that tell apart the volumes of a series which lie at one place, and how a listing calls them
 TELLING = dict(
     EchoTime='echo time {} ms', DiffusionBValue='b {}', DiffusionGradientOrientation='gradient {}',
-    ComplexImageComponent='{}', ImageType='{}', TemporalPositionIdentifier='time point {}', AcquisitionNumber='acquisition {}', TriggerTime='trigger time {} ms')
+    ComplexImageComponent='{}', ImageType='{}',
+    TemporalPositionIdentifier='time point {}', AcquisitionNumber='acquisition {}', TriggerTime='trigger time {} ms')
 
 # %% ../../nbs/scans/35_dicom_slice.ipynb #781c251f
 @dataclass(frozen=True)
