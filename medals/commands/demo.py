@@ -270,7 +270,7 @@ def _picture(res, truth, word, fixed):
     return compare_fig(res.volume, rows)
 
 def run_demo(
-    cfg,     # `medals.cli.DemoCfg`
+    cfg,     # `DemoCfg` of `medals.commands.flags`
 )->list:     # Rows of the table
     "View, sentences, masks, correction, scores, picture"
     out = Path(cfg.out)

@@ -26,8 +26,10 @@ from ..masks.bitmask import BitMask
 from .distributed import gather, my_share
 from ..show import compare_fig
 from ..data.simulate import PromptCfg, jittered_box, with_marks
-from ..inference.sliding import MaskAccumulator, MaskWriter, Windows, sliding_window
-from ..inference.predictor import NetworkStage, WindowPredictor, window_at
+from ..inference.windows import Windows
+from ..inference.sliding import MaskAccumulator, MaskWriter, sliding_window
+from ..inference.stages import NetworkStage
+from ..inference.predictor import WindowPredictor, window_at
 from ..data.store import open_case
 from ..vocab import counterpart
 from ..volume import Volume
