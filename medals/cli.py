@@ -68,8 +68,10 @@ def segment(
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
-    found = find_images(images, notes := [], cfg.series=='all')
-    if mute:=[p.name for p in found.values() if not is_challenge(p) and not sentences]:
+    notes = []
+    found = find_images(images, notes, cfg.series=='all')
+    mute = [] if sentences else [p.name for p in found.values() if not is_challenge(p)]
+    if mute:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
     scan = lone_scan(images, found)
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
@@ -85,12 +87,14 @@ def _one_scan(image, sentences, cfg):
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
-    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **asdict(part_of(cfg, InferenceCfg)))
+    how = asdict(part_of(cfg, InferenceCfg))
+    res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format, cfg.priority)
     made = res.manifest
     _note(made['notes'])
-    _say(*_rows([{k: v for k,v in r.items() if k!='note'} for r in res.table]),
+    shown = [{k: v for k,v in row.items() if k!='note'} for row in res.table]
+    _say(*_rows(shown),
          f"{made['modality']} ({made['modality_from']}), on {made['device']}, {made['seconds']['total']:.0f} s; written to {out}")
 
 # %% ../nbs/commands/30_cli.ipynb #7c9b2458
@@ -131,8 +135,11 @@ def challenge(
 ):
     "Do what the challenge's container does: for each case a file with `segs`"
     from medals.commands import challenge as c
-    rows,fails = (c.rehearse if cfg.rehearse else c.challenge)(inputs, cfg)
-    for row in rows: _note(f"{row['case']}: {o}" for o in row.pop('notes', ()))
+    run = c.rehearse if cfg.rehearse else c.challenge
+    rows,fails = run(inputs, cfg)
+    for row in rows:
+        notes = row.pop('notes', ())
+        _note(f"{row['case']}: {o}" for o in notes)
     if rows: _say(*_rows(rows))
     fails.stop(len(rows)+len(fails.rows))
 
@@ -152,34 +159,43 @@ def index(
     from medals.data.indexing import index as run
     from medals.data.indexing import told
     res = run(root, cfg.out, cfg.prompts, cfg.workers, cfg.scheduler)
-    n = sum(r['cases'] for r in res['report'].values())
+    n = sum(dataset['cases'] for dataset in res['report'].values())
     _say(*told(res), f"{n} cases are listed in {cfg.out}")
-    res['failed'].stop(n+len(res['failed'].rows))
+    fails = res['failed']
+    fails.stop(n+len(fails.rows))
+
+def _stored(source, cfg):
+    "What failed, and the store that was made or checked"
+    from medals import prepare as p
+    if cfg.check: return p.check_store(source, cfg.workers),source
+    if Path(source).is_dir():
+        if not cfg.prompts: raise UserError(f"{source} is a folder; give --check to check a store, --prompts FILE to take over its cases")
+        from medals.data.indexing import read_catalogue
+        catalogue = read_catalogue(cfg.prompts)
+        return p.import_store(source, cfg.out, catalogue, cfg.workers),cfg.out
+    if not Path(source).exists(): raise UserError(f"no list {source}; make it with `medals index`")
+    if cfg.fill not in ('', 'yes', 'no'): raise UserError(f"fill should be yes or no, got {cfg.fill!r}")
+    fill = {'yes': True, 'no': False}.get(cfg.fill)
+    same = {k: getattr(cfg, k) for k in ('spacing','patch','frame','dtype','compat')}
+    recipe = p.recipe_for(cfg.preset, fill=fill, **same)
+    fails = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device, cfg.same_voxels)
+    return fails,cfg.out
 
 def prepare(
     source:str,      # List from `medals index`; or a store to check; or a folder of .b2nd, _seg.b2nd and .pkl to take over
     cfg:PrepareCfg
 ):
     "Bring the cases of a list to a network's voxels, into a store"
-    from medals import prepare as p
     from medals.base.files import read_lines
-    if cfg.check: fails,store = p.check_store(source, cfg.workers),source
-    elif Path(source).is_dir():
-        if not cfg.prompts: raise UserError(f"{source} is a folder; give --check to check a store, --prompts FILE to take over its cases")
-        from medals.data.indexing import read_catalogue
-        fails,store = p.import_store(source, cfg.out, read_catalogue(cfg.prompts), cfg.workers),cfg.out
-    else:
-        if not Path(source).exists(): raise UserError(f"no list {source}; make it with `medals index`")
-        if cfg.fill not in ('', 'yes', 'no'): raise UserError(f"fill should be yes or no, got {cfg.fill!r}")
-        fill = {'yes': True, 'no': False}.get(cfg.fill)
-        same = {k: getattr(cfg, k) for k in ('spacing','patch','frame','dtype','compat')}
-        recipe = p.recipe_for(cfg.preset, fill=fill, **same)
-        fails,store = p.prepare(source, cfg.out, recipe, cfg.workers, cfg.scheduler, cfg.device, cfg.same_voxels),cfg.out
+    fails,store = _stored(source, cfg)
     rows = read_lines(Path(store)/'manifest.jsonl')
-    _say(f"{len(rows)} cases, {sum(r['bytes'] for r in rows)/1e6:.1f} MB in {store}")
-    if lost:=[r['name'] for r in rows if r['lost']]:
-        _say(f"labels vanish on voxels of this size in {len(lost)} of {len(rows)} (`lost` in manifest.jsonl): {_few(lost)}")
-    fails.stop(len({r['name'] for r in rows}|{r['case'] for r in fails.rows}))
+    size = sum(row['bytes'] for row in rows)/1e6
+    _say(f"{len(rows)} cases, {size:.1f} MB in {store}")
+    lost = [row['name'] for row in rows if row['lost']]
+    if lost: _say(f"labels vanish on voxels of this size in {len(lost)} of {len(rows)} (`lost` in manifest.jsonl): {_few(lost)}")
+    done = {row['name'] for row in rows}
+    failed = {row['case'] for row in fails.rows}
+    fails.stop(len(done|failed))
 
 # %% ../nbs/commands/30_cli.ipynb #93e86e9c
 def evaluate(
@@ -190,9 +206,13 @@ def evaluate(
     "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
-    head = Path(cfg.out, 'summary.md').read_text(encoding='utf-8').split('## Classes')[0].splitlines()[2:]
-    _say(*head, *notes, *([f"table.csv, summary.md, scores.png and overlays are in {cfg.out}"] if rows else []))
-    fails.stop(len({r['case'] for r in rows})+len(fails.rows))
+    summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')
+    means,_,_ = summary.partition('## Classes')
+    _,_,*head = means.splitlines() # without the title
+    _say(*head, *notes)
+    if rows: _say(f"table.csv, summary.md, scores.png and overlays are in {cfg.out}")
+    cases = {row['case'] for row in rows}
+    fails.stop(len(cases)+len(fails.rows))
 
 # %% ../nbs/commands/30_cli.ipynb #b243432d
 def _trained(res, cfg, what='the weights for `medals segment --weights` are'):
@@ -305,12 +325,16 @@ def add_verb(
     if not full: return
     docs = docments(fn)
     for name,par in inspect.signature(fn).parameters.items():
-        if name=='cfg': add_flags(p, settings_of(par.annotation))
-        else:
-            given = par.default is inspect.Parameter.empty
-            many = ('+' if given else '*') if par.annotation is list else None if given else '?'
-            default = None if given else list(par.default) if par.annotation is list else par.default
-            p.add_argument(name, nargs=many, help=docs[name], default=default)
+        if name=='cfg':
+            add_flags(p, settings_of(par.annotation))
+            continue
+        must = par.default is inspect.Parameter.empty
+        many = None if must else '?'
+        default = None if must else par.default
+        if par.annotation is list:
+            many = '+' if must else '*'
+            default = None if must else list(par.default)
+        p.add_argument(name, nargs=many, help=docs[name], default=default)
 
 def parser(
     verb:str=None, # Its arguments are added; None: those of all verbs
@@ -349,7 +373,8 @@ def main(
 )->int:         # Exit code
     "The `medals` command"
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = vars(parser(next((o for o in argv if o[:1]!='-'), '')).parse_args(argv))
+    verb = next((o for o in argv if o[:1]!='-'), '')
+    args = vars(parser(verb).parse_args(argv))
     fn = args.pop('verb')
     _spare_config()
     pars = inspect.signature(fn).parameters

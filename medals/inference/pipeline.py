@@ -143,26 +143,23 @@ class SegmentRun:
         with self.clock('text'): self.q = seg.queries(request.texts, kinds) # `(n,e)`
         self.bar = bar_of(desc='segment', total=self.total, unit='pass', leave=None) # not left behind below another bar
 
-# %% ../../nbs/inference/90_pipeline.ipynb #7974c12c
-@patch
-@contextmanager
-def clock(self:SegmentRun, name):
-    "Add the seconds of a block to a phase"
-    start = time.perf_counter()
-    try: yield
-    finally:
-        before = self.seconds.get(name, 0)
-        self.seconds[name] = round(before+time.perf_counter()-start, 3)
+    @contextmanager
+    def clock(self, name):
+        "Add the seconds of a block to a phase"
+        start = time.perf_counter()
+        try: yield
+        finally:
+            before = self.seconds.get(name, 0)
+            self.seconds[name] = round(before+time.perf_counter()-start, 3)
 
-@patch
-def tick(self:SegmentRun):
-    "A forward pass is done: move the bar, tell who listens, stop if they say so"
-    self.done += 1
-    self.total = max(self.total, self.done)
-    self.bar.total = self.total
-    self.bar.update()
-    if not self.progress: return
-    if self.progress(self.done, self.total) is False: raise Stopped(f'after {self.done} of {self.total} passes')
+    def tick(self):
+        "A forward pass is done: move the bar, tell who listens, stop if they say so"
+        self.done += 1
+        self.total = max(self.total, self.done)
+        self.bar.total = self.total
+        self.bar.update()
+        if not self.progress: return
+        if self.progress(self.done, self.total) is False: raise Stopped(f'after {self.done} of {self.total} passes')
 
 # %% ../../nbs/inference/90_pipeline.ipynb #7bc8a7c4
 @patch
