@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['MOST_TOLD', 'AGREE', 'ALIKE', 'GAP_JITTER', 'STRETCH', 'LEAST_STRETCH', 'LONGEST_GAP', 'DOUBLED', 'LPS_TO_RAS',
-           'PACKED', 'WHOLE', 'series_of', 'is_volume', 'about_series', 'Series', 'pick_series', 'find_series',
-           'dicom_series', 'read_series', 'Slice', 'is_dicom', 'read_dataset']
+           'PACKED', 'KINDS', 'LARGEST_SHIFT', 'THREADS', 'series_of', 'is_volume', 'about_series', 'Series',
+           'pick_series', 'find_series', 'dicom_series', 'read_series', 'Slice', 'is_dicom', 'read_dataset']
 
 # %% ../nbs/scans/40_dicom.ipynb #d1c0a004
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from .core import UserError, check_affine, clean_values
 from .base.files import files_below
-from .scans.dicom_slice import Slice, is_dicom, read_dataset, read_slice
+from .scans.dicom_slice import Slice, frame_reader, is_dicom, read_dataset, read_head, read_slice
 from .scans.slice_stack import SliceStack, straight_grid, straighten
 
 _all_ = ['Slice', 'is_dicom', 'read_dataset'] # handed on
@@ -307,55 +308,102 @@ def dicom_series(
 
 # %% ../nbs/scans/40_dicom.ipynb #7a93a449
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
-WHOLE = (np.int16, np.int32)  # Types for whole numbers, the smaller first
+KINDS = (np.int16, np.int32, np.float32)  # Of values in memory, the first that holds them
 
-def _rescaled(x, ds):
+def _as_they_lie(s):
+    "Stored numbers of a slice whose pixels are not packed `(rows,columns)`"
+    kind = np.dtype(s.stored.kind)
+    count = s.size[0]*s.size[1]
+    first = s.stored.start+(s.frame or 0)*count*kind.itemsize
+    x = np.fromfile(s.path, kind, count, offset=first)
+    if x.size<count: raise ValueError(f'its pixels end early, after {x.size} of {count}')
+    x = x.reshape(s.size[::-1])
+    if not s.stored.spare: return x
+    return (x<<s.stored.spare)>>s.stored.spare # what the upper bits hold is no value
+
+def _decoded(s):
+    "Stored numbers of a slice `(rows,columns)`, and its data set, by pydicom"
+    ds = read_dataset(s.path)
+    return (ds.pixel_array if s.frame is None else frame_reader(ds)(s.frame)),ds
+
+def _rescaled(x, scale):
     "Stored numbers as what they mean"
-    from pydicom.pixels import apply_modality_lut
-    if ds.get('ModalityLUTSequence'): return apply_modality_lut(x, ds)
-    slope = float(ds.get('RescaleSlope') or 1) # 0 says nothing, too
-    inter = float(ds.get('RescaleIntercept') or 0)
-    return x if (slope, inter)==(1,0) else x*slope+inter
+    slope,inter = scale
+    if (slope, inter)==(1,0): return x
+    is_shift = slope==1 and inter==np.rint(inter) and abs(inter)<=LARGEST_SHIFT
+    if is_shift and x.dtype.itemsize<=2: return np.add(x, np.int32(inter), dtype=np.int32)
+    return x*slope+inter
+
+LARGEST_SHIFT = 2**30 # An intercept that cannot leave 32 bits, with 16 bits of a pixel
 
 def _smallest(x):
     "Whole numbers in a small type, others as they are"
     has_fractions = x.dtype.kind=='f' and (x!=np.rint(x)).any()
-    if has_fractions: return x
-    most = np.abs(x).max()
-    for kind in WHOLE:
-        if most<=np.iinfo(kind).max: return x.astype(kind)
+    if has_fractions: return x.astype(np.float32)
+    lo,hi = x.min(),x.max()
+    for kind in KINDS[:2]:
+        limits = np.iinfo(kind)
+        if -limits.max<=lo and hi<=limits.max: return x.astype(kind, copy=False)
     return x.astype(np.float32)
 
-def _pixels(s):
-    "Values of a slice `(columns,rows)`"
+# %% ../nbs/scans/40_dicom.ipynb #4a628e47
+def _values(s):
+    "Stored numbers of a slice as what they mean `(rows,columns)`"
+    from pydicom.pixels import apply_modality_lut
+    if s.stored and s.scale: return _rescaled(_as_they_lie(s), s.scale)
+    x,ds = _decoded(s)
+    return _rescaled(x, s.scale) if s.scale else apply_modality_lut(x, ds)
+
+def _syntax(s):
+    "How the pixels of a slice are encoded"
     from pydicom.uid import UID
-    ds = None
+    try: meta = read_head(s.path)[0].file_meta
+    except Exception: return UID('') # damaged
+    return UID(meta.get('TransferSyntaxUID', ''))
+
+def _pixels(s):
+    "Values of a slice `(columns,rows)`, in the smallest type"
     try:
-        ds = read_dataset(s.path)
-        x = _rescaled(ds.pixel_array, ds).T
+        x = _values(s).T
         if x.shape!=s.size: raise ValueError(f'it has {x.shape} pixels instead of {s.size}')
+        return _smallest(x)
     except Exception as e: # from pydicom and from the decoders that it calls
-        meta = getattr(ds, 'file_meta', None)
-        syntax = UID(getattr(meta, 'TransferSyntaxUID', ''))
+        syntax = _syntax(s)
         hint = "pip install 'medals[dicom]', or decompress it with `gdcmconv --raw`" if syntax.startswith(PACKED) else 'copy it again'
         why = ' '.join(str(e).split())[:100]
         raise UserError(f"{s.path}: its pixels cannot be decoded, {syntax.name} ({type(e).__name__}: {why}); {hint}") from e
-    return _smallest(x)
 
-# %% ../nbs/scans/40_dicom.ipynb #4a628e47
+# %% ../nbs/scans/40_dicom.ipynb #9a5931a7
+THREADS = 8 # More than cores: some of them wait for a disk
+
+def _rank(kind):
+    "How much a type of values holds"
+    return KINDS.index(np.dtype(kind))
+
+def _put(slices, block, places):
+    "Read slices into their places; the places of those that the type of the block cannot hold, and the type that could"
+    def one(k):
+        x = _pixels(slices[k])
+        fits = _rank(x.dtype)<=_rank(block.dtype)
+        if fits: block[:,:,k] = x
+        return None if fits else (k, x.dtype)
+    with ThreadPoolExecutor(THREADS) as pool: odd = [o for o in pool.map(one, places) if o]
+    return [k for k,_ in odd],max((kind for _,kind in odd), key=_rank, default=block.dtype)
+
 def _block(slices):
     "The values of all slices `(columns,rows,n)`"
+    shape = (*slices[0].size, len(slices))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        parts = [_pixels(s) for s in slices]
-    kinds = {o.dtype for o in parts}
-    has_floats = any(o.kind=='f' for o in kinds)
-    kind = np.float32 if has_floats else np.result_type(*kinds)
-    shape = (*slices[0].size, len(parts))
-    block = np.empty(shape, kind, order='F')
-    for k,part in enumerate(parts): block[:,:,k] = part
+        first = _pixels(slices[0])
+        block = np.empty(shape, first.dtype, order='F')
+        left = range(len(slices))
+        while left:
+            left,kind = _put(slices, block, left)
+            if left: block = block.astype(kind)
     return block
 
+# %% ../nbs/scans/40_dicom.ipynb #67f89333
 def read_series(
     path,           # Folder, `folder#SERIES`, or one file of the series
     series=None,    # UID, number or part of the description, if there are several

@@ -13,6 +13,7 @@ from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 from matplotlib.colors import ListedColormap
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -153,7 +154,7 @@ def _tint(ax, mask, color, kw):
     around = (-1.5, width+.5, -1.5, height+.5)
     ax.contour(padded, [.5], colors=[color], linewidths=.9, extent=around)
 
-# %% ../nbs/scans/80_show.ipynb #b1ee9ee4
+# %% ../nbs/scans/80_show.ipynb #836fedfe
 @dataclass
 class _Ras:
     "A volume and its masks turned to R, A, S without copies"
@@ -168,19 +169,6 @@ class _Ras:
         self.spacing = spacing_of(self.affine)
         self.cuts = self._cuts(self.masks)
 
-    def _cuts(self, masks):
-        "Each mask as a function that cuts a turned slice of it"
-        if masks is None: return {}
-        if isinstance(masks, Mapping): return {k: self._cutter(m) for k,m in masks.items()}
-        if np.ndim(masks)==4:
-            turned = [self._view(m) for m in masks]
-            return cutters(np.stack(turned), self.names)
-        return cutters(self._view(masks), self.names)
-
-    def _cutter(self, mask):
-        if not isinstance(mask, (np.ndarray, list)): return self._thin(mask)
-        return _cutter(self._view(mask))
-
     def _check(self, shape):
         if tuple(shape)!=self.vol.shape:
             raise UserError(f"a mask of {tuple(shape)} does not lie on a volume of {self.vol.shape}")
@@ -190,45 +178,67 @@ class _Ras:
         self._check(x.shape)
         return self.order(x)
 
-    def _thin(self, mask):
-        "Cuts a mask that is no array, such as a packed one, a slice at a time"
-        self._check(mask.shape)
-        def cut(axis, i):
-            j = self.order.index(axis, i, self.vol.shape)
-            at = [slice(None)]*3
-            at[self.order.axis(axis)] = slice(j, j+1)
-            return _slice(self.order(mask[tuple(at)]), axis, 0)
-        return cut
+# %% ../nbs/scans/80_show.ipynb #4e897477
+@patch
+def _cuts(self:_Ras, masks):
+    "Each mask as a function that cuts a turned slice of it"
+    if masks is None: return {}
+    if isinstance(masks, Mapping): return {k: self._cut_of(m) for k,m in masks.items()}
+    if np.ndim(masks)==4:
+        turned = [self._view(m) for m in masks]
+        return cutters(np.stack(turned), self.names)
+    return cutters(self._view(masks), self.names)
 
-    def voxel(self, at):
-        "A voxel of the volume in these axes"
-        shape = self.vol.shape
-        inside = all(0<=i<n for i,n in zip(at, shape))
-        if not inside:
-            raise UserError(f"the planes should go through a voxel of the volume of {shape}, got {tuple(at)}")
-        to_turned = np.linalg.inv(self.order.to_scan(shape))
-        turned = to_turned@[*at, 1]
-        return tuple(np.rint(turned[:3]).astype(int).tolist())
+@patch
+def _cut_of(self:_Ras, mask):
+    "One mask as such a function"
+    if not isinstance(mask, (np.ndarray, list)): return self._thin(mask)
+    return _cutter(self._view(mask))
 
-    def draw(self, axs, at, window):
-        "The three planes through `at`"
-        for ax,plane in zip(axs, PLANES):
-            _,axis,(u,v),*_ = plane
-            i = at[axis]
-            masks = {k: cut(axis, i) for k,cut in self.cuts.items()}
-            spacing = self.spacing[u],self.spacing[v]
-            draw_plane(ax, _slice(self.x, axis, i), masks, plane, spacing, window)
-
-    def window(self, at):
-        "Percentiles of the three slices"
-        slices = [_slice(self.x, axis, at[axis]).ravel() for _,axis,*_ in PLANES]
-        return _window(np.concatenate(slices))
+@patch
+def _thin(self:_Ras, mask):
+    "Cuts a mask that is no array, such as a packed one, a slice at a time"
+    self._check(mask.shape)
+    def cut(axis, i):
+        j = self.order.index(axis, i, self.vol.shape)
+        at = [slice(None)]*3
+        at[self.order.axis(axis)] = slice(j, j+1)
+        return _slice(self.order(mask[tuple(at)]), axis, 0)
+    return cut
 
 # %% ../nbs/scans/80_show.ipynb #00f3b0ba
 def _window(values):
     lo,hi = np.percentile(values, (1,99.5)).tolist()
     if hi<=lo: hi = lo+1
     return lo,hi
+
+# %% ../nbs/scans/80_show.ipynb #5dbb11c3
+@patch
+def voxel(self:_Ras, at):
+    "A voxel of the volume in these axes"
+    shape = self.vol.shape
+    inside = all(0<=i<n for i,n in zip(at, shape))
+    if not inside:
+        raise UserError(f"the planes should go through a voxel of the volume of {shape}, got {tuple(at)}")
+    to_turned = np.linalg.inv(self.order.to_scan(shape))
+    turned = to_turned@[*at, 1]
+    return tuple(np.rint(turned[:3]).astype(int).tolist())
+
+@patch
+def draw(self:_Ras, axs, at, window):
+    "The three planes through `at`"
+    for ax,plane in zip(axs, PLANES):
+        _,axis,(u,v),*_ = plane
+        i = at[axis]
+        masks = {k: cut(axis, i) for k,cut in self.cuts.items()}
+        spacing = self.spacing[u],self.spacing[v]
+        draw_plane(ax, _slice(self.x, axis, i), masks, plane, spacing, window)
+
+@patch
+def window(self:_Ras, at):
+    "Percentiles of the three slices"
+    slices = [_slice(self.x, axis, at[axis]).ravel() for _,axis,*_ in PLANES]
+    return _window(np.concatenate(slices))
 
 # %% ../nbs/scans/80_show.ipynb #cb09270d
 PICTURE_COLORS = 96 # of a figure's palette: a third of the bytes, no difference to the eye

@@ -18,7 +18,8 @@ import numpy as np
 from ..core import UserError, spacing_of
 from ..base.files import read_json
 from ..base.fields import Field, read_fields, shown
-from ..volume import MODALITY_NAMES, READERS, ending, is_scan, stem
+from ..scans.formats import READERS, ending, is_scan, stem
+from ..volume import MODALITY_NAMES
 
 # %% ../../nbs/data/00_nnunet.ipynb #00cf67e6
 IGNORED = re.compile(r"(ignored?|void|don'?t care)( ?(labels?|regions?|areas?|masks?|voxels?))?( ?\d+)?")

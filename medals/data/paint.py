@@ -68,7 +68,8 @@ class Tissues:
         if spots:
             for spot,around in spots.table('a table of label values').items():
                 d['hidden'][field.inner('hidden', spot).whole(0, 255)] = around.whole(0, 255)
-        return cls.from_dict(d)
+        try: return cls.from_dict(d)
+        except UserError as e: raise UserError(f'{field.where}: {e}') from e
 
 # %% ../../nbs/data/75_paint.ipynb #f8b668db
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ __all__ = ['Region', 'AxisOrder']
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-# %% ../../nbs/scans/00_axes.ipynb #4ab55915
+# %% ../../nbs/scans/00_axes.ipynb #14a5d31c
 class Region(tuple):
     "A box of voxels, `((lo,hi),)*3`, `hi` exclusive"
     __slots__ = ()
@@ -50,41 +51,50 @@ class Region(tuple):
         "Is there no voxel in it?"
         return min(self.size)<=0
 
-    def shift(self, by):
-        "The box moved by so many voxels along each axis"
-        return Region((lo+d, hi+d) for (lo,hi),d in zip(self, by))
-
-    def within(self, outer):
-        "The same voxels counted from the first voxel of another box"
-        return self.shift(tuple(-n for n in outer.start))
-
-    def clip(self, shape):
-        "What lies inside an array of this shape"
-        pairs = []
-        for (lo,hi),n in zip(self, shape):
-            first = min(max(lo, 0), n)
-            last = max(min(hi, n), 0)
-            pairs.append((first, last))
-        return Region(pairs)
-
-    def grow(self, by):
-        "Wider by so many voxels at both ends of each axis: one number, or one per axis"
-        margins = np.broadcast_to(by, len(self))
-        return Region((lo-m, hi+m) for (lo,hi),m in zip(self, margins))
-
-    def hull(self, other):
-        "The smallest box around both"
-        return Region((min(a,c), max(b,d)) for (a,b),(c,d) in zip(self, other))
-
-    def overlap(self, other):
-        "What both boxes share; `empty` where nothing"
-        return Region((max(a,c), min(b,d)) for (a,b),(c,d) in zip(self, other))
-
     def __repr__(self):
         pairs = [f'{lo}:{hi}' for lo,hi in self]
         return f"Region({', '.join(pairs)})"
 
-# %% ../../nbs/scans/00_axes.ipynb #36d89451
+# %% ../../nbs/scans/00_axes.ipynb #d7334c14
+@patch
+def shift(self:Region, by):
+    "The box moved by so many voxels along each axis"
+    return Region((lo+d, hi+d) for (lo,hi),d in zip(self, by))
+
+@patch
+def within(self:Region, outer):
+    "The same voxels counted from the first voxel of another box"
+    return self.shift(tuple(-n for n in outer.start))
+
+# %% ../../nbs/scans/00_axes.ipynb #db0b2ec1
+@patch
+def grow(self:Region, by):
+    "Wider by so many voxels at both ends of each axis: one number, or one per axis"
+    margins = np.broadcast_to(by, len(self))
+    return Region((lo-m, hi+m) for (lo,hi),m in zip(self, margins))
+
+@patch
+def clip(self:Region, shape):
+    "What lies inside an array of this shape"
+    pairs = []
+    for (lo,hi),n in zip(self, shape):
+        first = min(max(lo, 0), n)
+        last = max(min(hi, n), 0)
+        pairs.append((first, last))
+    return Region(pairs)
+
+# %% ../../nbs/scans/00_axes.ipynb #a5908d12
+@patch
+def hull(self:Region, other):
+    "The smallest box around both"
+    return Region((min(a,c), max(b,d)) for (a,b),(c,d) in zip(self, other))
+
+@patch
+def overlap(self:Region, other):
+    "What both boxes share; `empty` where nothing"
+    return Region((max(a,c), min(b,d)) for (a,b),(c,d) in zip(self, other))
+
+# %% ../../nbs/scans/00_axes.ipynb #ccf270a1
 @dataclass(frozen=True)
 class AxisOrder:
     "Axes of a scan in another order and direction; nothing is interpolated and nothing copied"
@@ -116,50 +126,65 @@ class AxisOrder:
         "Slices that read the flipped axes backwards"
         return tuple(slice(None, None, -1 if backwards else 1) for backwards in self.flip)
 
-    def __call__(self, x):
-        "The turned array, a view"
-        return x.transpose(self.order)[self.steps]
+# %% ../../nbs/scans/00_axes.ipynb #12158778
+@patch
+def __call__(self:AxisOrder, x):
+    "The turned array, a view"
+    return x.transpose(self.order)[self.steps]
 
-    def back(self, x):
-        "From the turned array to the scan's order, a view"
-        return x[self.steps].transpose(np.argsort(self.order))
+@patch
+def back(self:AxisOrder, x):
+    "From the turned array to the scan's order, a view"
+    return x[self.steps].transpose(np.argsort(self.order))
 
-    def of(self, values):
-        "One value per axis of the scan, in the turned order"
-        return tuple(values[axis] for axis in self.order)
+# %% ../../nbs/scans/00_axes.ipynb #220b00eb
+@patch
+def to_scan(self:AxisOrder, shape):
+    "The matrix `(4,4)` from turned voxels to voxels of the scan, which has `shape`"
+    return inv_ornt_aff(self.orientation, shape)
 
-    def of_back(self, values):
-        "One value per turned axis, in the order of the scan"
-        return tuple(values[axis] for axis in np.argsort(self.order))
+@patch
+def affine(self:AxisOrder, affine, shape):
+    "The affine `(4,4)` of the turned array"
+    return affine@self.to_scan(shape)
 
-    def axis(self, turned):
-        "The axis of the scan that becomes a turned axis"
-        return self.order[turned]
+# %% ../../nbs/scans/00_axes.ipynb #f8aa3698
+@patch
+def of(self:AxisOrder, values):
+    "One value per axis of the scan, in the turned order"
+    return tuple(values[axis] for axis in self.order)
 
-    def index(self, turned, i, shape):
-        "Slice `i` of a turned axis as a slice of the scan, which has `shape`"
-        source = self.order[turned]
-        return shape[source]-1-i if self.flip[turned] else i
+@patch
+def of_back(self:AxisOrder, values):
+    "One value per turned axis, in the order of the scan"
+    return tuple(values[axis] for axis in np.argsort(self.order))
 
-    def region(self, region, shape):
-        "A box of the scan, which has `shape`, among the turned voxels"
-        return self._mirrored(self.of(region), shape)
+@patch
+def axis(self:AxisOrder, turned):
+    "The axis of the scan that becomes a turned axis"
+    return self.order[turned]
 
-    def region_back(self, region, shape):
-        "A box of turned voxels among those of the scan, which has `shape`"
-        return Region(self.of_back(self._mirrored(region, shape)))
+@patch
+def index(self:AxisOrder, turned, i, shape):
+    "Slice `i` of a turned axis as a slice of the scan, which has `shape`"
+    source = self.order[turned]
+    return shape[source]-1-i if self.flip[turned] else i
 
-    def _mirrored(self, pairs, shape):
-        "Pairs in the turned order, counted from the other end where an axis is read backwards"
-        out = []
-        for (lo,hi),n,backwards in zip(pairs, self.of(shape), self.flip):
-            out.append((n-hi, n-lo) if backwards else (lo, hi))
-        return Region(out)
+# %% ../../nbs/scans/00_axes.ipynb #533708a1
+@patch
+def _mirrored(self:AxisOrder, pairs, shape):
+    "Pairs in the turned order, counted from the other end where an axis is read backwards"
+    out = []
+    for (lo,hi),n,backwards in zip(pairs, self.of(shape), self.flip):
+        out.append((n-hi, n-lo) if backwards else (lo, hi))
+    return Region(out)
 
-    def to_scan(self, shape):
-        "The matrix `(4,4)` from turned voxels to voxels of the scan, which has `shape`"
-        return inv_ornt_aff(self.orientation, shape)
+@patch
+def region(self:AxisOrder, region, shape):
+    "A box of the scan, which has `shape`, among the turned voxels"
+    return self._mirrored(self.of(region), shape)
 
-    def affine(self, affine, shape):
-        "The affine `(4,4)` of the turned array"
-        return affine@self.to_scan(shape)
+@patch
+def region_back(self:AxisOrder, region, shape):
+    "A box of turned voxels among those of the scan, which has `shape`"
+    return Region(self.of_back(self._mirrored(region, shape)))
