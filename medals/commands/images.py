@@ -15,7 +15,7 @@ from ..dicom import MOST_TOLD, about_series, is_dicom, is_volume, pick_series, s
 from ..core import UserError
 from ..base.files import files_below, read_json
 from ..vocab import resolve
-from ..volume import READABLE, ending, is_scan, stem
+from ..scans.formats import READABLE, ending, is_scan, stem
 from ..base.parallel import try_task
 
 # %% ../../nbs/commands/02_images.ipynb #20fedb25

@@ -175,7 +175,10 @@ def tiles(self:SegmentRun, stage, view, box, only=None):
 @patch
 def prompts(self:SegmentRun, look, some):
     "What a stage is shown; the first of two published ones sees no prompts"
-    if self.request.rules.compete and look.stage.name=='coarse': return [None]*len(some),[None]*len(some)
+    is_first = look.stage.name=='coarse'
+    if self.request.rules.compete and is_first:
+        nothing = [None]*len(some)
+        return nothing,nothing
     return prompt_channels(self.request, look.view, look.part, some, look.earlier)
 
 @patch

@@ -139,6 +139,62 @@ class Board:
         ids = {id(o) for o in alive}
         self._pieces = {k: o for k,o in self._pieces.items() if k in ids}
 
+# %% ../../nbs/studio/30_canvas.ipynb #9631ecaf
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    "The voxels of a mark or mask, as far as it reaches"
+    of:object         # The mark or mask, which must live as long as its `id` is a key
+    block:object      # Something to slice
+    lo:np.ndarray     # Its first voxel `(3)`
+    box:np.ndarray    # What is set in it: first voxel and end `(3,2)`
+
+def _part(piece, first, end):
+    "The voxels of a piece from a first one to an end, both counted in the scan"
+    at = tuple(map(slice, first-piece.lo, end-piece.lo))
+    return piece.block[at]
+
+@patch
+def piece(self:Board, o)->_Piece:
+    "The voxels of a mark or mask, found once"
+    if id(o) not in self._pieces: self._pieces[id(o)] = self._cut_out(o)
+    return self._pieces[id(o)]
+
+@patch
+def _cut_out(self:Board, o)->_Piece:
+    "The voxels of a mark, or a mask as it is"
+    lo = np.zeros(3, int)
+    block = o
+    if not hasattr(o, 'shape'):
+        lo,block = stamp(o, self.vol.shape, self.vol.affine)
+    nothing = [(0, 0)]*3-lo[:,None]
+    box = np.array(filled_region(block) or nothing)
+    return _Piece(o, block, lo, box+lo[:,None])
+
+# %% ../../nbs/studio/30_canvas.ipynb #caed0e9c
+@patch
+def slab(
+    self:Board,
+    o,         # A mark or mask
+    axis:int,  # Of the screen
+    i:int,     # Slice
+)->tuple:      # Row and column of its corner, bool `(rows,columns)`; None if there is nothing
+    "What a slice of the screen shows of a mark or mask"
+    piece = self.piece(o)
+    at = [0,0,0]
+    at[axis] = i
+    across = self.screen.axis(axis)
+    here = int(np.rint(self.screen.voxels(at)[across]))
+    box = piece.box.copy()
+    lo,hi = box[across]
+    if not lo<=here<hi: return None
+    box[across] = here,here+1
+    first,end = box.T
+    ends = self.screen.places([first, end-1])
+    corner = np.rint(ends.min(0)).astype(int)
+    part = _part(piece, first, end)
+    flat = np.take(self.screen.view(part), 0, axis)
+    return np.delete(corner, axis)[::-1],flat.T
+
 # %% ../../nbs/studio/30_canvas.ipynb #5e907edd
 @patch
 def _do(self:Board, **changes):
@@ -200,62 +256,6 @@ def _check_grid(self:Board, vol):
         raise UserError(f"masks of {vol.shape} voxels do not lie on the scan of {self.vol.shape}")
     why = grid_difference(self.vol.shape, vol.affine, self.vol.affine)
     if why: raise UserError(f"these masks are of another scan: {why}")
-
-# %% ../../nbs/studio/30_canvas.ipynb #9631ecaf
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    "The voxels of a mark or mask, as far as it reaches"
-    of:object         # The mark or mask, which must live as long as its `id` is a key
-    block:object      # Something to slice
-    lo:np.ndarray     # Its first voxel `(3)`
-    box:np.ndarray    # What is set in it: first voxel and end `(3,2)`
-
-def _part(piece, first, end):
-    "The voxels of a piece from a first one to an end, both counted in the scan"
-    at = tuple(map(slice, first-piece.lo, end-piece.lo))
-    return piece.block[at]
-
-@patch
-def piece(self:Board, o)->_Piece:
-    "The voxels of a mark or mask, found once"
-    if id(o) not in self._pieces: self._pieces[id(o)] = self._cut_out(o)
-    return self._pieces[id(o)]
-
-@patch
-def _cut_out(self:Board, o)->_Piece:
-    "The voxels of a mark, or a mask as it is"
-    lo = np.zeros(3, int)
-    block = o
-    if not hasattr(o, 'shape'):
-        lo,block = stamp(o, self.vol.shape, self.vol.affine)
-    nothing = [(0, 0)]*3-lo[:,None]
-    box = np.array(filled_region(block) or nothing)
-    return _Piece(o, block, lo, box+lo[:,None])
-
-# %% ../../nbs/studio/30_canvas.ipynb #caed0e9c
-@patch
-def slab(
-    self:Board,
-    o,         # A mark or mask
-    axis:int,  # Of the screen
-    i:int,     # Slice
-)->tuple:      # Row and column of its corner, bool `(rows,columns)`; None if there is nothing
-    "What a slice of the screen shows of a mark or mask"
-    piece = self.piece(o)
-    at = [0,0,0]
-    at[axis] = i
-    across = self.screen.axis(axis)
-    here = int(np.rint(self.screen.voxels(at)[across]))
-    box = piece.box.copy()
-    lo,hi = box[across]
-    if not lo<=here<hi: return None
-    box[across] = here,here+1
-    first,end = box.T
-    ends = self.screen.places([first, end-1])
-    corner = np.rint(ends.min(0)).astype(int)
-    part = _part(piece, first, end)
-    flat = np.take(self.screen.view(part), 0, axis)
-    return np.delete(corner, axis)[::-1],flat.T
 
 # %% ../../nbs/studio/30_canvas.ipynb #e22c47ee
 @patch
