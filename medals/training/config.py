@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import cos, pi
 
 from fastcore.basics import patch
+
 from ..core import UserError, floats, ints
 
 # %% ../../nbs/training/00_config.ipynb #b1f7e208
