@@ -62,6 +62,10 @@ class Slice:
     why:str=''           # A reason that it cannot be a slice, which its file gives
 
     @property
+    def name(self):
+        "Of its file, and which frame it is"
+        return self.path.name if self.frame is None else f'frame {self.frame+1} of {self.path.name}'
+    @property
     def is_placed(self):
         "Does it say where in the patient its pixels lie?"
         counts = (len(self.mm), len(self.axes), len(self.at))
