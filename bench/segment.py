@@ -24,8 +24,8 @@ from medals.inference.inputs import image_part, stage_view
 from medals.inference.roi import published_roi
 from medals.segment import Segmenter
 from medals.base.settings import InferenceCfg
-from medals.inference.sliding import Windows, window_weight
-from medals.inference.predictor import RandomQueries, load_stages
+from medals.inference.windows import Windows, window_weight
+from medals.inference.stages import RandomQueries, load_stages
 from medals.vocab import structures
 from medals.volume import Volume
 

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['MOST_TOLD', 'AGREE', 'ALIKE', 'GAP_JITTER', 'STRETCH', 'LEAST_STRETCH', 'LONGEST_GAP', 'DOUBLED', 'LPS_TO_RAS',
-           'PACKED', 'WHOLE', 'series_of', 'is_volume', 'about_series', 'Series', 'pick_series', 'find_series',
-           'dicom_series', 'read_series', 'Slice', 'is_dicom', 'read_dataset']
+           'PACKED', 'KINDS', 'LARGEST_SHIFT', 'THREADS', 'series_of', 'is_volume', 'about_series', 'Series',
+           'pick_series', 'find_series', 'dicom_series', 'read_series', 'Slice', 'is_dicom', 'read_dataset']
 
 # %% ../nbs/scans/40_dicom.ipynb #d1c0a004
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from .core import UserError, check_affine, clean_values
-from .base.files import files_below
-from .scans.dicom_slice import Slice, is_dicom, read_dataset, read_slice
+from .base.files import files_below, reading
+from .scans.dicom_frames import divided, read_slices
+from .scans.dicom_slice import Slice, frame_reader, is_dicom, read_dataset, read_head, read_slice
 from .scans.slice_stack import SliceStack, straight_grid, straighten
 
 _all_ = ['Slice', 'is_dicom', 'read_dataset'] # handed on
@@ -25,19 +27,22 @@ _all_ = ['Slice', 'is_dicom', 'read_dataset'] # handed on
 def series_of(
     files,          # Any files
     damaged=None,   # List that gets the ones that cannot be read; None: the first of them is an error
-)->dict:            # `{SeriesInstanceUID: every Slice}`, also of series that hold no image
+)->dict:            # `{SeriesInstanceUID: every Slice}`, also of series that hold no image; with `:number` if it has several volumes
     "The DICOM series among some files"
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # values that break a rule of DICOM, of which there are many and which are checked here
         for path in files:
-            try: one = read_slice(path)
+            try: slices = read_slices(path)
             except UserError:
                 if damaged is None: raise
                 damaged.append(path)
                 continue
-            if one: found.setdefault(one.series, []).append(one)
-    return found
+            for one in slices: found.setdefault(one.series, []).append(one)
+    volumes = {}
+    for group in found.values():
+        volumes.update(divided(group))
+    return volumes
 
 def is_volume(group):
     "Can some slices be a volume?"
@@ -49,16 +54,29 @@ def about_series(
     "A series in a few words"
     s = group[0]
     number = f'number {s.number}, ' if s.number else ''
-    return f"{s.series or 'without UID'} ({number}{s.modality or '?'}, {len(group)} files, {s.text or s.kind!r})"
+    return f"{s.series or 'without UID'} ({number}{s.modality or '?'}, {_count(group)}, {s.text or s.kind!r})"
+
+def _count(group):
+    "How many files and frames of which size a series has, in words"
+    s = group[0]
+    files = len({one.path for one in group})
+    words = [f'{files} file', 's'*(files>1)]
+    if s.frame is not None: words.append(f' with {len(group)} frames')
+    if min(s.size): words.append(f' of {s.size[0]}x{s.size[1]}')
+    return ''.join(words)
 
 MOST_TOLD = 12 # Series that a message lists
 
 def _named(groups, series):
-    "The series that a word means: by UID, else by number, else by a part of the description"
+    "The series that a word means: by UID, else by number or that of a volume in it, else by a part of the description"
     if series in groups: return [series]
+    part = series.casefold()
+    volumes = [uid for uid in groups if uid.startswith(f'{series}:')]
+    if volumes: return volumes
     by_number = [uid for uid,group in groups.items() if group[0].number==series]
     if by_number: return by_number
-    part = series.casefold()
+    by_volume = [uid for uid in groups if uid.endswith(f':{series}')]
+    if by_volume: return by_volume
     return [uid for uid,group in groups.items() if part in group[0].text.casefold()]
 
 # %% ../nbs/scans/40_dicom.ipynb #aa0335aa
@@ -130,8 +148,8 @@ def _agree(group):
         for s in group:
             said = getattr(s, key)
             if _differ(said, want):
-                raise UserError(f"the {what} varies within series {first.series}: {want} in {first.path.name}, {said} in "
-                                f"{s.path.name}; keep the files that belong together in a folder of their own")
+                raise UserError(f"the {what} varies within series {first.series}: {want} in {first.name}, {said} in "
+                                f"{s.name}; keep the files that belong together in a folder of their own")
 
 # %% ../nbs/scans/40_dicom.ipynb #f0edd97b
 GAP_JITTER = .1     # Of the usual distance: gaps that differ by less are even
@@ -146,7 +164,7 @@ def _axes(s):
     off = axes@axes.T-np.eye(2) # lengths of 1 and a cosine of 0
     row,column = axes
     if np.abs(off).max()>ALIKE:
-        raise UserError(f"series {s.series}: rows and columns of {s.path.name} have no right angle")
+        raise UserError(f"series {s.series}: rows and columns of {s.name} have no right angle")
     return _unit(row),_unit(column)
 
 def _unit(vector):
@@ -188,8 +206,8 @@ def _uneven(slices, stack):
     "Why the slices make no even grid; empty if they do"
     gaps = stack.gaps
     step = _usual(gaps)
-    jitter = np.abs(gaps-step).max()
-    is_regular = jitter<=GAP_JITTER*step
+    jitter = np.abs(gaps-step)
+    is_regular = jitter.max()<=GAP_JITTER*step
     is_close = stack.unevenness<=step/2 # regular gaps may add up
     if is_regular and is_close: return ''
     parts = _stretches(gaps)
@@ -197,7 +215,7 @@ def _uneven(slices, stack):
     if is_changed:
         said = [f'{np.median(o):.4g}' for o in parts]
         first = slices[len(parts[0])]
-        return f"the distance of the slices changes from {' to '.join(said)} mm, first at {first.path.name}"
+        return f"the distance of the slices changes from {' to '.join(said)} mm, first at {first.name}"
     longest = gaps.max()
     if longest<=LONGEST_GAP*step: return f'the slices are unevenly spaced, {gaps.min():.4g} to {longest:.4g} mm'
     return _missing(slices, gaps, step)
@@ -206,8 +224,8 @@ def _missing(slices, gaps, step):
     "Where slices are missing, in words"
     k = int(gaps.argmax())
     longest = gaps[k]
-    before = slices[k].path.name
-    after = slices[k+1].path.name
+    before = slices[k].name
+    after = slices[k+1].name
     lost = round(longest/step)-1
     are = 'slices are' if lost>1 else 'slice is'
     return (f"about {lost} {are} missing between {before} and {after}, which are {longest:.4g} mm apart "
@@ -218,8 +236,8 @@ def _refuse_doubled(slices, stack, name):
     is_doubled = stack.gaps<DOUBLED*stack.mm.min()
     if not is_doubled.any(): return
     k = int(stack.gaps.argmin())
-    one = slices[k].path.name
-    other = slices[k+1].path.name
+    one = slices[k].name
+    other = slices[k+1].name
     raise UserError(
         f"{name} has {is_doubled.sum()} doubled slices, such as {one} and {other} at one place: several "
         "time points or echoes, or copies; keep one of each")
@@ -307,55 +325,111 @@ def dicom_series(
 
 # %% ../nbs/scans/40_dicom.ipynb #7a93a449
 PACKED = ('1.2.840.10008.1.2.4.', '1.2.840.10008.1.2.5')  # Transfer syntaxes that compress the pixels begin like this
-WHOLE = (np.int16, np.int32)  # Types for whole numbers, the smaller first
+KINDS = (np.int16, np.int32, np.float32)  # Of values in memory, the first that holds them
 
-def _rescaled(x, ds):
+def _as_they_lie(s):
+    "Stored numbers of a slice whose pixels are not packed `(rows,columns)`"
+    kind = np.dtype(s.stored.kind)
+    count = s.size[0]*s.size[1]
+    first = s.stored.start+(s.frame or 0)*count*kind.itemsize
+    x = np.fromfile(s.path, kind, count, offset=first)
+    if x.size<count: raise ValueError(f'its pixels end early, after {x.size} of {count}')
+    x = x.reshape(s.size[::-1])
+    if not s.stored.spare: return x
+    return (x<<s.stored.spare)>>s.stored.spare # what the upper bits hold is no value
+
+def _decoded(s, ds):
+    "Stored numbers of a slice `(rows,columns)`, by pydicom"
+    return ds.pixel_array if s.frame is None else frame_reader(ds)(s.frame)
+
+def _rescaled(x, scale):
     "Stored numbers as what they mean"
-    from pydicom.pixels import apply_modality_lut
-    if ds.get('ModalityLUTSequence'): return apply_modality_lut(x, ds)
-    slope = float(ds.get('RescaleSlope') or 1) # 0 says nothing, too
-    inter = float(ds.get('RescaleIntercept') or 0)
-    return x if (slope, inter)==(1,0) else x*slope+inter
+    slope,inter = scale
+    if (slope, inter)==(1,0): return x
+    is_shift = slope==1 and inter==np.rint(inter) and abs(inter)<=LARGEST_SHIFT
+    if is_shift and x.dtype.itemsize<=2: return np.add(x, np.int32(inter), dtype=np.int32)
+    return x*slope+inter
+
+LARGEST_SHIFT = 2**30 # An intercept that cannot leave 32 bits, with 16 bits of a pixel
 
 def _smallest(x):
     "Whole numbers in a small type, others as they are"
     has_fractions = x.dtype.kind=='f' and (x!=np.rint(x)).any()
-    if has_fractions: return x
-    most = np.abs(x).max()
-    for kind in WHOLE:
-        if most<=np.iinfo(kind).max: return x.astype(kind)
+    if has_fractions: return x.astype(np.float32)
+    lo,hi = x.min(),x.max()
+    for kind in KINDS[:2]:
+        limits = np.iinfo(kind)
+        if -limits.max<=lo and hi<=limits.max: return x.astype(kind, copy=False)
     return x.astype(np.float32)
 
-def _pixels(s):
-    "Values of a slice `(columns,rows)`"
+# %% ../nbs/scans/40_dicom.ipynb #4a628e47
+def _values(s, whole):
+    "Stored numbers of a slice as what they mean `(rows,columns)`"
+    from pydicom.pixels import apply_modality_lut
+    if s.stored and s.scale: return _rescaled(_as_they_lie(s), s.scale)
+    ds = whole.get(s.path) or read_dataset(s.path)
+    x = _decoded(s, ds)
+    return _rescaled(x, s.scale) if s.scale else apply_modality_lut(x, ds)
+
+def _syntax(s):
+    "How the pixels of a slice are encoded"
     from pydicom.uid import UID
-    ds = None
+    try: meta = read_head(s.path)[0].file_meta
+    except Exception: return UID('') # damaged
+    return UID(meta.get('TransferSyntaxUID', ''))
+
+def _pixels(s, whole):
+    "Values of a slice `(columns,rows)`, in the smallest type"
     try:
-        ds = read_dataset(s.path)
-        x = _rescaled(ds.pixel_array, ds).T
+        x = _values(s, whole).T
         if x.shape!=s.size: raise ValueError(f'it has {x.shape} pixels instead of {s.size}')
+        return _smallest(x)
     except Exception as e: # from pydicom and from the decoders that it calls
-        meta = getattr(ds, 'file_meta', None)
-        syntax = UID(getattr(meta, 'TransferSyntaxUID', ''))
+        syntax = _syntax(s)
         hint = "pip install 'medals[dicom]', or decompress it with `gdcmconv --raw`" if syntax.startswith(PACKED) else 'copy it again'
         why = ' '.join(str(e).split())[:100]
         raise UserError(f"{s.path}: its pixels cannot be decoded, {syntax.name} ({type(e).__name__}: {why}); {hint}") from e
-    return _smallest(x)
 
-# %% ../nbs/scans/40_dicom.ipynb #4a628e47
+# %% ../nbs/scans/40_dicom.ipynb #9a5931a7
+THREADS = 8 # More than cores: some of them wait for a disk
+
+def _rank(kind):
+    "How much a type of values holds"
+    return KINDS.index(np.dtype(kind))
+
+def _packed_files(slices):
+    "Files of many frames that have to be decoded, as data sets: they are parsed once"
+    paths = {s.path for s in slices if s.frame is not None and not s.stored}
+    whole = {}
+    for path in paths:
+        with reading(path): whole[path] = read_dataset(path)
+    return whole
+
+def _put(slices, whole, block, places):
+    "Read slices into their places; the places of those that the type of the block cannot hold, and the type that could"
+    def one(k):
+        x = _pixels(slices[k], whole)
+        fits = _rank(x.dtype)<=_rank(block.dtype)
+        if fits: block[:,:,k] = x
+        return None if fits else (k, x.dtype)
+    with ThreadPoolExecutor(THREADS) as pool: odd = [o for o in pool.map(one, places) if o]
+    return [k for k,_ in odd],max((kind for _,kind in odd), key=_rank, default=block.dtype)
+
 def _block(slices):
     "The values of all slices `(columns,rows,n)`"
+    shape = (*slices[0].size, len(slices))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        parts = [_pixels(s) for s in slices]
-    kinds = {o.dtype for o in parts}
-    has_floats = any(o.kind=='f' for o in kinds)
-    kind = np.float32 if has_floats else np.result_type(*kinds)
-    shape = (*slices[0].size, len(parts))
-    block = np.empty(shape, kind, order='F')
-    for k,part in enumerate(parts): block[:,:,k] = part
+        whole = _packed_files(slices)
+        first = _pixels(slices[0], whole)
+        block = np.empty(shape, first.dtype, order='F')
+        left = range(len(slices))
+        while left:
+            left,kind = _put(slices, whole, block, left)
+            if left: block = block.astype(kind)
     return block
 
+# %% ../nbs/scans/40_dicom.ipynb #67f89333
 def read_series(
     path,           # Folder, `folder#SERIES`, or one file of the series
     series=None,    # UID, number or part of the description, if there are several

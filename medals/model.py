@@ -13,6 +13,7 @@ from math import ceil
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from .core import UserError, ints
@@ -201,13 +202,6 @@ def class_vectors(
     out = out.scatter_add(1, channel.expand_as(vec), vec)
     return out[:,1:]
 
-# %% ../nbs/network/10_model.ipynb #2e4b182e
-TOGETHER = 16 # Queries that are adapted at a time when masks are asked for; always as many, so that one does not change another's numbers
-
-def _filled(q):
-    "Queries `(k,e)` with zeros behind them, a multiple of `TOGETHER`"
-    return torch.cat([q, q.new_zeros(-len(q)%TOGETHER, q.shape[1])])
-
 # %% ../nbs/network/10_model.ipynb #ccccce85
 class MedalS(nn.Module):
     "Segment what queries ask for, guided by prompts"
@@ -236,79 +230,93 @@ class MedalS(nn.Module):
         self.fusion_conv = nn.Module()
         self.fusion_conv.convs = nn.ModuleList([ConvBlock(2*f[0], f[0])])
 
-    def encode(
-        self,
-        x:torch.Tensor,        # Grey values `(b,1,x,y,z)`, sizes multiples of 32
-        fg:torch.Tensor=None,  # Union of the prompts `(b,1,x,y,z)`; None: no prompt
-    )->Features:
-        "What depends on the image alone"
-        check_size(x.shape[2:])
-        if self.cfg.grey!=1: x = x*self.cfg.grey
-        if fg is not None: x = torch.cat([x, fg.to(x.dtype)], 1)
-        skips,maps = self.backbone(x)
-        *finer,deepest = skips
-        halvings = range(len(finer), 0, -1) # from each scale to the deepest
-        pooled = [F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
-        pooled = torch.cat([*pooled, deepest], 1)
-        mem = self.projection_layer(pooled.flatten(2).permute(2,0,1))
-        pos = positions(tuple(pooled.shape[2:]), self.cfg.query, mem.device, mem.dtype)
-        return Features(maps, self.transformer_decoder.image(mem, pos))
-
-    def adapt(
-        self,
-        feats:Features,
-        q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
-    )->torch.Tensor:           # `(b,n,e)`
-        "Queries that have seen the image, each on its own"
-        samples = len(feats.maps[0])
-        if q.ndim==2: q = q.expand(samples, *q.shape)
-        if q.shape[-1]!=self.cfg.query:
-            raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
-        return self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
-
-    def decode(
-        self,
-        feats:Features,
-        q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
-        m:torch.Tensor=None,   # Prompts `(b,n,x,y,z)`, one channel per query; None: no prompt
-        deep:bool=False,       # All four scales?
-        bypass:bool=False,     # Leave out the fusion, as the published training does in a tenth of its steps?
-        cls:torch.Tensor=None, # Channel of `m` of each query `(b,n)`, -1: none; None: the one of the same number
-    ):                         # Logits `(b,n,x,y,z)`, or a list of four
-        "Logits of some queries"
-        d = feats.maps[0]
-        adapted = self.adapt(feats, q)
-        vec = self.mask_embed_proj(adapted)
-        own_channel = m is None or cls is None
-        by_class = vec if own_channel else class_vectors(vec, cls, m.shape[1])
-        if not bypass:
-            block = self.fusion_conv.convs[0]
-            d = again(fuse, block, d, by_class, m, redo=self.backbone.redo>0)
-        logits = safe_product('bcxyz,bnc->bnxyz', d, vec)
-        if not deep: return logits
-        if not self.cfg.aux: raise UserError("deep=True needs auxiliary heads; make the network with ModelCfg(aux=True)")
-        scales = [logits]
-        for features,head in zip(feats.maps[1:], self.mid_mask_embed_proj):
-            scales.append(safe_product('bcxyz,bnc->bnxyz', features, head(adapted)))
-        return scales
-
-    def mask_factors(
-        self,
-        x:torch.Tensor,        # Grey values `(b,1,x,y,z)`
-        q:torch.Tensor,        # All queries, `(n,e)`
-        m:torch.Tensor=None,   # Prompts `(b,k,x,y,z)` of some of them
-        which=None,            # Those `k` queries; None: all
-    )->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
-        "What is multiplied to get the logits of any query, all prompts worked in"
-        fg = None if m is None else m.any(1, keepdim=True)
-        feats = self.encode(x, fg)
-        parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
-        vec = torch.cat(parts, 1)[:,:len(q)]
-        some = vec if which is None else vec[:,which]
-        return fuse(self.fusion_conv.convs[0], feats.maps[0], some, m),vec
-
     def forward(self, x, q, m=None, fg=None, deep=False):
         "Logits `(b,n,x,y,z)` of queries `q` on image `x`, with prompts `m`; their union `fg` follows from `m` unless given"
         if m is not None and fg is None: fg = m.bool().any(1, keepdim=True)
         feats = self.encode(x, fg)
         return self.decode(feats, q, m, deep)
+
+# %% ../nbs/network/10_model.ipynb #44d72b1d
+@patch
+def encode(
+    self:MedalS,
+    x:torch.Tensor,        # Grey values `(b,1,x,y,z)`, sizes multiples of 32
+    fg:torch.Tensor=None,  # Union of the prompts `(b,1,x,y,z)`; None: no prompt
+)->Features:
+    "What depends on the image alone"
+    check_size(x.shape[2:])
+    if self.cfg.grey!=1: x = x*self.cfg.grey
+    if fg is not None: x = torch.cat([x, fg.to(x.dtype)], 1)
+    skips,maps = self.backbone(x)
+    *finer,deepest = skips
+    halvings = range(len(finer), 0, -1) # from each scale to the deepest
+    pooled = [F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
+    pooled = torch.cat([*pooled, deepest], 1)
+    mem = self.projection_layer(pooled.flatten(2).permute(2,0,1))
+    pos = positions(tuple(pooled.shape[2:]), self.cfg.query, mem.device, mem.dtype)
+    return Features(maps, self.transformer_decoder.image(mem, pos))
+
+# %% ../nbs/network/10_model.ipynb #10a51cad
+@patch
+def adapt(
+    self:MedalS,
+    feats:Features,
+    q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
+)->torch.Tensor:           # `(b,n,e)`
+    "Queries that have seen the image, each on its own"
+    samples = len(feats.maps[0])
+    if q.ndim==2: q = q.expand(samples, *q.shape)
+    if q.shape[-1]!=self.cfg.query:
+        raise UserError(f"queries have width {q.shape[-1]}, this network takes {self.cfg.query}: use the text encoder it came with")
+    return self.transformer_decoder(q.transpose(0,1), feats.kvs).transpose(0,1)
+
+# %% ../nbs/network/10_model.ipynb #c9840861
+@patch
+def decode(
+    self:MedalS,
+    feats:Features,
+    q:torch.Tensor,        # Queries `(b,n,e)`, or `(n,e)` for the whole batch
+    m:torch.Tensor=None,   # Prompts `(b,n,x,y,z)`, one channel per query; None: no prompt
+    deep:bool=False,       # All four scales?
+    bypass:bool=False,     # Leave out the fusion, as the published training does in a tenth of its steps?
+    cls:torch.Tensor=None, # Channel of `m` of each query `(b,n)`, -1: none; None: the one of the same number
+):                         # Logits `(b,n,x,y,z)`, or a list of four
+    "Logits of some queries"
+    d = feats.maps[0]
+    adapted = self.adapt(feats, q)
+    vec = self.mask_embed_proj(adapted)
+    own_channel = m is None or cls is None
+    by_class = vec if own_channel else class_vectors(vec, cls, m.shape[1])
+    if not bypass:
+        block = self.fusion_conv.convs[0]
+        d = again(fuse, block, d, by_class, m, redo=self.backbone.redo>0)
+    logits = safe_product('bcxyz,bnc->bnxyz', d, vec)
+    if not deep: return logits
+    if not self.cfg.aux: raise UserError("deep=True needs auxiliary heads; make the network with ModelCfg(aux=True)")
+    scales = [logits]
+    for features,head in zip(feats.maps[1:], self.mid_mask_embed_proj):
+        scales.append(safe_product('bcxyz,bnc->bnxyz', features, head(adapted)))
+    return scales
+
+# %% ../nbs/network/10_model.ipynb #06db4bde
+TOGETHER = 16 # Queries that are adapted at a time when masks are asked for; always as many, so that one does not change another's numbers
+
+def _filled(q):
+    "Queries `(k,e)` with zeros behind them, a multiple of `TOGETHER`"
+    return torch.cat([q, q.new_zeros(-len(q)%TOGETHER, q.shape[1])])
+
+@patch
+def mask_factors(
+    self:MedalS,
+    x:torch.Tensor,        # Grey values `(b,1,x,y,z)`
+    q:torch.Tensor,        # All queries, `(n,e)`
+    m:torch.Tensor=None,   # Prompts `(b,k,x,y,z)` of some of them
+    which=None,            # Those `k` queries; None: all
+)->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
+    "What is multiplied to get the logits of any query, all prompts worked in"
+    fg = None if m is None else m.any(1, keepdim=True)
+    feats = self.encode(x, fg)
+    parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
+    vec = torch.cat(parts, 1)[:,:len(q)]
+    some = vec if which is None else vec[:,which]
+    return fuse(self.fusion_conv.convs[0], feats.maps[0], some, m),vec

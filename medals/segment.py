@@ -10,18 +10,21 @@ __all__ = ['INTERLEAVED_FROM', 'Segmenter', 'FAINT', 'InputSpec', 'SegmentRun', 
 import time
 
 import torch
+from fastcore.basics import patch
 
 from .core import UserError, pick_device, pick_dtype as number_type
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
-from .inference.predictor import NetworkStage, WindowPredictor, flips_of, load_stages
+from .inference.stages import NetworkStage, load_stages
+from .inference.predictor import WindowPredictor, flips_of
 from .inference.request import make_request
 from .inference.memory import Forecast
 from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
-from .inference.pipeline import FAINT, SegmentRun, Stopped, manifest_of, result_of
+from .inference.report import manifest_of, result_of
+from .inference.pipeline import FAINT, SegmentRun, Stopped
 from .inference.corrections import refine
 
 _all_ = ['FAINT', 'InputSpec', 'SegmentRun', 'Segmentation', 'Stopped', 'manifest_of', 'refine', 'result_of', 'write_table'] # had here too
@@ -64,104 +67,120 @@ class Segmenter:
         model.eval().to(self.device, memory_format=layout)
         if compile: model.backbone.compile()
 
-    @classmethod
-    def load(
-        cls,
-        source='nano',   # Folder, hub id, name, or `random:PRESET`
-        device='auto',
-        **kwargs
-    ):
-        "Networks, frames and text encoder from one source"
-        stages,enc = load_stages(source)
-        return cls(stages, enc, None, device, str(source), **kwargs)
+# %% ../nbs/inference/95_segment.ipynb #f990581f
+@patch(as_prop=True)
+def where(self:Segmenter):
+    "The device, in words"
+    if self.device.type!='cuda': return str(self.device)
+    return f'cuda ({torch.cuda.get_device_name(self.device)})'
 
-    @property
-    def where(self):
-        "The device, in words"
-        if self.device.type!='cuda': return str(self.device)
-        return f'cuda ({torch.cuda.get_device_name(self.device)})'
+@patch
+def __repr__(self:Segmenter):
+    weights = self.source or 'own weights'
+    names = ' and '.join(stage.name for stage in self.stages) or 'one stage'
+    return f"Segmenter({weights}, {names}, on {self.where})"
 
-    def __repr__(self):
-        weights = self.source or 'own weights'
-        names = ' and '.join(stage.name for stage in self.stages) or 'one stage'
-        return f"Segmenter({weights}, {names}, on {self.where})"
+# %% ../nbs/inference/95_segment.ipynb #ab912cf7
+@patch(cls_method=True)
+def load(
+    cls:Segmenter,
+    source='nano',   # Folder, hub id, name, or `random:PRESET`
+    device='auto',
+    **kwargs
+):
+    "Networks, frames and text encoder from one source"
+    stages,enc = load_stages(source)
+    return cls(stages, enc, None, device, str(source), **kwargs)
 
-    def queries(self, texts, modality): # One for all, or one per sentence
-        "Queries of sentences `(n,e)`, each encoded once"
-        kinds = [modality]*len(texts) if isinstance(modality, str) else modality
-        keys = list(zip(texts, kinds))
-        for text,kind in keys: # one at a time: numbers must not depend on what else is asked
-            if (text,kind) not in self.known: self.known[text,kind] = self.enc([text], kind)[0].to(self.device)
-        return torch.stack([self.known[key] for key in keys])
+# %% ../nbs/inference/95_segment.ipynb #267fd1bd
+@patch
+def queries(self:Segmenter, texts, modality): # One for all, or one per sentence
+    "Queries of sentences `(n,e)`, each encoded once"
+    kinds = [modality]*len(texts) if isinstance(modality, str) else modality
+    keys = list(zip(texts, kinds))
+    for text,kind in keys: # one at a time: numbers must not depend on what else is asked
+        if (text,kind) not in self.known: self.known[text,kind] = self.enc([text], kind)[0].to(self.device)
+    return torch.stack([self.known[key] for key in keys])
 
-    def predictor(self, request, stage, some, q=None, tick=None):
-        "What asks a stage about some sentences"
-        cfg = request.cfg
-        blind = ''
-        shows_answers = stage.name or stage.frame.iterations # a single look has no earlier answer to copy
-        if shows_answers: blind = request.rules.blind or cfg.blind
-        iterations = 0
-        if request.instance: iterations = stage.frame.iterations*self._rounds(request, stage, some)
-        return WindowPredictor(
-            stage, q, self.device, amp=self.amp, flips=flips_of(stage.frame, cfg.tta), blind=blind, iterations=iterations, seed=cfg.seed,
-            tick=tick or (lambda: None))
+# %% ../nbs/inference/95_segment.ipynb #9ae6979e
+@patch
+def wanted(self:Segmenter, request, group):
+    "The stages that a group of sentences goes through"
+    only = request.cfg.stages
+    if len(self.stages)==1:
+        if only!='both': raise UserError(f"these weights have one stage, not a {only} one; leave out `stages`")
+        return self.stages
+    dropped = dict(coarse='fine', fine='coarse').get(only, group.skip)
+    return [stage for stage in self.stages if stage.name!=dropped]
 
-    def _rounds(self, request, stage, some):
-        "How often a stage refines objects: the least that the table says of some sentences"
-        is_fine = stage.name=='fine'
-        rounds = {} # by number of the sentence
-        for group in request.groups: rounds.update(dict.fromkeys(group.some, group.rounds[is_fine]))
-        return min(rounds[i] for i in some)
+@patch
+def steps(self:Segmenter, request):
+    "Pairs of stage and group, in the order in which they are asked"
+    pairs = []
+    for stage in self.stages:
+        for group in request.groups:
+            if stage in self.wanted(request, group): pairs.append((stage, group))
+    return pairs
 
-    def wanted(self, request, group):
-        "The stages that a group of sentences goes through"
-        only = request.cfg.stages
-        if len(self.stages)==1:
-            if only!='both': raise UserError(f"these weights have one stage, not a {only} one; leave out `stages`")
-            return self.stages
-        dropped = dict(coarse='fine', fine='coarse').get(only, group.skip)
-        return [stage for stage in self.stages if stage.name!=dropped]
+# %% ../nbs/inference/95_segment.ipynb #1acc39c8
+@patch
+def _rounds(self:Segmenter, request, stage, some):
+    "How often a stage refines objects: the least that the table says of some sentences"
+    is_fine = stage.name=='fine'
+    rounds = {} # by number of the sentence
+    for group in request.groups: rounds.update(dict.fromkeys(group.some, group.rounds[is_fine]))
+    return min(rounds[i] for i in some)
 
-    def steps(self, request):
-        "Pairs of stage and group, in the order in which they are asked"
-        pairs = []
-        for stage in self.stages:
-            for group in request.groups:
-                if stage in self.wanted(request, group): pairs.append((stage, group))
-        return pairs
+@patch
+def predictor(self:Segmenter, request, stage, some, q=None, tick=None):
+    "What asks a stage about some sentences"
+    cfg = request.cfg
+    blind = ''
+    shows_answers = stage.name or stage.frame.iterations # a single look has no earlier answer to copy
+    if shows_answers: blind = request.rules.blind or cfg.blind
+    iterations = 0
+    if request.instance: iterations = stage.frame.iterations*self._rounds(request, stage, some)
+    return WindowPredictor(
+        stage, q, self.device, amp=self.amp, flips=flips_of(stage.frame, cfg.tta), blind=blind, iterations=iterations, seed=cfg.seed,
+        tick=tick or (lambda: None))
 
-    def _request(self, image, prompts, modality, spatial, instance, how):
-        "What is asked, in the settings `how`"
-        return make_request(image, prompts, modality, spatial, instance, InferenceCfg(**how), self.stages[0].frame)
+# %% ../nbs/inference/95_segment.ipynb #6375e81b
+@patch
+def _request(self:Segmenter, image, prompts, modality, spatial, instance, how):
+    "What is asked, in the settings `how`"
+    return make_request(image, prompts, modality, spatial, instance, InferenceCfg(**how), self.stages[0].frame)
 
-    def dry_run(self, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
-        "Windows, passes, memory and time of a run, without running it"
-        request = self._request(image, prompts, modality, spatial, instance, how)
-        plan = forecast(self, request)
-        names = [row['stage'] for row in plan.rows]
-        for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
-        return plan
+@patch
+def dry_run(self:Segmenter, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
+    "Windows, passes, memory and time of a run, without running it"
+    request = self._request(image, prompts, modality, spatial, instance, how)
+    plan = forecast(self, request)
+    names = [row['stage'] for row in plan.rows]
+    for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
+    return plan
 
-    def __call__(
-        self,
-        image,             # Path, `Volume`, or (array `(x,y,z)`, affine)
-        prompts=None,      # A sentence, a list of sentences, or {label: sentence}; None: those of a challenge file
-        modality=None,     # ct, mri, us, pet, microscopy; None: from the file, the sentences, the weights or the grey values
-        spatial=None,      # {sentence: marks} on the scan, see `medals.spatial`
-        instance=False,    # Objects rather than regions?
-        progress=None,     # `(passes done, all) -> False to stop`
-        **how              # Settings, see `InferenceCfg`
-    )->Segmentation:
-        "Segment a scan by sentences and marks"
-        start = time.perf_counter()
-        request = self._request(image, prompts, modality, spatial, instance, how)
-        run = SegmentRun(self, request, progress)
-        planned = time.perf_counter()-start-run.seconds['text']
-        run.seconds['read and plan'] = round(planned, 3)
-        with run.bar:
-            found = run.all()
-            with run.clock('result'): res = result_of(self, run, found)
-        total = round(time.perf_counter()-start, 3)
-        res.manifest['seconds'] = dict(run.seconds, total=total)
-        res.again = lambda old, marks, progress=None: refine(self, run, old, marks, progress)
-        return res
+# %% ../nbs/inference/95_segment.ipynb #385a9949
+@patch
+def __call__(
+    self:Segmenter,
+    image,             # Path, `Volume`, or (array `(x,y,z)`, affine)
+    prompts=None,      # A sentence, a list of sentences, or {label: sentence}; None: those of a challenge file
+    modality=None,     # ct, mri, us, pet, microscopy; None: from the file, the sentences, the weights or the grey values
+    spatial=None,      # {sentence: marks} on the scan, see `medals.spatial`
+    instance=False,    # Objects rather than regions?
+    progress=None,     # `(passes done, all) -> False to stop`
+    **how              # Settings, see `InferenceCfg`
+)->Segmentation:
+    "Segment a scan by sentences and marks"
+    start = time.perf_counter()
+    request = self._request(image, prompts, modality, spatial, instance, how)
+    run = SegmentRun(self, request, progress)
+    planned = time.perf_counter()-start-run.seconds['text']
+    run.seconds['read and plan'] = round(planned, 3)
+    with run.bar:
+        found = run.all()
+        with run.clock('result'): res = result_of(self, run, found)
+    total = round(time.perf_counter()-start, 3)
+    res.manifest['seconds'] = dict(run.seconds, total=total)
+    res.again = lambda old, marks, progress=None: refine(self, run, old, marks, progress)
+    return res

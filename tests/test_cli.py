@@ -93,7 +93,7 @@ def test_marks_from_a_file_are_obeyed(tmp_path):
 
 def test_one_series_of_several_is_segmented_into_a_dicom_segmentation(tmp_path, capsys, monkeypatch):
     pytest.importorskip('highdicom')
-    from medals.inference.dicom_seg import read_seg
+    from medals.inference.seg_reader import read_seg
     from medals.volume import read_volume
     from test_dicom import write_series
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from helpers import shared
 from medals.inference import dicom_seg as dicomseg
+from medals.inference.seg_reader import read_seg
 from medals.core import UserError
 from medals.inference.modality import Guess, guess_modality
 from medals.volume import Volume, dicom_series, phantom, read_volume, write_volume
@@ -379,7 +380,7 @@ def test_masks_come_back_from_dicom_seg_exactly(tmp_path_factory, aff, codes, ov
     dicomseg.write_seg(tmp/'seg.dcm', masks, vol, tmp/'s')
     ds = same_slices(tmp/'seg.dcm', masks, tmp/'s', vol)
     for like in (vol, read_volume(tmp/'s')):
-        back = dicomseg.read_seg(tmp/'seg.dcm', like)
+        back = read_seg(tmp/'seg.dcm', like)
         assert list(back)==list(masks)
         for k,m in masks.items(): assert np.array_equal(vol.like(m).onto(like).data, back[k])
     assert ds.StudyInstanceUID=='1.2.826.0.44' and str(ds.PatientID)=='7' and ds.Modality=='SEG'
@@ -417,12 +418,12 @@ def test_what_a_seg_needs(tmp_path, head, monkeypatch):
                      (({}, head, tmp_path/'s'), 'no mask'), ((m, Volume(head.data, moved), tmp_path/'s'), 'does not lie on the voxels')):
         with pytest.raises(UserError, match=says): dicomseg.write_seg(tmp_path/'o.dcm', *bad)
     dicomseg.write_seg(tmp_path/'o.dcm', m, head, tmp_path/'s')
-    with pytest.raises(UserError, match='does not lie on the voxels'): dicomseg.read_seg(tmp_path/'o.dcm', phantom()[0])
-    with pytest.raises(UserError, match='not a readable DICOM SEG'): dicomseg.read_seg(tmp_path/'s'/'0000.dcm', head)
+    with pytest.raises(UserError, match='does not lie on the voxels'): read_seg(tmp_path/'o.dcm', phantom()[0])
+    with pytest.raises(UserError, match='not a readable DICOM SEG'): read_seg(tmp_path/'s'/'0000.dcm', head)
     gone = {o: None for o in (*dicomseg.EMPTY, 'SliceThickness')} # as exporters and anonymisers leave a series
     write_series(tmp_path/'bare', head, **gone)
     dicomseg.write_seg(tmp_path/'bare.dcm', m, head, tmp_path/'bare')
-    assert np.array_equal(dicomseg.read_seg(tmp_path/'bare.dcm', head)['all'], m['all'])
+    assert np.array_equal(read_seg(tmp_path/'bare.dcm', head)['all'], m['all'])
     write_series(tmp_path/'lost', head, FrameOfReferenceUID=None)
     with pytest.raises(UserError, match='no FrameOfReferenceUID'): dicomseg.write_seg(tmp_path/'q.dcm', m, head, tmp_path/'lost')
     assert not (tmp_path/'q.dcm').exists()

@@ -89,7 +89,8 @@ def public_names():
     found = {}
     for p in modules:
         for o in ast.parse(p.read_text()).body:
-            is_method = any(isinstance(d, ast.Name) and d.id=='patch' for d in getattr(o, 'decorator_list', []))
+            marked = [getattr(d, 'func', d) for d in getattr(o, 'decorator_list', [])]  # `@patch` or `@patch(as_prop=True)`
+            is_method = any(isinstance(d, ast.Name) and d.id=='patch' for d in marked)
             if is_method: names = []
             elif isinstance(o, (ast.FunctionDef, ast.ClassDef)): names = [o.name]
             else: names = [n.id for target in getattr(o, 'targets', []) for n in ast.walk(target) if isinstance(n, ast.Name)]
@@ -232,9 +233,13 @@ def test_code_is_a_step_a_line():
     assert not packed
 
 
+# Chapters whose classes still stand in one cell each; elsewhere a class begins small and grows by `@patch`
+IN_ONE_CELL = {'scans'}
+
+
 @pytest.mark.parametrize('page', api, ids=name_of)
-def test_an_exported_cell_is_short_or_one_class(page):
+def test_an_exported_cell_is_short(page):
     def is_class(cell):
         kinds = [type(o) for o in ast.parse(text(cell)).body]
-        return kinds.count(ast.ClassDef)==1 and ast.FunctionDef not in kinds
+        return page.parent.name in IN_ONE_CELL and kinds.count(ast.ClassDef)==1 and ast.FunctionDef not in kinds
     assert not [text(c).splitlines()[1] for c in cells(page) if exported(c) and len(lines(c))>50 and not is_class(c)]

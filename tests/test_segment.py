@@ -25,9 +25,11 @@ from medals.masks.bitmask import BitMask
 from medals.inference.roi import fine_regions, published_roi
 from medals.segment import SegmentRun, Segmenter, Stopped
 from medals.base.settings import InferenceCfg
-from medals.inference.sliding import SCALE, MaskAccumulator, ScoreSlab, Windows, LabelWriter, MaskWriter, sliding_window
+from medals.inference.windows import Windows
+from medals.inference.sliding import SCALE, MaskAccumulator, ScoreSlab, LabelWriter, MaskWriter, sliding_window
 from medals.spatial import Box, Mask, Point, Scribble, rasterize
-from medals.inference.predictor import WindowPredictor, RandomQueries, NetworkStage, WindowInput
+from medals.inference.stages import RandomQueries, NetworkStage
+from medals.inference.predictor import WindowPredictor, WindowInput
 from medals.volume import Volume, phantom
 
 CODES = [''.join(p) for axes in permutations(('LR','AP','SI')) for p in product(*axes)]
@@ -494,7 +496,7 @@ import json, resource, sys
 import numpy as np, torch
 from medals.preprocessing.input_spec import InputSpec
 from medals.segment import Segmenter
-from medals.inference.predictor import NetworkStage
+from medals.inference.stages import NetworkStage
 from types import SimpleNamespace
 class Fake(torch.nn.Module):
     cfg = SimpleNamespace(features=(2,))

@@ -23,7 +23,7 @@ from medals.inference.request import make_request
 from medals.prepare import prepare, recipe_for
 from medals.training.train import TrainCfg, build_run, train
 from medals.training.config import LoopCfg, lr_at
-from medals.inference.predictor import load_stages
+from medals.inference.stages import load_stages
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]

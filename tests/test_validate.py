@@ -8,7 +8,7 @@ from medals.preprocessing.input_spec import InputSpec
 from medals.model import MedalS, ModelCfg
 from medals.segment import Segmenter
 from medals.spatial import Mask
-from medals.inference.predictor import RandomQueries, NetworkStage
+from medals.inference.stages import RandomQueries, NetworkStage
 from medals.training.validate import patient_region, predict_case
 from medals.volume import Volume
 

@@ -87,7 +87,7 @@ def one_case(
 
 def challenge(
     inputs,        # Folder
-    cfg,           # `medals.cli.ChallengeCfg`
+    cfg,           # `ChallengeCfg` of `medals.commands.flags`
 )->tuple:          # Rows, `FailureLog`
     "Segment all cases of a folder"
     paths = cases_in(inputs)
@@ -177,7 +177,7 @@ def _last_words(log, n=300):
 def rehearse_case(
     path:Path,     # Input file
     out:Path,      # Folder for the output
-    cfg,           # `medals.cli.ChallengeCfg`
+    cfg,           # `ChallengeCfg` of `medals.commands.flags`
     script=None,   # Instead of sh/predict.sh
 )->dict:           # A row: case, seconds, peak memory in GB, exit code
     "One case as the container does it"
@@ -201,7 +201,7 @@ def rehearse_case(
 # %% ../../nbs/commands/10_challenge.ipynb #ch4allc
 def rehearse(
     inputs,        # Folder
-    cfg,           # `medals.cli.ChallengeCfg`
+    cfg,           # `ChallengeCfg` of `medals.commands.flags`
     script=None,   # Instead of sh/predict.sh
 )->tuple:          # Rows, `FailureLog`
     "All cases of a folder as the container does them, one process each"

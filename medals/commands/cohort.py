@@ -88,7 +88,7 @@ def check_before(
     images:list,     # As they were typed
     sentences:list,
     one:bool,        # Is it one scan?
-    cfg,             # `medals.cli.SegmentCfg`
+    cfg,             # `SegmentCfg` of `medals.commands.flags`
 ):
     "Refuse an output that would replace what is read, or cannot be written"
     shard_of(cfg.shard)

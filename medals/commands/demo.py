@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from nibabel.affines import from_matvec
 from scipy import ndimage as ndi
+from fastcore.basics import patch
 
 from ..scans.axes import Region
 from ..example import CLASSES, HeadViewCfg, draw_view, make_view, masks_of, template, unseen_view
@@ -51,6 +52,11 @@ class HeadCfg:
     view:HeadViewCfg=HeadViewCfg()    # noqa: RUF009
     prompt:PromptCfg=PromptCfg(none=.4, absent=.35, marks=.4, fixed=0., block=(4,8,16), drop=(0.,.5), subset=0.)
 
+def _one_empty_more(masks):
+    "`(n,x,y,z)` to `(1,n+1,x,y,z)`; None stays None"
+    if masks is None: return None
+    return torch.cat([masks, torch.zeros_like(masks[:1])])[None]
+
 # %% ../../nbs/commands/20_demo.ipynb #ab7cb7cc
 ROOM = 24 # voxels around the brain, for a skull
 WIDER = 32*np.array([(0,0,1), (1,0,0), (1,0,1)]) # voxels by which a window may be larger
@@ -71,51 +77,49 @@ class HeadViews:
         self.table = torch.cat(groups)
         self.first = np.cumsum([0, *map(len, groups)])  # row of the first sentence of each
 
-    def view(self, *key):
-        "Image and masks of the view of a key"
-        gen = make_gen(self.seed, *key)
-        view = draw_view(gen, self.cfg.view)
-        shape = np.array(self.cfg.window)
-        if gen.random()<self.cfg.wide:
-            more = WIDER[gen.integers(3)]
-            off = gen.uniform(-.4, .4, 3)*more*self.cfg.spacing
-            view = replace(view, shift=tuple(view.shift+off))
-            shape = shape+more
-        size = tuple(shape)
-        x,labels,_ = make_view(self.image, self.labels, self.grid, view, size, self.cfg.spacing, self.distance)
-        masks = []
-        for values in CLASSES.values(): masks.append(torch.isin(labels[0], torch.tensor(values)))
-        return x,torch.stack(masks)
-
-    def batch(self, step):
-        "The batch of a step: all classes, and one thing that is not there"
-        x,m = self.view('train', step)
-        gen = make_gen(self.seed, 'words', step)
-        rows = []
-        for first,last in zip(self.first, self.first[1:]): rows.append(int(gen.integers(first, last)))
-        query = torch.tensor([rows])
-        prompt_gen = torch_gen(self.seed, 'prompts', step)
-        p,_ = simulate(m, prompt_gen, self.cfg.prompt)
-        cls = torch.arange(query.shape[1])[None]
-        return Batch(
-            x=x[None],
-            query=query,
-            cls=cls,
-            valid=cls>=0,
-            m=_one_empty_more(m),
-            p=_one_empty_more(p),
-            fg=None,
-            datasets=['head'],
-            names=[f'view {step}'])
-
     def __call__(self, start):
         for step in count(start): yield [self.batch(step)]
 
-# %% ../../nbs/commands/20_demo.ipynb #fa6765bd
-def _one_empty_more(masks):
-    "`(n,x,y,z)` to `(1,n+1,x,y,z)`; None stays None"
-    if masks is None: return None
-    return torch.cat([masks, torch.zeros_like(masks[:1])])[None]
+# %% ../../nbs/commands/20_demo.ipynb #2cc93c19
+@patch
+def view(self:HeadViews, *key):
+    "Image and masks of the view of a key"
+    gen = make_gen(self.seed, *key)
+    view = draw_view(gen, self.cfg.view)
+    shape = np.array(self.cfg.window)
+    if gen.random()<self.cfg.wide:
+        more = WIDER[gen.integers(3)]
+        off = gen.uniform(-.4, .4, 3)*more*self.cfg.spacing
+        view = replace(view, shift=tuple(view.shift+off))
+        shape = shape+more
+    size = tuple(shape)
+    x,labels,_ = make_view(self.image, self.labels, self.grid, view, size, self.cfg.spacing, self.distance)
+    masks = []
+    for values in CLASSES.values(): masks.append(torch.isin(labels[0], torch.tensor(values)))
+    return x,torch.stack(masks)
+
+# %% ../../nbs/commands/20_demo.ipynb #da087389
+@patch
+def batch(self:HeadViews, step):
+    "The batch of a step: all classes, and one thing that is not there"
+    x,m = self.view('train', step)
+    gen = make_gen(self.seed, 'words', step)
+    rows = []
+    for first,last in zip(self.first, self.first[1:]): rows.append(int(gen.integers(first, last)))
+    query = torch.tensor([rows])
+    prompt_gen = torch_gen(self.seed, 'prompts', step)
+    p,_ = simulate(m, prompt_gen, self.cfg.prompt)
+    cls = torch.arange(query.shape[1])[None]
+    return Batch(
+        x=x[None],
+        query=query,
+        cls=cls,
+        valid=cls>=0,
+        m=_one_empty_more(m),
+        p=_one_empty_more(p),
+        fg=None,
+        datasets=['head'],
+        names=[f'view {step}'])
 
 # %% ../../nbs/commands/20_demo.ipynb #a7974272
 def view_validator(
@@ -270,7 +274,7 @@ def _picture(res, truth, word, fixed):
     return compare_fig(res.volume, rows)
 
 def run_demo(
-    cfg,     # `medals.cli.DemoCfg`
+    cfg,     # `DemoCfg` of `medals.commands.flags`
 )->list:     # Rows of the table
     "View, sentences, masks, correction, scores, picture"
     out = Path(cfg.out)

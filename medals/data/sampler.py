@@ -108,25 +108,27 @@ class Sampler:
         for name,share in self.chances.items():
             if share: need_voxels(name, groups[name], about[name]['classes'])
 
-    @property
-    def chances(self):
-        "`{data set: share of the samples}`; many classes take several looks"
-        weights = {}
-        for name,cases in self.groups.items():
-            looks = round(len(self.sets[name].names)/self.cfg.queries)
-            weight = self.facts['weights'].get(name, 1.)
-            weights[name] = weight*len(cases)**.5*max(1, looks)
-        total = sum(weights.values()) or 1
-        return {name: weight/total for name,weight in weights.items()}
+# %% ../../nbs/data/95_sampler.ipynb #a390e358
+@patch(as_prop=True)
+def chances(self:Sampler):
+    "`{data set: share of the samples}`; many classes take several looks"
+    weights = {}
+    for name,cases in self.groups.items():
+        looks = round(len(self.sets[name].names)/self.cfg.queries)
+        weight = self.facts['weights'].get(name, 1.)
+        weights[name] = weight*len(cases)**.5*max(1, looks)
+    total = sum(weights.values()) or 1
+    return {name: weight/total for name,weight in weights.items()}
 
-    def __repr__(self):
-        parts = [
-            f"{len(self.groups)} data sets",
-            f"{len(self.cases)} cases and {len(self.heldout)} held out",
-            f"{len(self.sentences)} sentences",
-            f"windows of {'x'.join(map(str, self.patch))}",
-        ]
-        return f"Sampler({', '.join(parts)})"
+@patch
+def __repr__(self:Sampler):
+    parts = [
+        f"{len(self.groups)} data sets",
+        f"{len(self.cases)} cases and {len(self.heldout)} held out",
+        f"{len(self.sentences)} sentences",
+        f"windows of {'x'.join(map(str, self.patch))}",
+    ]
+    return f"Sampler({', '.join(parts)})"
 
 # %% ../../nbs/data/95_sampler.ipynb #23e7dcea
 def _mirror_axes(row, qs, sampler):

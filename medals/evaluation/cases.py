@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+from fastcore.basics import patch
 
 from ..core import UserError
 from ..base.files import files_below, read_json
@@ -119,6 +120,31 @@ def holds_masks_of_one(
     return likely or name=='segmentations' or _named_like_organs(files)
 
 # %% ../../nbs/evaluation/00_cases.ipynb #6e3bbde0
+def _visible_scans(root):
+    "The scans and label maps below a folder, without what is hidden or lies in a hidden folder"
+    found = []
+    for file in files_below(root, most=10**7):
+        parts = file.relative_to(root).parts
+        hidden = any(o.startswith('.') for o in parts)
+        if is_scan(file) and not hidden: found.append(file)
+    return found
+
+def _labels_and_images(files):
+    "By case, the files that look most like labels, and one that looks like an image"
+    by_case = defaultdict(list)
+    for file in files:
+        case,_ = case_of(file)
+        by_case[case].append(file)
+    labels,images = {},{}
+    for case,found in by_case.items():
+        kinds = {f: kind_of(f) for f in found}
+        best = min(kinds.values())
+        labels[case] = [f for f in found if kinds[f]==best]
+        others = [f for f in found if kinds[f]!=best or is_challenge(f)]
+        if others: images[case] = max(others, key=kinds.get)
+    return labels,images
+
+# %% ../../nbs/evaluation/00_cases.ipynb #60006621
 THE_ROOT = '' # Stands for the folder that was given, if it may be a case itself
 SCAN_NAMES = ('ct','mri','mr','pet','us','image','img','scan','t1') # How a scan is called beside its masks
 
@@ -126,6 +152,33 @@ def _owner(folder, root):
     "The folder of the case whose masks may lie in a folder"
     inner = folder!=root and folder.name.lower() in PARENT_MASK_FOLDERS
     return folder.parent if inner else folder
+
+def _by_owner(files, root):
+    "`{folder of a case: {folder that may hold its masks: files}}`"
+    found = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        folder = file.parent
+        if not is_challenge(file): found[_owner(folder, root)][folder].append(file)
+    return found
+
+def _likely_scan(file):
+    "Sorts what lies beside masks: what is called like a scan comes first"
+    name = stem(file).lower()
+    return name not in SCAN_NAMES,name
+
+def _folders(files, root):
+    "By case, the folders that may hold its masks, the names of their files as cases, and a scan beside them"
+    folders,inside,scans = defaultdict(list),defaultdict(set),{}
+    for owner,holders in sorted(_by_owner(files, root).items()):
+        case = THE_ROOT if owner==root else owner.name
+        inner = [o for o in holders if o!=owner]
+        inner.sort(key=lambda o: PARENT_MASK_FOLDERS.index(o.name.lower()))
+        folders[case].append(inner[0] if inner else owner)
+        for found in holders.values():
+            inside[case] |= {case_of(f)[0] for f in found}
+        beside = holders.get(owner)
+        if inner and beside: scans[case] = min(beside, key=_likely_scan)
+    return dict(folders),dict(inside),scans
 
 # %% ../../nbs/evaluation/00_cases.ipynb #7044f442
 @dataclass(frozen=True)
@@ -166,82 +219,34 @@ class Side:
         if root.name.lower() in PARENT_MASK_FOLDERS: root = root.parent
         return root.name
 
-    def repeats(self, names):
-        "Does one of these names stand for several files?"
-        counts = [len(self.files.get(name, ())) for name in names]
-        return max(counts, default=0)>1
+# %% ../../nbs/evaluation/00_cases.ipynb #d24c15fc
+@patch
+def repeats(self:Side, names):
+    "Does one of these names stand for several files?"
+    counts = [len(self.files.get(name, ())) for name in names]
+    return max(counts, default=0)>1
 
-    def labels_of(self, case):
-        "The one file or folder of a case"
-        files = self.files.get(case, [])
-        folders = self.folders.get(case, [])
-        at_home = [f for f in files if f.parent in folders]
-        if len(at_home)==1: return at_home[0]
-        several = folders or files
-        if len(several)==1: return several[0]
-        shown = [o.relative_to(self.root).as_posix() for o in several[:4]]
-        raise UserError(f"{self.root} has several files for {case}: {', '.join(shown)}")
+@patch
+def labels_of(self:Side, case):
+    "The one file or folder of a case"
+    files = self.files.get(case, [])
+    folders = self.folders.get(case, [])
+    at_home = [f for f in files if f.parent in folders]
+    if len(at_home)==1: return at_home[0]
+    several = folders or files
+    if len(several)==1: return several[0]
+    shown = [o.relative_to(self.root).as_posix() for o in several[:4]]
+    raise UserError(f"{self.root} has several files for {case}: {', '.join(shown)}")
 
-    def alone(self, both):
-        "Cases that have no counterpart; a folder of masks is one case, a folder of cases is none"
-        hide = set()
-        for name,cases in self.inside.items():
-            if name==THE_ROOT: continue
-            matched = name in both or not cases&both
-            hide |= cases-{name} if matched else {name}
-        return sorted(self.names-both-hide)
-
-# %% ../../nbs/evaluation/00_cases.ipynb #3e976621
-def _visible_scans(root):
-    "The scans and label maps below a folder, without what is hidden or lies in a hidden folder"
-    found = []
-    for file in files_below(root, most=10**7):
-        parts = file.relative_to(root).parts
-        hidden = any(o.startswith('.') for o in parts)
-        if is_scan(file) and not hidden: found.append(file)
-    return found
-
-def _labels_and_images(files):
-    "By case, the files that look most like labels, and one that looks like an image"
-    by_case = defaultdict(list)
-    for file in files:
-        case,_ = case_of(file)
-        by_case[case].append(file)
-    labels,images = {},{}
-    for case,found in by_case.items():
-        kinds = {f: kind_of(f) for f in found}
-        best = min(kinds.values())
-        labels[case] = [f for f in found if kinds[f]==best]
-        others = [f for f in found if kinds[f]!=best or is_challenge(f)]
-        if others: images[case] = max(others, key=kinds.get)
-    return labels,images
-
-def _by_owner(files, root):
-    "`{folder of a case: {folder that may hold its masks: files}}`"
-    found = defaultdict(lambda: defaultdict(list))
-    for file in files:
-        folder = file.parent
-        if not is_challenge(file): found[_owner(folder, root)][folder].append(file)
-    return found
-
-def _likely_scan(file):
-    "Sorts what lies beside masks: what is called like a scan comes first"
-    name = stem(file).lower()
-    return name not in SCAN_NAMES,name
-
-def _folders(files, root):
-    "By case, the folders that may hold its masks, the names of their files as cases, and a scan beside them"
-    folders,inside,scans = defaultdict(list),defaultdict(set),{}
-    for owner,holders in sorted(_by_owner(files, root).items()):
-        case = THE_ROOT if owner==root else owner.name
-        inner = [o for o in holders if o!=owner]
-        inner.sort(key=lambda o: PARENT_MASK_FOLDERS.index(o.name.lower()))
-        folders[case].append(inner[0] if inner else owner)
-        for found in holders.values():
-            inside[case] |= {case_of(f)[0] for f in found}
-        beside = holders.get(owner)
-        if inner and beside: scans[case] = min(beside, key=_likely_scan)
-    return dict(folders),dict(inside),scans
+@patch
+def alone(self:Side, both):
+    "Cases that have no counterpart; a folder of masks is one case, a folder of cases is none"
+    hide = set()
+    for name,cases in self.inside.items():
+        if name==THE_ROOT: continue
+        matched = name in both or not cases&both
+        hide |= cases-{name} if matched else {name}
+    return sorted(self.names-both-hide)
 
 # %% ../../nbs/evaluation/00_cases.ipynb #b497bab0
 def _common(pred, truth):

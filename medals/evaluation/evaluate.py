@@ -279,7 +279,7 @@ def _write(out, rows, got, tasks, cfg):
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
-    cfg,            # `medals.cli.EvaluateCfg`
+    cfg,            # `EvaluateCfg` of `medals.commands.flags`
 )->tuple:           # Rows, notes, `FailureLog`
     """Score a cohort, and write table.csv, summary.md, scores.png and overlays.
     A case that cannot be scored is in failed.jsonl; only if nothing belongs together is there an error."""

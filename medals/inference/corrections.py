@@ -19,7 +19,8 @@ from .roi import window_region
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
 from .result import Segmentation
-from .pipeline import SegmentRun, manifest_of
+from .report import manifest_of
+from .pipeline import SegmentRun
 
 # %% ../../nbs/inference/92_corrections.ipynb #79f429e9
 def _is_among(mark, marks):

@@ -13,7 +13,7 @@ import numpy as np
 
 from .inputs import stage_view
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
-from .sliding import Windows
+from .windows import Windows
 from .predictor import WindowInput
 
 # %% ../../nbs/inference/85_forecast.ipynb #f0recas1

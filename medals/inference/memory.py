@@ -66,6 +66,26 @@ def in_words(
     if seconds<6000: return f'{seconds/60:.0f} min'
     return f'{seconds/3600:.1f} h'
 
+def _row_in_words(row):
+    "One stage and group, in words"
+    stage = row['stage'] or 'one stage'
+    voxels = 'x'.join(map(str, row['voxels']))
+    rule = row['rule'] or 'grey values'
+    most = 'at most ' if row['most'] else ''
+    looks = f"{most}{row['windows']} windows, {row['passes']} passes"
+    at_once = f"{row['classes']} classes at a time"
+    return f"{stage}: {row['sentences']} sentences ({rule}) on {voxels} voxels, {looks}, {at_once}"
+
+def _time_in_words(told):
+    "How long it takes, and how that is known"
+    if told.seconds is None: return []
+    each = []
+    for stage,(seconds,how) in told.speed.items():
+        of_stage = f' of {stage}' if stage else ''
+        each.append(f'{in_words(seconds)} a pass{of_stage}, {how}')
+    all_of_it = in_words(told.seconds)
+    return [f"about {all_of_it}: {'; '.join(each)}"]
+
 # %% ../../nbs/inference/80_memory.ipynb #be4d3555
 @dataclass
 class Forecast:
@@ -93,32 +113,14 @@ class Forecast:
             total += row['passes']*of_a_pass
         return total
 
-    def _row(self, row):
-        "One stage and group, in words"
-        stage = row['stage'] or 'one stage'
-        voxels = 'x'.join(map(str, row['voxels']))
-        rule = row['rule'] or 'grey values'
-        most = 'at most ' if row['most'] else ''
-        looks = f"{most}{row['windows']} windows, {row['passes']} passes"
-        at_once = f"{row['classes']} classes at a time"
-        return f"{stage}: {row['sentences']} sentences ({rule}) on {voxels} voxels, {looks}, {at_once}"
-    def _time(self):
-        "How long it takes, and how that is known"
-        if self.seconds is None: return []
-        each = []
-        for stage,(seconds,how) in self.speed.items():
-            of_stage = f' of {stage}' if stage else ''
-            each.append(f'{in_words(seconds)} a pass{of_stage}, {how}')
-        all_of_it = in_words(self.seconds)
-        return [f"about {all_of_it}: {'; '.join(each)}"]
     def __repr__(self):
         notes = [f'note: {o}' for o in self.notes]
-        rows = [self._row(r) for r in self.rows]
+        rows = [_row_in_words(row) for row in self.rows]
         most = self.now+self.host
         device = f', {self.device:.2f} GB on the device' if self.device else ''
         now = f'on {self.where}: {self.now:.2f} GB now'
         memory = f'{now}, at most {most:.2f} GB while it runs{device}'
-        lines = [*notes, *rows, memory, *self._time()]
+        lines = [*notes, *rows, memory, *_time_in_words(self)]
         return '\n'.join(lines)
 
 # %% ../../nbs/inference/80_memory.ipynb #590ebd4c

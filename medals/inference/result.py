@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import UserError
 from ..base.files import atomic, write_json, write_table
 from .dicom_seg import check_source, write_seg
 from ..scans.outputs import RESULT_ENDINGS, check_files, check_out, file_ending, file_names, replacing, result_files
 from ..masks.bitmask import MaskDict
-from ..show import palette, save_fig, show
+from ..show import palette, save_fig
+from ..show import show as show_planes
 from ..volume import Volume, side_file, stem, write_labels
 
 # %% ../../nbs/inference/70_result.ipynb #94f0337e
@@ -61,67 +63,6 @@ class Segmentation:
         if not isinstance(self.masks, MaskDict): self.masks = MaskDict(self.masks)
         if not self.ids: self.ids = dict(enumerate(self.masks, 1))
 
-    @property
-    def table(self): # One dict per sentence
-        "Volume, extent and scores of every sentence"
-        return [self._row(sentence) for sentence in self.masks]
-
-    def _row(self, sentence):
-        "What is known of one sentence"
-        bits = self.masks.bits[sentence]
-        voxels = bits.sum()
-        ml = np.prod(self.volume.spacing)/1000 # of a voxel
-        row = dict(
-            sentence=sentence,
-            found=voxels>0,
-            voxels=voxels,
-            ml=round(float(voxels*ml), 3),
-            box=' '.join(f'{lo}:{hi}' for lo,hi in bits.box() or ()),
-            score=round(self.means.get(sentence, 0.), 4),
-            presence=round(self.scores.get(sentence, 0.), 4),
-            outcome=PRESENCE_WORDS[voxels>0])
-        if self.instances: row['objects'] = self._objects(sentence)
-        notes = filter(None, [*self.doubts, self.remarks.get(sentence)])
-        row['note'] = '; '.join(notes)
-        return row
-
-    def _objects(self, sentence):
-        "How many objects were told apart"
-        ids = self.instances.get(sentence)
-        return 0 if ids is None else int(ids.max())
-
-    def labels(
-        self,
-        priority=None, # Sentences; where masks overlap, the first wins; None: the smallest
-    )->tuple:          # Label map `(x,y,z)`, `{id: sentence}`
-        "All masks in one map"
-        bits = self.masks.bits
-        order = list(priority) if priority else sorted(bits, key=lambda sentence: bits[sentence].sum())
-        odd = sorted(set(order)^set(bits))
-        if odd: raise UserError(f"priority should name each sentence once; check {', '.join(odd)}")
-        lbl = np.zeros(self.volume.shape, np.min_scalar_type(max(self.ids)))
-        numbers = {sentence: number for number,sentence in self.ids.items()}
-        for sentence in reversed(order): lbl[self.masks[sentence]] = numbers[sentence] # the first one last, on top
-        return lbl,dict(self.ids)
-
-    def refine(
-        self,
-        marks:dict,    # `{sentence: marks}`, see `medals.spatial`; those that the result already knows are passed over
-        progress=None, # `(passes done, all) -> False to stop`
-    ):                 # A new `Segmentation`
-        "Ask again where there are new marks; every other voxel stays as it is"
-        if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
-        return self.again(self, marks, progress)
-
-    def show(self, most:int=60, **kwargs): # The largest masks, if there are more
-        "The three planes through what was found"
-        bits = self.masks.bits
-        if len(bits)>most:
-            order = sorted(bits, key=lambda sentence: -bits[sentence].sum())
-            bits = {sentence: bits[sentence] for sentence in order[:most]}
-        kwargs.setdefault('at', _middle(bits.values(), self.volume.shape))
-        return show(self.volume, bits, **kwargs)
-
     def save(
         self,
         out,           # Folder, or a file that ends in .nii, .nii.gz, .npz or .dcm
@@ -131,7 +72,66 @@ class Segmentation:
         "Write what was found"
         return save_segmentation(self, out, format, priority)
 
-# %% ../../nbs/inference/70_result.ipynb #9f8573a7
+# %% ../../nbs/inference/70_result.ipynb #53f4cf00
+@patch(as_prop=True)
+def table(self:Segmentation): # One dict per sentence
+    "Volume, extent and scores of every sentence"
+    return [self._row(sentence) for sentence in self.masks]
+
+@patch
+def _row(self:Segmentation, sentence):
+    "What is known of one sentence"
+    bits = self.masks.bits[sentence]
+    voxels = bits.sum()
+    ml = np.prod(self.volume.spacing)/1000 # of a voxel
+    row = dict(
+        sentence=sentence,
+        found=voxels>0,
+        voxels=voxels,
+        ml=round(float(voxels*ml), 3),
+        box=' '.join(f'{lo}:{hi}' for lo,hi in bits.box() or ()),
+        score=round(self.means.get(sentence, 0.), 4),
+        presence=round(self.scores.get(sentence, 0.), 4),
+        outcome=PRESENCE_WORDS[voxels>0])
+    if self.instances: row['objects'] = self._objects(sentence)
+    notes = filter(None, [*self.doubts, self.remarks.get(sentence)])
+    row['note'] = '; '.join(notes)
+    return row
+
+@patch
+def _objects(self:Segmentation, sentence):
+    "How many objects were told apart"
+    ids = self.instances.get(sentence)
+    return 0 if ids is None else int(ids.max())
+
+# %% ../../nbs/inference/70_result.ipynb #979158fe
+@patch
+def labels(
+    self:Segmentation,
+    priority=None, # Sentences; where masks overlap, the first wins; None: the smallest
+)->tuple:          # Label map `(x,y,z)`, `{id: sentence}`
+    "All masks in one map"
+    bits = self.masks.bits
+    order = list(priority) if priority else sorted(bits, key=lambda sentence: bits[sentence].sum())
+    odd = sorted(set(order)^set(bits))
+    if odd: raise UserError(f"priority should name each sentence once; check {', '.join(odd)}")
+    lbl = np.zeros(self.volume.shape, np.min_scalar_type(max(self.ids)))
+    numbers = {sentence: number for number,sentence in self.ids.items()}
+    for sentence in reversed(order): lbl[self.masks[sentence]] = numbers[sentence] # the first one last, on top
+    return lbl,dict(self.ids)
+
+# %% ../../nbs/inference/70_result.ipynb #c97be2e1
+@patch
+def refine(
+    self:Segmentation,
+    marks:dict,    # `{sentence: marks}`, see `medals.spatial`; those that the result already knows are passed over
+    progress=None, # `(passes done, all) -> False to stop`
+):                 # A new `Segmentation`
+    "Ask again where there are new marks; every other voxel stays as it is"
+    if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
+    return self.again(self, marks, progress)
+
+# %% ../../nbs/inference/70_result.ipynb #e32e26ac
 PLANES_COUNTED = 64 # Of a mask along each axis, about
 
 def _middle(bits, shape):
@@ -148,6 +148,16 @@ def _middle(bits, shape):
             place = np.arange(hi-lo)*len(count)//(hi-lo) # the plane that was counted, for each
             lines[axis][lo:hi] += count[place]/max(count.sum(), 1)
     return tuple(int(line.argmax()) if line.any() else len(line)//2 for line in lines)
+
+@patch
+def show(self:Segmentation, most:int=60, **kwargs): # The largest masks, if there are more
+    "The three planes through what was found"
+    bits = self.masks.bits
+    if len(bits)>most:
+        order = sorted(bits, key=lambda sentence: -bits[sentence].sum())
+        bits = {sentence: bits[sentence] for sentence in order[:most]}
+    kwargs.setdefault('at', _middle(bits.values(), self.volume.shape))
+    return show_planes(self.volume, bits, **kwargs)
 
 # %% ../../nbs/inference/70_result.ipynb #0372c9dd
 def ranking(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..scans.axes import Region
 from ..core import UserError
@@ -51,45 +52,49 @@ class BitMask:
     def __or__(self, other):
         both = self.data|other.data
         return BitMask(both, self.shape)
-
     def __array__(self, dtype=None, copy=None):
         mask = np.unpackbits(self.data, axis=-1, count=self.shape[2]).view(bool)
         return mask if dtype is None else mask.astype(dtype)
-
-    def _bytes(self, at):
-        "Slices in voxels as slices in bytes, and where the part lies in those"
-        x,y,z = at
-        first,last,_ = z.indices(self.shape[2])
-        whole_bytes = slice(first//8, -(-last//8))
-        skipped = first%8
-        return (x, y, whole_bytes),slice(skipped, skipped+last-first)
-
-    def __getitem__(self, at): # Slices of step 1
-        at,part = self._bytes(at)
-        bits = np.unpackbits(self.data[at], axis=-1)
-        return bits[...,part].view(bool)
-
-    def __setitem__(self, at, m):
-        at,part = self._bytes(at)
-        bits = np.unpackbits(self.data[at], axis=-1)
-        bits[...,part] = m
-        self.data[at] = np.packbits(bits, axis=-1)
-
-    def box(self): # `((lo,hi),)*3`, None if the mask is empty
-        "What is set lies in here"
-        if not self.any(): return None
-        along_x = self.data.any((1,2))
-        along_y = self.data.any((0,2))
-        along_z = np.unpackbits(np.bitwise_or.reduce(self.data, (0,1)))
-        pairs = []
-        for line in (along_x, along_y, along_z):
-            hit = np.flatnonzero(line)
-            pairs.append((hit[0], hit[-1]+1))
-        return Region(pairs)
-
     def __repr__(self):
         size = 'x'.join(map(str, self.shape))
-        return f"Bits({size}, {self.sum()} set)"
+        return f"BitMask({size}, {self.sum()} set)"
+
+# %% ../../nbs/masks/00_bitmask.ipynb #99473eb7
+def _bytes_of(z, n):
+    "Voxels of the last axis, as a slice of the `n` there are: the bytes that hold them, and where they lie in those"
+    first,last,_ = z.indices(n)
+    whole_bytes = slice(first//8, -(-last//8))
+    skipped = first%8
+    return whole_bytes,slice(skipped, skipped+last-first)
+
+@patch
+def __getitem__(self:BitMask, at): # Slices of step 1
+    x,y,z = at
+    whole_bytes,part = _bytes_of(z, self.shape[2])
+    bits = np.unpackbits(self.data[x,y,whole_bytes], axis=-1)
+    return bits[...,part].view(bool)
+
+@patch
+def __setitem__(self:BitMask, at, m):
+    x,y,z = at
+    whole_bytes,part = _bytes_of(z, self.shape[2])
+    bits = np.unpackbits(self.data[x,y,whole_bytes], axis=-1)
+    bits[...,part] = m
+    self.data[x,y,whole_bytes] = np.packbits(bits, axis=-1)
+
+# %% ../../nbs/masks/00_bitmask.ipynb #47d7f633
+@patch
+def box(self:BitMask): # `Region`, `((lo,hi),)*3`; None if the mask is empty
+    "What is set lies in here"
+    if not self.any(): return None
+    along_x = self.data.any((1,2))
+    along_y = self.data.any((0,2))
+    along_z = np.unpackbits(np.bitwise_or.reduce(self.data, (0,1)))
+    pairs = []
+    for line in (along_x, along_y, along_z):
+        hit = np.flatnonzero(line)
+        pairs.append((hit[0], hit[-1]+1))
+    return Region(pairs)
 
 # %% ../../nbs/masks/00_bitmask.ipynb #628685da
 class MaskDict(Mapping):
@@ -108,4 +113,4 @@ class MaskDict(Mapping):
         return self[k] if k in self else default
     def __iter__(self): return iter(self.bits)
     def __len__(self): return len(self.bits)
-    def __repr__(self): return f"Masks({', '.join(map(repr, self.bits))})"
+    def __repr__(self): return f"MaskDict({', '.join(map(repr, self.bits))})"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..core import UserError
 from ..scans.grids import grid_difference
@@ -101,14 +102,6 @@ def _grey_range(x):
     lo,hi = np.percentile(thin, (1,99.5))
     return whole,(float(lo),float(hi)) if hi>lo else whole
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    "The voxels of a mark or mask, as far as it reaches"
-    of:object         # The mark or mask, which must live as long as its `id` is a key
-    block:object      # Something to slice
-    lo:np.ndarray     # Its first voxel `(3)`
-    box:np.ndarray    # What is set in it: first voxel and end `(3,2)`
-
 # %% ../../nbs/studio/30_canvas.ipynb #f537ae1a
 class Board:
     "A scan with sentences, marks and masks, as a screen shows them"
@@ -146,114 +139,140 @@ class Board:
         ids = {id(o) for o in alive}
         self._pieces = {k: o for k,o in self._pieces.items() if k in ids}
 
-    def _do(self, **changes):
-        "A new state, and what follows from it"
-        self.history.do(**changes)
-        self._settle()
+# %% ../../nbs/studio/30_canvas.ipynb #9631ecaf
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    "The voxels of a mark or mask, as far as it reaches"
+    of:object         # The mark or mask, which must live as long as its `id` is a key
+    block:object      # Something to slice
+    lo:np.ndarray     # Its first voxel `(3)`
+    box:np.ndarray    # What is set in it: first voxel and end `(3,2)`
 
-    def undo(self):
-        "One step back"
-        self.history.undo()
-        self._settle()
-
-    def redo(self):
-        "One step forward"
-        self.history.redo()
-        self._settle()
-
-    def set_sentences(self, sentences):
-        "Other sentences; marks of those that are gone go too"
-        names = tuple(dict.fromkeys(o.strip() for o in sentences))
-        if not all(names): raise UserError("a sentence should have at least one word")
-        marks = {k: v for k,v in self.now.marks.items() if k in names}
-        self._do(sentences=names, marks=MappingProxyType(marks))
-
-    def set_marks(self, marks:dict):
-        "Other marks, each class with its own; new sentences are added"
-        if not hasattr(marks, 'items'): raise UserError(f"marks should be {{sentence: [marks]}}, got {type(marks).__name__}")
-        lists = {k: tuple(as_marks(v)) for k,v in marks.items()}
-        lists = {k: v for k,v in lists.items() if v}
-        for one in lists.values():
-            for mark in one: self.piece(mark) # says what is wrong
-        names = tuple(dict.fromkeys((*self.now.sentences, *lists)))
-        self._do(sentences=names, marks=MappingProxyType(lists))
-
-    def set_result(self, result, asked=None):
-        "Masks, as a run or a cell has made them"
-        if result is not None: self._check_grid(result.volume)
-        new = () if result is None else result.masks
-        names = tuple(dict.fromkeys((*self.now.sentences, *new)))
-        self._do(result=result, asked=asked, sentences=names)
-
-    def _check_grid(self, vol):
-        "Masks must lie on the voxels of the scan"
-        if vol.shape!=self.vol.shape:
-            raise UserError(f"masks of {vol.shape} voxels do not lie on the scan of {self.vol.shape}")
-        why = grid_difference(self.vol.shape, vol.affine, self.vol.affine)
-        if why: raise UserError(f"these masks are of another scan: {why}")
-
-    def add(self, sentence, *marks):
-        "More marks for one class"
-        before = self.now.marks.get(sentence, ())
-        self.set_marks({**self.now.marks, sentence: (*before, *marks)})
-
-    def piece(self, o)->_Piece:
-        "The voxels of a mark or mask, found once"
-        if id(o) not in self._pieces: self._pieces[id(o)] = self._cut_out(o)
-        return self._pieces[id(o)]
-
-    def _cut_out(self, o)->_Piece:
-        "The voxels of a mark, or a mask as it is"
-        lo = np.zeros(3, int)
-        block = o
-        if not hasattr(o, 'shape'):
-            lo,block = stamp(o, self.vol.shape, self.vol.affine)
-        nothing = [(0, 0)]*3-lo[:,None]
-        box = np.array(filled_region(block) or nothing)
-        return _Piece(o, block, lo, box+lo[:,None])
-
-    def slab(
-        self,
-        o,         # A mark or mask
-        axis:int,  # Of the screen
-        i:int,     # Slice
-    )->tuple:      # Row and column of its corner, bool `(rows,columns)`; None if there is nothing
-        "What a slice of the screen shows of a mark or mask"
-        piece = self.piece(o)
-        at = [0,0,0]
-        at[axis] = i
-        across = self.screen.axis(axis)
-        here = int(np.rint(self.screen.voxels(at)[across]))
-        box = piece.box.copy()
-        lo,hi = box[across]
-        if not lo<=here<hi: return None
-        box[across] = here,here+1
-        first,end = box.T
-        ends = self.screen.places([first, end-1])
-        corner = np.rint(ends.min(0)).astype(int)
-        part = _part(piece, first, end)
-        flat = np.take(self.screen.view(part), 0, axis)
-        return np.delete(corner, axis)[::-1],flat.T
-
-    def table(self):
-        "One row per sentence that has a mask, as `Segmentation.table`; counted once"
-        result = self.now.result
-        if result is None: return []
-        if self._table[0] is not result: self._table = result,result.table
-        return self._table[1]
-
-    def drawn(self):
-        "What is marked, as one mask per sentence on the voxels of the scan"
-        names = list(self.now.marks)
-        marks = [self.now.marks[k] for k in names]
-        masks = rasterize(marks, self.vol.shape, self.vol.affine)
-        return dict(zip(names, masks))
-
-# %% ../../nbs/studio/30_canvas.ipynb #8fff68c2
 def _part(piece, first, end):
     "The voxels of a piece from a first one to an end, both counted in the scan"
     at = tuple(map(slice, first-piece.lo, end-piece.lo))
     return piece.block[at]
+
+@patch
+def piece(self:Board, o)->_Piece:
+    "The voxels of a mark or mask, found once"
+    if id(o) not in self._pieces: self._pieces[id(o)] = self._cut_out(o)
+    return self._pieces[id(o)]
+
+@patch
+def _cut_out(self:Board, o)->_Piece:
+    "The voxels of a mark, or a mask as it is"
+    lo = np.zeros(3, int)
+    block = o
+    if not hasattr(o, 'shape'):
+        lo,block = stamp(o, self.vol.shape, self.vol.affine)
+    nothing = [(0, 0)]*3-lo[:,None]
+    box = np.array(filled_region(block) or nothing)
+    return _Piece(o, block, lo, box+lo[:,None])
+
+# %% ../../nbs/studio/30_canvas.ipynb #caed0e9c
+@patch
+def slab(
+    self:Board,
+    o,         # A mark or mask
+    axis:int,  # Of the screen
+    i:int,     # Slice
+)->tuple:      # Row and column of its corner, bool `(rows,columns)`; None if there is nothing
+    "What a slice of the screen shows of a mark or mask"
+    piece = self.piece(o)
+    at = [0,0,0]
+    at[axis] = i
+    across = self.screen.axis(axis)
+    here = int(np.rint(self.screen.voxels(at)[across]))
+    box = piece.box.copy()
+    lo,hi = box[across]
+    if not lo<=here<hi: return None
+    box[across] = here,here+1
+    first,end = box.T
+    ends = self.screen.places([first, end-1])
+    corner = np.rint(ends.min(0)).astype(int)
+    part = _part(piece, first, end)
+    flat = np.take(self.screen.view(part), 0, axis)
+    return np.delete(corner, axis)[::-1],flat.T
+
+# %% ../../nbs/studio/30_canvas.ipynb #5e907edd
+@patch
+def _do(self:Board, **changes):
+    "A new state, and what follows from it"
+    self.history.do(**changes)
+    self._settle()
+
+@patch
+def undo(self:Board):
+    "One step back"
+    self.history.undo()
+    self._settle()
+
+@patch
+def redo(self:Board):
+    "One step forward"
+    self.history.redo()
+    self._settle()
+
+# %% ../../nbs/studio/30_canvas.ipynb #ce5bb000
+@patch
+def set_sentences(self:Board, sentences):
+    "Other sentences; marks of those that are gone go too"
+    names = tuple(dict.fromkeys(o.strip() for o in sentences))
+    if not all(names): raise UserError("a sentence should have at least one word")
+    marks = {k: v for k,v in self.now.marks.items() if k in names}
+    self._do(sentences=names, marks=MappingProxyType(marks))
+
+@patch
+def set_marks(self:Board, marks:dict):
+    "Other marks, each class with its own; new sentences are added"
+    if not hasattr(marks, 'items'): raise UserError(f"marks should be {{sentence: [marks]}}, got {type(marks).__name__}")
+    lists = {k: tuple(as_marks(v)) for k,v in marks.items()}
+    lists = {k: v for k,v in lists.items() if v}
+    for one in lists.values():
+        for mark in one: self.piece(mark) # says what is wrong
+    names = tuple(dict.fromkeys((*self.now.sentences, *lists)))
+    self._do(sentences=names, marks=MappingProxyType(lists))
+
+@patch
+def add(self:Board, sentence, *marks):
+    "More marks for one class"
+    before = self.now.marks.get(sentence, ())
+    self.set_marks({**self.now.marks, sentence: (*before, *marks)})
+
+# %% ../../nbs/studio/30_canvas.ipynb #3566cb68
+@patch
+def set_result(self:Board, result, asked=None):
+    "Masks, as a run or a cell has made them"
+    if result is not None: self._check_grid(result.volume)
+    new = () if result is None else result.masks
+    names = tuple(dict.fromkeys((*self.now.sentences, *new)))
+    self._do(result=result, asked=asked, sentences=names)
+
+@patch
+def _check_grid(self:Board, vol):
+    "Masks must lie on the voxels of the scan"
+    if vol.shape!=self.vol.shape:
+        raise UserError(f"masks of {vol.shape} voxels do not lie on the scan of {self.vol.shape}")
+    why = grid_difference(self.vol.shape, vol.affine, self.vol.affine)
+    if why: raise UserError(f"these masks are of another scan: {why}")
+
+# %% ../../nbs/studio/30_canvas.ipynb #e22c47ee
+@patch
+def table(self:Board):
+    "One row per sentence that has a mask, as `Segmentation.table`; counted once"
+    result = self.now.result
+    if result is None: return []
+    if self._table[0] is not result: self._table = result,result.table
+    return self._table[1]
+
+@patch
+def drawn(self:Board):
+    "What is marked, as one mask per sentence on the voxels of the scan"
+    names = list(self.now.marks)
+    marks = [self.now.marks[k] for k in names]
+    masks = rasterize(marks, self.vol.shape, self.vol.affine)
+    return dict(zip(names, masks))
 
 # %% ../../nbs/studio/30_canvas.ipynb #c4622eda
 def _paste(
@@ -295,6 +314,7 @@ def layers_of(
             paste(('negative',sentence), mark, not mark.positive)
     return {k: o for k,o in found.items() if o.any()}
 
+# %% ../../nbs/studio/30_canvas.ipynb #bbb7fd66
 def _inside(
     rect,           # What is wanted: first column, first row, end column, end row; or None
     width:int,
@@ -306,7 +326,6 @@ def _inside(
     left,top,right,bottom = map(int, ends)
     return (left, top, right, bottom) if left<right and top<bottom else whole
 
-# %% ../../nbs/studio/30_canvas.ipynb #bbb7fd66
 def slice_image(
     board:Board,
     axis:int,       # Of the screen: 0 sagittal, 1 coronal, 2 axial

@@ -9,6 +9,8 @@ __all__ = ['LOOP_RULES', 'FREE', 'LoopRules', 'LoopCfg', 'staged_lr', 'lr_at']
 from dataclasses import dataclass
 from math import cos, pi
 
+from fastcore.basics import patch
+
 from ..core import UserError, floats, ints
 
 # %% ../../nbs/training/00_config.ipynb #b1f7e208
@@ -64,25 +66,27 @@ class LoopCfg:
             value = getattr(self, name)
             if value<1: raise UserError(f"{name} {value}: it must be at least 1")
 
-    @property
-    def way(self):
-        "What differs between the published way and ours"
-        return LOOP_RULES[self.compat]
-
-    @property
-    def total(self):
-        "Steps of the whole run; 0: as many as fit into the minutes"
-        return sum(self.stages) or max(0, self.steps)
-
-    def used(
-        self,
-        step:int,       # Steps done
-        seconds:float,  # Time spent
-    )->float:           # 0..1
-        "Share of the run that is over"
-        return step/self.total if self.total else seconds/(60*self.minutes)
-
+# %% ../../nbs/training/00_config.ipynb #b9a3e4c0
 FREE = ('micro','recompute','channels_last','compile','val_every','save_every','log_every','keep') # may differ in a run that goes on
+
+@patch(as_prop=True)
+def way(self:LoopCfg):
+    "What differs between the published way and ours"
+    return LOOP_RULES[self.compat]
+
+@patch(as_prop=True)
+def total(self:LoopCfg):
+    "Steps of the whole run; 0: as many as fit into the minutes"
+    return sum(self.stages) or max(0, self.steps)
+
+@patch
+def used(
+    self:LoopCfg,
+    step:int,       # Steps done
+    seconds:float,  # Time spent
+)->float:           # 0..1
+    "Share of the run that is over"
+    return step/self.total if self.total else seconds/(60*self.minutes)
 
 # %% ../../nbs/training/00_config.ipynb #759c9386
 def staged_lr(

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 from ..base.files import add_rows, atomic
 from .distributed import raise_once, gather, rank
@@ -56,6 +57,7 @@ def _board(out, step):
         return None
     return SummaryWriter(out/'tensorboard', purge_step=step+1 if step else None)
 
+# %% ../../nbs/training/30_log.ipynb #c918d71e
 class _Sums:
     "Losses added up: how many, and the sum of each"
     def __init__(self):
@@ -98,49 +100,54 @@ class Log:
         "A figure for TensorBoard"
         if self.board: self.board.add_figure(name, fig, step)
 
-    def _own_sums(self):
-        "Sums per data set of this process, and where a loss was not a number"
-        sums = defaultdict(_Sums)
-        bad = []
-        if self.waiting: values = iter(torch.cat([losses for *_,losses,_ in self.waiting]).tolist())
-        for step,datasets,cases,_,names in self.waiting:
-            for dataset,case in zip(datasets, cases):
-                losses = dict(zip(names, next(values)))
-                first = losses[names[0]]
-                if math.isfinite(first): sums[dataset].add(1, losses)
-                else: bad.append((step, case, first))
-        self.waiting = []
-        return dict(sums),bad
-
-    def _collect(self):
-        "Sums per data set over all processes, and the first loss that was not a number, as a list"
-        total = defaultdict(_Sums)
-        first_bad = []
-        for sums,bad in gather(self._own_sums()):
-            first_bad = min(first_bad, bad, key=lambda rows: rows[0][0] if rows else math.inf)
-            for dataset,part in sums.items(): total[dataset].add(part.count, part.totals)
-        return dict(sorted(total.items())),first_bad
-
-    def flush(self, step, **more):
-        "Write the line of a step; the mean losses since the last one"
-        by_dataset,bad = self._collect()
-        if bad:
-            at,case,loss = bad[0]
-            raise_once(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
-                 "--resume goes on behind it. Try a lower --lr, or --precision float32, or look at the case")
-        everything = _Sums()
-        for part in by_dataset.values(): everything.add(part.count, part.totals)
-        means = everything.means()
-        self.rows('log', [dict(step=step, **means, **more)])
-        self.rows('datasets', [dict(step=step, dataset=k, samples=o.count, **o.means()) for k,o in by_dataset.items()])
-        self.numbers(step, {f'train/{k}': v for k,v in {**means, **more}.items() if v is not None})
-        for dataset,part in by_dataset.items():
-            self.numbers(step, {f'train_{dataset}/{k}': v for k,v in part.means().items()})
-        return means
-
     def close(self):
         "Write what is left and close the files"
         if self.board: self.board.close()
+
+# %% ../../nbs/training/30_log.ipynb #9a03f9fa
+@patch
+def _own_sums(self:Log):
+    "Sums per data set of this process, and where a loss was not a number"
+    sums = defaultdict(_Sums)
+    bad = []
+    if self.waiting: values = iter(torch.cat([losses for *_,losses,_ in self.waiting]).tolist())
+    for step,datasets,cases,_,names in self.waiting:
+        for dataset,case in zip(datasets, cases):
+            losses = dict(zip(names, next(values)))
+            first = losses[names[0]]
+            if math.isfinite(first): sums[dataset].add(1, losses)
+            else: bad.append((step, case, first))
+    self.waiting = []
+    return dict(sums),bad
+
+@patch
+def _collect(self:Log):
+    "Sums per data set over all processes, and the first loss that was not a number, as a list"
+    total = defaultdict(_Sums)
+    first_bad = []
+    for sums,bad in gather(self._own_sums()):
+        first_bad = min(first_bad, bad, key=lambda rows: rows[0][0] if rows else math.inf)
+        for dataset,part in sums.items(): total[dataset].add(part.count, part.totals)
+    return dict(sorted(total.items())),first_bad
+
+# %% ../../nbs/training/30_log.ipynb #17016f9c
+@patch
+def flush(self:Log, step, **more):
+    "Write the line of a step; the mean losses since the last one"
+    by_dataset,bad = self._collect()
+    if bad:
+        at,case,loss = bad[0]
+        raise_once(f"the loss became {loss} at step {at} on {case}; that step was left out and the state is saved: "
+             "--resume goes on behind it. Try a lower --lr, or --precision float32, or look at the case")
+    everything = _Sums()
+    for part in by_dataset.values(): everything.add(part.count, part.totals)
+    means = everything.means()
+    self.rows('log', [dict(step=step, **means, **more)])
+    self.rows('datasets', [dict(step=step, dataset=k, samples=o.count, **o.means()) for k,o in by_dataset.items()])
+    self.numbers(step, {f'train/{k}': v for k,v in {**means, **more}.items() if v is not None})
+    for dataset,part in by_dataset.items():
+        self.numbers(step, {f'train_{dataset}/{k}': v for k,v in part.means().items()})
+    return means
 
 # %% ../../nbs/training/30_log.ipynb #cc9cfe8d
 def curve(

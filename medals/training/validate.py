@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPEN_CLASSES', 'CLICKS', 'predict_case', 'placed', 'HeldOutCase', 'held_out_cases', 'truth_of', 'marks_for',
-           'case_rows', 'by_class', 'mean_dsc', 'Validator', 'picture']
+           'case_rows', 'by_class', 'mean_dsc', 'picture', 'Validator']
 
 # %% ../../nbs/training/70_validate.ipynb #33a78ba5
 from collections import Counter, defaultdict
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from nibabel.orientations import axcodes2ornt
+from fastcore.basics import patch
 
 from ..scans.axes import AxisOrder, Region
 from ..core import pick_dtype, torch_gen
@@ -26,8 +27,10 @@ from ..masks.bitmask import BitMask
 from .distributed import gather, my_share
 from ..show import compare_fig
 from ..data.simulate import PromptCfg, jittered_box, with_marks
-from ..inference.sliding import MaskAccumulator, MaskWriter, Windows, sliding_window
-from ..inference.predictor import NetworkStage, WindowPredictor, window_at
+from ..inference.windows import Windows
+from ..inference.sliding import MaskAccumulator, MaskWriter, sliding_window
+from ..inference.stages import NetworkStage
+from ..inference.predictor import WindowPredictor, window_at
 from ..data.store import open_case
 from ..vocab import counterpart
 from ..volume import Volume
@@ -201,6 +204,19 @@ def mean_dsc(
     means = [np.mean(scores) for scores in sets.values()]
     return float(np.mean(means))
 
+# %% ../../nbs/training/70_validate.ipynb #416f61fa
+def picture(
+    held:HeldOutCase,
+    vol:Volume,
+    truth:np.ndarray,  # bool `(n,x,y,z)`
+    found:dict,        # `{none or marks: bool (n,x,y,z)}`
+):                     # A figure
+    "Truth and masks of a case"
+    titles = dict(none='by words', marks='with marks')
+    rows = {'truth': dict(zip(held.classes, truth))}
+    for prompts,masks in found.items(): rows[titles[prompts]] = dict(zip(held.classes, masks))
+    return compare_fig(vol, rows)
+
 # %% ../../nbs/training/70_validate.ipynb #ab457f61
 class Validator:
     "(network, run, log) -> mean DSC of the held-out cases"
@@ -223,31 +239,6 @@ class Validator:
         self.nsd = nsd
         self.rows = [] # of the latest validation, from `by_class`
 
-    def chosen(self, final):
-        "The cases of a validation"
-        most = self.last if final else self.few
-        seen = Counter()
-        out = []
-        for case in self.cases:
-            seen[case.dataset] += 1
-            if not most or seen[case.dataset]<=most: out.append(case)
-        return out
-
-    def segment(self, net, held):
-        "The case, the truth, and the masks by words and by marks"
-        case = open_case(held.folder)
-        x,labels = case[Region.whole(case.shape).slices]
-        counted = ~np.isin(labels, held.ignored)
-        truth = truth_of(labels, held.classes)&counted
-        q = self.table[list(held.query)]
-        box = patient_region(x, held.modality)
-        found = dict(none=predict_case(net, x, q, self.window, box=box))
-        if self.prompted:
-            given,sure = marks_for(truth, held.name)
-            found['marks'] = predict_case(net, x, q, self.window, given, box)|sure.numpy()
-        for m in found.values(): m &= counted
-        return Volume(x, placed(case.affine, held.axes), held.modality),truth,found
-
     def __call__(self, net, run=None, log=None):
         rows = []
         final = run is None or run.used>=1
@@ -265,28 +256,46 @@ class Validator:
         if log: self._log(run, log, rows)
         return mean_dsc(self.rows)
 
-    def _log(self, run, log, rows):
-        step = run.step
-        log.rows('val', [dict(step=step, **r) for r in self.rows])
-        log.rows('val_cases', [dict(step=step, **r) for r in rows])
-        of_class = {}
-        for r in self.rows:
-            name = f"val_{r['prompts']}/{r['dataset']}/{r['class']}"
-            if r['dsc'] is not None: of_class[name] = r['dsc']
-        log.numbers(step, of_class)
-        kinds = ('none','marks') if self.prompted else ('none',)
-        means = {f'val/dsc_{kind}': mean_dsc(self.rows, kind) for kind in kinds}
-        log.numbers(step, means)
+# %% ../../nbs/training/70_validate.ipynb #7f17ee49
+@patch
+def chosen(self:Validator, final):
+    "The cases of a validation"
+    most = self.last if final else self.few
+    seen = Counter()
+    out = []
+    for case in self.cases:
+        seen[case.dataset] += 1
+        if not most or seen[case.dataset]<=most: out.append(case)
+    return out
 
-# %% ../../nbs/training/70_validate.ipynb #416f61fa
-def picture(
-    held:HeldOutCase,
-    vol:Volume,
-    truth:np.ndarray,  # bool `(n,x,y,z)`
-    found:dict,        # `{none or marks: bool (n,x,y,z)}`
-):                     # A figure
-    "Truth and masks of a case"
-    titles = dict(none='by words', marks='with marks')
-    rows = {'truth': dict(zip(held.classes, truth))}
-    for prompts,masks in found.items(): rows[titles[prompts]] = dict(zip(held.classes, masks))
-    return compare_fig(vol, rows)
+# %% ../../nbs/training/70_validate.ipynb #92a35905
+@patch
+def segment(self:Validator, net, held):
+    "The case, the truth, and the masks by words and by marks"
+    case = open_case(held.folder)
+    x,labels = case[Region.whole(case.shape).slices]
+    counted = ~np.isin(labels, held.ignored)
+    truth = truth_of(labels, held.classes)&counted
+    q = self.table[list(held.query)]
+    box = patient_region(x, held.modality)
+    found = dict(none=predict_case(net, x, q, self.window, box=box))
+    if self.prompted:
+        given,sure = marks_for(truth, held.name)
+        found['marks'] = predict_case(net, x, q, self.window, given, box)|sure.numpy()
+    for m in found.values(): m &= counted
+    return Volume(x, placed(case.affine, held.axes), held.modality),truth,found
+
+# %% ../../nbs/training/70_validate.ipynb #c5792b54
+@patch
+def _log(self:Validator, run, log, rows):
+    step = run.step
+    log.rows('val', [dict(step=step, **r) for r in self.rows])
+    log.rows('val_cases', [dict(step=step, **r) for r in rows])
+    of_class = {}
+    for r in self.rows:
+        name = f"val_{r['prompts']}/{r['dataset']}/{r['class']}"
+        if r['dsc'] is not None: of_class[name] = r['dsc']
+    log.numbers(step, of_class)
+    kinds = ('none','marks') if self.prompted else ('none',)
+    means = {f'val/dsc_{kind}': mean_dsc(self.rows, kind) for kind in kinds}
+    log.numbers(step, means)

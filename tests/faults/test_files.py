@@ -31,7 +31,8 @@ from test_volume import affines
 hd = pytest.importorskip('highdicom')
 pydicom = pytest.importorskip('pydicom')
 sitk = pytest.importorskip('SimpleITK')
-from medals.inference.dicom_seg import check_source, label_of, read_seg, write_seg
+from medals.inference.seg_reader import read_seg
+from medals.inference.dicom_seg import check_source, label_of, write_seg
 
 
 # 2.1 Which slices of a DICOM series are marked changes nothing about where they lie

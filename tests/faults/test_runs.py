@@ -25,7 +25,7 @@ from medals.inference.plausible import implausible, scan_facts
 from medals.base.progress import LineBar
 from medals.segment import Segmenter
 from medals.base.settings import InferenceCfg
-from medals.inference.predictor import INPUT_SPECS, NetworkStage
+from medals.inference.stages import INPUT_SPECS, NetworkStage
 from medals.text import TextEncoder
 from medals.volume import Volume, phantom, read_volume, write_volume
 
@@ -240,7 +240,7 @@ import numpy as np, torch
 from medals.preprocessing.input_spec import InputSpec
 from medals.base.progress import LineBar
 from medals.segment import Segmenter
-from medals.inference.predictor import NetworkStage
+from medals.inference.stages import NetworkStage
 class Slow(torch.nn.Module):
     def mask_factors(self, x, q, m=None, which=None):
         time.sleep(float(sys.argv[1]))

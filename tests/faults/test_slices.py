@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medals import cli
 from medals.inference import dicom_seg as dicomseg
+from medals.inference.seg_reader import read_seg
 from medals.commands.images import find_images
 from medals.core import UserError
 from medals.base.files import files_below
@@ -238,7 +239,7 @@ def test_3_10_a_seg_lies_on_the_slices_as_they_are(tmp_path, kind):
         back[:,:,k] = f.T
     assert 2*(back&(x>500)).sum()/(back.sum()+(x>500).sum())>.98
     for like in (vol, vol.reorient('PIL')):
-        got = dicomseg.read_seg(tmp_path/'seg.dcm', like)
+        got = read_seg(tmp_path/'seg.dcm', like)
         for name,m in masks.items():
             turned = vol.like(vol.from_source(vol.on_source(m))).onto(like).data
             assert np.array_equal(got[name], turned)
@@ -256,7 +257,7 @@ def test_3_10_a_seg_of_other_slices_is_refused(tmp_path):
         assert '\n' not in str(e.value)
     dicomseg.write_seg(tmp_path/'a.dcm', {'m': a.data>500}, a, tmp_path/'a')
     for vol in (b, c):
-        with pytest.raises(UserError, match='the scan that it was made on'): dicomseg.read_seg(tmp_path/'a.dcm', vol)
+        with pytest.raises(UserError, match='the scan that it was made on'): read_seg(tmp_path/'a.dcm', vol)
 
 
 def test_3_6_a_seg_of_slices_with_frames_of_reference_of_their_own(tmp_path):
@@ -266,7 +267,7 @@ def test_3_6_a_seg_of_slices_with_frames_of_reference_of_their_own(tmp_path):
     for f in files: f.write_bytes(f.read_bytes()[132:]) # and without preamble
     vol = read_volume(tmp_path/'s')
     notes = dicomseg.write_seg(tmp_path/'seg.dcm', {'m': vol.data>100}, vol, tmp_path/'s')
-    assert np.array_equal(dicomseg.read_seg(tmp_path/'seg.dcm', vol)['m'], vol.data>100) and any('frames of reference' in o for o in notes)
+    assert np.array_equal(read_seg(tmp_path/'seg.dcm', vol)['m'], vol.data>100) and any('frames of reference' in o for o in notes)
 
 
 # 3.6: what is lacking or wrong in files
