@@ -61,7 +61,8 @@ def itk_image(x, affine):
 
 def write_nrrd(file, x, affine, space, **more):
     signs = np.array(SPACES[space])
-    nrrd.write(str(file), x, {'space': space, 'space directions': (signs[:,None]*affine[:3,:3]).T, 'space origin': signs*affine[:3,3], **more})
+    placed = signs[:,None]*affine[:3]
+    nrrd.write(str(file), x, {'space': space, 'space directions': placed[:,:3].T, 'space origin': placed[:,3], **more})
 
 
 @pytest.mark.parametrize('codes', CODES)
@@ -108,7 +109,8 @@ def test_every_type_and_byte_order(tmp_path, kind):
     image = itk.GetImageFromArray(x.T)
     itk.WriteImage(image, str(tmp_path/'a.nrrd'), useCompression=True)
     itk.WriteImage(image, str(tmp_path/'b.mha'), useCompression=True)
-    header = (tmp_path/'a.nrrd').read_bytes().split(b'\n\n')[0].replace(b'encoding: gzip', b'encoding: raw').replace(b'endian: little', b'endian: big')
+    header = (tmp_path/'a.nrrd').read_bytes().split(b'\n\n')[0]
+    header = header.replace(b'encoding: gzip', b'encoding: raw').replace(b'endian: little', b'endian: big')
     (tmp_path/'c.nrrd').write_bytes(header+b'\n\n'+x.astype(x.dtype.newbyteorder('>')).tobytes(order='F'))
     raw = (tmp_path/'b.mha').read_bytes()
     head = re.sub(rb'CompressedDataSize = \d+\n', b'', raw[:raw.index(b'LOCAL\n')+6].replace(b'MSB = False', b'MSB = True')).replace(
@@ -123,9 +125,10 @@ def test_every_type_and_byte_order(tmp_path, kind):
 def test_channels_and_times_are_chosen_by_number(tmp_path):
     x = np.random.default_rng(0).integers(0, 99, (2,4,5,6)).astype(np.int16)
     directions = np.vstack([np.full(3, np.nan), np.eye(3)])
-    nrrd.write(str(tmp_path/'first.nrrd'), x, {'space': 'LPS', 'kinds': ['list','domain','domain','domain'], 'space directions': directions})
-    last = dict(kinds=['domain','domain','domain','list'], space='LPS')
-    nrrd.write(str(tmp_path/'last.nrrd'), np.moveaxis(x, 0, -1), {**last, 'space directions': directions[[1,2,3,0]]})
+    kinds = ['list','domain','domain','domain']
+    nrrd.write(str(tmp_path/'first.nrrd'), x, {'space': 'LPS', 'kinds': kinds, 'space directions': directions})
+    last = {'space': 'LPS', 'kinds': kinds[::-1], 'space directions': directions[[1,2,3,0]]}
+    nrrd.write(str(tmp_path/'last.nrrd'), np.moveaxis(x, 0, -1), last)
     itk.WriteImage(itk.JoinSeries([itk.GetImageFromArray(o.T) for o in x]), str(tmp_path/'time.mha'), useCompression=True)
     itk.WriteImage(itk.JoinSeries([itk.GetImageFromArray(o.T) for o in x]), str(tmp_path/'time.nrrd'))
     itk.WriteImage(itk.GetImageFromArray(x.T, isVector=True), str(tmp_path/'vector.mhd'), useCompression=True)
@@ -171,6 +174,11 @@ def bent(tmp_path, end):
 def rgb(tmp_path):
     x = np.zeros((4,5,6,3), np.uint8)
     itk.WriteImage(itk.GetImageFromArray(x, isVector=True), str(tmp_path/'x.nrrd'))
+    return tmp_path/'x.nrrd'
+
+
+def bzip2(tmp_path):
+    nrrd.write(str(tmp_path/'x.nrrd'), np.zeros((3,4,5), np.int16), {'encoding': 'bz2'})
     return tmp_path/'x.nrrd'
 
 
@@ -231,7 +239,7 @@ BAD = {
     'endless header': (lambda t: [(t/'x.nrrd').write_bytes(b'NRRD0004\n'+b'#'*2**25), t/'x.nrrd'][1], 'header without an end'),
     'giant nrrd': (lambda t: edited(t, '.nrrd', b'sizes: 30 30 30', b'sizes: 90000 90000 90000'), 'more than its file'),
     'giant mha': (lambda t: edited(t, '.mha', b'30 30 30', b'90000 90000 90000'), 'more than its file'),
-    'giant beyond 64 bits': (lambda t: edited(t, '.nrrd', b'sizes: 30 30 30', b'sizes: 4000000000 4000000000 4000000000'), 'more than|can be read'),
+    'giant beyond 64 bits': (lambda t: edited(t, '.nrrd', b'sizes: 30 30 30', b'sizes:'+3*b' 4000000000'), 'more than|can be read'),
     'bomb': (bomb, 'more than its file'),
     'giant mgz': (lambda t: mgz_sizes(t, (30000,30000,30000,1)), 'far more than it can hold'),
     'negative mgz': (lambda t: mgz_sizes(t, (-30,-30,30,1)), 'is empty|far more'),
@@ -246,7 +254,7 @@ BAD = {
     'list of files': (lambda t: secret(t, '.mhd', 'LIST\n../secret.raw'), 'outside its folder'),
     'pattern of files': (lambda t: secret(t, '.nhdr', '../secret%d.raw 1 1 1'), 'outside its folder'),
     'two data files': (lambda t: secret(t, '.nhdr', 'x.raw\ndata file: HERE/secret.raw'), 'twice in its header'),
-    'bzip2': (lambda t: [nrrd.write(str(t/'x.nrrd'), np.zeros((3,4,5), np.int16), {'encoding': 'bz2'}), t/'x.nrrd'][1], 'encoding raw or gzip'),
+    'bzip2': (bzip2, 'encoding raw or gzip'),
     'flat': (lambda t: edited(t, '.nrrd', b'(1,0,0) (0,1,0)', b'(1,0,0) (1,0,0)'), 'flat|can be read'),
 }
 
