@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADER_BYTES', 'GZIP_START', 'MOST_FOOTER', 'FLAG_AT', 'SCANNER_BYTES', 'COLOR_TABLE', 'NO_LENGTH', 'SHORT_LENGTH',
-           'MOST_LABELS', 'MOST_LETTERS', 'read_mgz', 'color_table', 'mgz_names']
+           'MOST_ENTRIES', 'MOST_LETTERS', 'read_mgz', 'color_table', 'mgz_names']
 
 # %% ../../nbs/scans/47_freesurfer.ipynb #5736dc37
 from functools import cache
@@ -101,7 +101,7 @@ SCANNER_BYTES = 20 # Five numbers: times, angles and the field of view
 COLOR_TABLE = 1    # The tag
 NO_LENGTH = (1,2,20) # Tags of blocks that do not say how long they are
 SHORT_LENGTH = 30  # The tag of the one that says so in four bytes
-MOST_LABELS = 100_000
+MOST_ENTRIES = 100_000 # of a table
 MOST_LETTERS = 1024 # of a name
 
 class _Reader:
@@ -134,7 +134,7 @@ def _color_table(r):
     r.number() # the largest number
     r.text() # the file that it came from
     names = {}
-    for _ in range(min(r.number(), MOST_LABELS)):
+    for _ in range(min(r.number(), MOST_ENTRIES)):
         number = r.number()
         names[number] = r.text()
         r.take(16) # red, green, blue, transparency
