@@ -190,8 +190,10 @@ def _affine(spacing, direction, origin):
     affine = np.eye(4)
     affine[:own,:own] = steps[:own,:own]
     affine[:own,3] = origin[:own]
-    return LPS_TO_RAS@affine
+    affine[:3] *= LPS_TO_RAS[:,None]
+    return affine
 
+# %% ../../nbs/scans/46_itk_image.ipynb #43e9e73c
 def _itk_header(path, is_nrrd):
     "The header as ITK reads it, without the values"
     itk = _itk()
