@@ -56,11 +56,13 @@ def _check_total(path, total):
     if total>DEFLATE_GROWTH*packed:
         raise UserError(f"{path} has {packed:,} bytes and would become {total:,}, which no scan does; it is not unpacked")
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    if total>free: raise UserError(f"{path} would take {total:,} bytes, and {tempfile.gettempdir()} has room for {free:,}; set TMPDIR to a larger disk")
+    if total>free:
+        where = tempfile.gettempdir()
+        raise UserError(f"{path} would take {total:,} bytes, and {where} has room for {free:,}; set TMPDIR to a larger disk")
 
 def _check(path, member):
     "Refuse an archive for one of its members"
-    if member.odd: raise UserError(f"{path} holds {member.odd}, {member.name[:80]!r}; such archives are not unpacked here, unpack it yourself")
+    if member.odd: raise UserError(f"{path} holds {member.odd}, {member.name[:80]!r}; such archives are not unpacked, do it by hand")
     _check_name(path, member.name)
 
 # %% ../../nbs/scans/38_archives.ipynb #51c64dd5
@@ -108,8 +110,9 @@ def _tar_members(path):
             yield Member(info.name, info.size, odd),lambda info=info: tar.extractfile(info)
 
 # %% ../../nbs/scans/38_archives.ipynb #720be209
-ENDING = re.compile(r'([.][a-z0-9]{1,5}){1,2}', re.I)
-NO_SCANS = ('.exe','.dll','.jar','.htm','.html','.js','.css','.pdf','.jpg','.jpeg','.png','.gif','.txt','.ini','.inf','.xml')
+ENDING = re.compile(r'([.][a-z0-9]{1,5}){1,2}$', re.I)
+NO_SCANS = ( # Endings of what exporters put beside scans
+    '.exe','.dll','.jar','.htm','.html','.js','.css','.pdf','.jpg','.jpeg','.png','.gif','.txt','.ini','.inf','.xml')
 
 @dataclass(frozen=True)
 class Unpacked:
@@ -120,7 +123,7 @@ class Unpacked:
 def _ending(name):
     "The end of a name that tells a format; empty if there is none"
     last = PurePosixPath(name.replace('\\', '/')).name
-    found = [m.group() for m in ENDING.finditer(last) if m.end()==len(last)]
+    found = ENDING.search(last)
     return found[0].lower() if found else ''
 
 def _is_hidden(name):
@@ -132,8 +135,9 @@ def _write(path, member, source, out):
     "Write a member to a file, no more of it than it says; False if it is no scan"
     left = member.size
     head = source.read(min(len(PREAMBLE), left))
-    may_be = begins_as_dicom(head) or _ending(member.name) not in ('', *NO_SCANS)
-    if not may_be: return False
+    end = _ending(member.name)
+    may_be = end and not end.endswith(NO_SCANS)
+    if not may_be and not begins_as_dicom(head): return False
     with open(out, 'wb') as f:
         f.write(head)
         left -= len(head)
@@ -144,6 +148,7 @@ def _write(path, member, source, out):
             left -= len(some)
     return True
 
+# %% ../../nbs/scans/38_archives.ipynb #8de9bcad
 @lru_cache(maxsize=None)
 def _folder_of(path, changed, size):
     "A folder for an archive that is as it was; it goes with the process"
