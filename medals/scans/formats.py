@@ -14,12 +14,18 @@ from ..core import UserError
 from ..dicom import is_dicom, read_series
 from .archives import ARCHIVES, is_archive, unpacked
 from .challenge_npz import read_case_npz
+from .freesurfer import mgz_names, read_mgz
+from .itk_image import read_itk_image
 from .nifti import names_inside, read_image
 
 # %% ../../nbs/scans/48_formats.ipynb #3322bc86
 def _nifti(path, series, resample): return read_image(path, series)
+def _itk(path, series, resample): return read_itk_image(path, series)
+def _freesurfer(path, series, resample): return read_mgz(path, series)
 def _challenge(path, series, resample): return read_case_npz(path)
 def _dicom(path, series, resample): return read_series(path, series, resample)
+
+def _nifti_names(path, labels): return names_inside(path),()
 
 def _archived(path, series, resample): return read_archived(path, series, resample)
 
@@ -42,15 +48,18 @@ class Reader:
     endings:tuple      # Of their names, the longest first
     is_whole:bool=True # One file, one scan? A slice of a series is less
     test:object=None   # `path -> bool`, for what the name does not tell
-    names:object=None  # `path -> {id: name}`, where a label map keeps the names of its labels in itself
+    names:object=None  # `(path, label ids) -> {id: name}, notes`, where a label map keeps the names of its labels in itself
 
 READERS = dict(
-    nifti=Reader(_nifti, ('.nii.gz', '.nii', '.img.gz', '.img', '.hdr.gz', '.hdr'), names=names_inside),
+    nifti=Reader(_nifti, ('.nii.gz', '.nii', '.img.gz', '.img', '.hdr.gz', '.hdr'), names=_nifti_names),
+    itk=Reader(_itk, ('.seg.nrrd', '.seg.nhdr', '.nrrd', '.nhdr', '.mha', '.mhd')),
+    freesurfer=Reader(_freesurfer, ('.mgz', '.mgh'), names=mgz_names),
     challenge=Reader(_challenge, ('.npz',)),
     archive=Reader(_archived, ARCHIVES, test=_is_in_archive),
     dicom=Reader(_dicom, ('.dcm', '.ima'), is_whole=False, test=_is_series))
 
-READABLE = '.nii, .nii.gz, .img with .hdr, .npz, a DICOM series, or a .zip or .tar of any of them' # For messages
+READABLE = ('.nii, .nii.gz, .img with .hdr, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, .npz, a DICOM series, or a .zip or .tar '
+            'of any of them') # For messages
 
 
 # %% ../../nbs/scans/48_formats.ipynb #146a27ba
