@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from .core import UserError, check_affine, clean_values
-from .base.files import files_below
+from .base.files import files_below, reading
+from .scans.archives import is_archive, unpacked
+from .scans.dicom_frames import divided, read_slices
 from .scans.dicom_slice import Slice, frame_reader, is_dicom, read_dataset, read_head, read_slice
 from .scans.slice_stack import SliceStack, straight_grid, straighten
 
@@ -26,19 +28,22 @@ _all_ = ['Slice', 'is_dicom', 'read_dataset'] # handed on
 def series_of(
     files,          # Any files
     damaged=None,   # List that gets the ones that cannot be read; None: the first of them is an error
-)->dict:            # `{SeriesInstanceUID: every Slice}`, also of series that hold no image
+)->dict:            # `{SeriesInstanceUID: every Slice}`, also of series that hold no image; with `:number` if it has several volumes
     "The DICOM series among some files"
     found = {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # values that break a rule of DICOM, of which there are many and which are checked here
         for path in files:
-            try: one = read_slice(path)
+            try: slices = read_slices(path)
             except UserError:
                 if damaged is None: raise
                 damaged.append(path)
                 continue
-            if one: found.setdefault(one.series, []).append(one)
-    return found
+            for one in slices: found.setdefault(one.series, []).append(one)
+    volumes = {}
+    for group in found.values():
+        volumes.update(divided(group))
+    return volumes
 
 def is_volume(group):
     "Can some slices be a volume?"
@@ -50,16 +55,29 @@ def about_series(
     "A series in a few words"
     s = group[0]
     number = f'number {s.number}, ' if s.number else ''
-    return f"{s.series or 'without UID'} ({number}{s.modality or '?'}, {len(group)} files, {s.text or s.kind!r})"
+    return f"{s.series or 'without UID'} ({number}{s.modality or '?'}, {_count(group)}, {s.text or s.kind!r})"
+
+def _count(group):
+    "How many files and frames of which size a series has, in words"
+    s = group[0]
+    files = len({one.path for one in group})
+    words = [f'{files} file', 's'*(files>1)]
+    if s.frame is not None: words.append(f' with {len(group)} frames')
+    if min(s.size): words.append(f' of {s.size[0]}x{s.size[1]}')
+    return ''.join(words)
 
 MOST_TOLD = 12 # Series that a message lists
 
 def _named(groups, series):
-    "The series that a word means: by UID, else by number, else by a part of the description"
+    "The series that a word means: by UID, else by number or that of a volume in it, else by a part of the description"
     if series in groups: return [series]
+    part = series.casefold()
+    volumes = [uid for uid in groups if uid.startswith(f'{series}:')]
+    if volumes: return volumes
     by_number = [uid for uid,group in groups.items() if group[0].number==series]
     if by_number: return by_number
-    part = series.casefold()
+    by_volume = [uid for uid in groups if uid.endswith(f':{series}')]
+    if by_volume: return by_volume
     return [uid for uid,group in groups.items() if part in group[0].text.casefold()]
 
 # %% ../nbs/scans/40_dicom.ipynb #aa0335aa
@@ -131,8 +149,8 @@ def _agree(group):
         for s in group:
             said = getattr(s, key)
             if _differ(said, want):
-                raise UserError(f"the {what} varies within series {first.series}: {want} in {first.path.name}, {said} in "
-                                f"{s.path.name}; keep the files that belong together in a folder of their own")
+                raise UserError(f"the {what} varies within series {first.series}: {want} in {first.name}, {said} in "
+                                f"{s.name}; keep the files that belong together in a folder of their own")
 
 # %% ../nbs/scans/40_dicom.ipynb #f0edd97b
 GAP_JITTER = .1     # Of the usual distance: gaps that differ by less are even
@@ -147,7 +165,7 @@ def _axes(s):
     off = axes@axes.T-np.eye(2) # lengths of 1 and a cosine of 0
     row,column = axes
     if np.abs(off).max()>ALIKE:
-        raise UserError(f"series {s.series}: rows and columns of {s.path.name} have no right angle")
+        raise UserError(f"series {s.series}: rows and columns of {s.name} have no right angle")
     return _unit(row),_unit(column)
 
 def _unit(vector):
@@ -189,8 +207,8 @@ def _uneven(slices, stack):
     "Why the slices make no even grid; empty if they do"
     gaps = stack.gaps
     step = _usual(gaps)
-    jitter = np.abs(gaps-step).max()
-    is_regular = jitter<=GAP_JITTER*step
+    jitter = np.abs(gaps-step)
+    is_regular = jitter.max()<=GAP_JITTER*step
     is_close = stack.unevenness<=step/2 # regular gaps may add up
     if is_regular and is_close: return ''
     parts = _stretches(gaps)
@@ -198,7 +216,7 @@ def _uneven(slices, stack):
     if is_changed:
         said = [f'{np.median(o):.4g}' for o in parts]
         first = slices[len(parts[0])]
-        return f"the distance of the slices changes from {' to '.join(said)} mm, first at {first.path.name}"
+        return f"the distance of the slices changes from {' to '.join(said)} mm, first at {first.name}"
     longest = gaps.max()
     if longest<=LONGEST_GAP*step: return f'the slices are unevenly spaced, {gaps.min():.4g} to {longest:.4g} mm'
     return _missing(slices, gaps, step)
@@ -207,8 +225,8 @@ def _missing(slices, gaps, step):
     "Where slices are missing, in words"
     k = int(gaps.argmax())
     longest = gaps[k]
-    before = slices[k].path.name
-    after = slices[k+1].path.name
+    before = slices[k].name
+    after = slices[k+1].name
     lost = round(longest/step)-1
     are = 'slices are' if lost>1 else 'slice is'
     return (f"about {lost} {are} missing between {before} and {after}, which are {longest:.4g} mm apart "
@@ -219,8 +237,8 @@ def _refuse_doubled(slices, stack, name):
     is_doubled = stack.gaps<DOUBLED*stack.mm.min()
     if not is_doubled.any(): return
     k = int(stack.gaps.argmin())
-    one = slices[k].path.name
-    other = slices[k+1].path.name
+    one = slices[k].name
+    other = slices[k+1].name
     raise UserError(
         f"{name} has {is_doubled.sum()} doubled slices, such as {one} and {other} at one place: several "
         "time points or echoes, or copies; keep one of each")
@@ -256,17 +274,23 @@ class Series:
     notes:tuple        # What looked odd
 
 def _where(path, series):
-    "The folder that a path speaks of, and the series in it that is meant"
+    "The folder or archive that a path speaks of, and the series in it that is meant"
     path = Path(path).expanduser()
     names_series = '#' in path.name and not path.exists()
     if names_series:
         folder,_,series = str(path).rpartition('#')
         path = Path(folder)
     if not path.exists(): raise UserError(f"no file or folder {path}")
-    if path.is_dir(): return path,str(series) if series else None
+    holds_files = path.is_dir() or is_archive(path)
+    if holds_files: return path,str(series) if series else None
     if series: return path.parent,series
     one = read_slice(path)
     return path.parent,one.series if one else None
+
+def _files_of(place):
+    "The visible files of a folder or an archive"
+    folder = unpacked(place).folder if is_archive(place) and place.is_file() else place
+    return [file for file in files_below(folder) if not _is_hidden(file, folder)]
 
 # %% ../nbs/scans/40_dicom.ipynb #a8419670
 def _is_hidden(path, folder):
@@ -278,10 +302,8 @@ def pick_series(
     series=None,  # UID, number or part of the description, if there are several
 )->tuple:         # Every `Slice`, in any order; a note on what was left out
     "The files of the one series that is meant"
-    folder,series = _where(path, series)
-    files = files_below(folder)
-    visible = [file for file in files if not _is_hidden(file, folder)]
-    return _choose(series_of(visible), folder, series)
+    place,series = _where(path, series)
+    return _choose(series_of(_files_of(place)), place, series)
 
 def find_series(
     path,           # Folder, `folder#SERIES`, or one file of the series
@@ -321,10 +343,9 @@ def _as_they_lie(s):
     if not s.stored.spare: return x
     return (x<<s.stored.spare)>>s.stored.spare # what the upper bits hold is no value
 
-def _decoded(s):
-    "Stored numbers of a slice `(rows,columns)`, and its data set, by pydicom"
-    ds = read_dataset(s.path)
-    return (ds.pixel_array if s.frame is None else frame_reader(ds)(s.frame)),ds
+def _decoded(s, ds):
+    "Stored numbers of a slice `(rows,columns)`, by pydicom"
+    return ds.pixel_array if s.frame is None else frame_reader(ds)(s.frame)
 
 def _rescaled(x, scale):
     "Stored numbers as what they mean"
@@ -347,11 +368,12 @@ def _smallest(x):
     return x.astype(np.float32)
 
 # %% ../nbs/scans/40_dicom.ipynb #4a628e47
-def _values(s):
+def _values(s, whole):
     "Stored numbers of a slice as what they mean `(rows,columns)`"
     from pydicom.pixels import apply_modality_lut
     if s.stored and s.scale: return _rescaled(_as_they_lie(s), s.scale)
-    x,ds = _decoded(s)
+    ds = whole.get(s.path) or read_dataset(s.path)
+    x = _decoded(s, ds)
     return _rescaled(x, s.scale) if s.scale else apply_modality_lut(x, ds)
 
 def _syntax(s):
@@ -361,10 +383,10 @@ def _syntax(s):
     except Exception: return UID('') # damaged
     return UID(meta.get('TransferSyntaxUID', ''))
 
-def _pixels(s):
+def _pixels(s, whole):
     "Values of a slice `(columns,rows)`, in the smallest type"
     try:
-        x = _values(s).T
+        x = _values(s, whole).T
         if x.shape!=s.size: raise ValueError(f'it has {x.shape} pixels instead of {s.size}')
         return _smallest(x)
     except Exception as e: # from pydicom and from the decoders that it calls
@@ -380,10 +402,18 @@ def _rank(kind):
     "How much a type of values holds"
     return KINDS.index(np.dtype(kind))
 
-def _put(slices, block, places):
+def _packed_files(slices):
+    "Files of many frames that have to be decoded, as data sets: they are parsed once"
+    paths = {s.path for s in slices if s.frame is not None and not s.stored}
+    whole = {}
+    for path in paths:
+        with reading(path): whole[path] = read_dataset(path)
+    return whole
+
+def _put(slices, whole, block, places):
     "Read slices into their places; the places of those that the type of the block cannot hold, and the type that could"
     def one(k):
-        x = _pixels(slices[k])
+        x = _pixels(slices[k], whole)
         fits = _rank(x.dtype)<=_rank(block.dtype)
         if fits: block[:,:,k] = x
         return None if fits else (k, x.dtype)
@@ -395,11 +425,12 @@ def _block(slices):
     shape = (*slices[0].size, len(slices))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        first = _pixels(slices[0])
+        whole = _packed_files(slices)
+        first = _pixels(slices[0], whole)
         block = np.empty(shape, first.dtype, order='F')
         left = range(len(slices))
         while left:
-            left,kind = _put(slices, block, left)
+            left,kind = _put(slices, whole, block, left)
             if left: block = block.astype(kind)
     return block
 

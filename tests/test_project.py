@@ -234,11 +234,11 @@ def test_code_is_a_step_a_line():
 
 
 # Chapters whose classes still stand in one cell each; elsewhere a class begins small and grows by `@patch`
-IN_ONE_CELL = {'base', 'scans', 'preprocessing', 'prompts', 'masks', 'network', 'pretraining'}
+IN_ONE_CELL = {'scans'}
 
 
 @pytest.mark.parametrize('page', api, ids=name_of)
-def test_an_exported_cell_is_short_or_one_class(page):
+def test_an_exported_cell_is_short(page):
     def is_class(cell):
         kinds = [type(o) for o in ast.parse(text(cell)).body]
         return page.parent.name in IN_ONE_CELL and kinds.count(ast.ClassDef)==1 and ast.FunctionDef not in kinds

@@ -12,6 +12,7 @@ from math import log
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from ..model import ModelCfg
@@ -181,7 +182,7 @@ class Pair:
         "The same, for messages"
         return [f'the {k} of the batch' for k in self.datasets]
 
-# %% ../../nbs/pretraining/30_align.ipynb #f919ee97
+# %% ../../nbs/pretraining/30_align.ipynb #524c57ce
 class Aligned(nn.Module):
     "Two towers and their loss"
     def __init__(self, net, recipe, redo=0):
@@ -189,44 +190,6 @@ class Aligned(nn.Module):
         self.net,self.recipe,self.redo = net,recipe,redo
         tower = getattr(net, 'atlas_tower', None)
         self.alone = not (tower and any(p.requires_grad for p in tower.parameters()))
-
-    def _contrast(self, a, b, number, clash=None):
-        "The contrast of paired vectors, as the recipe wants it"
-        same = number[:,None]==number
-        if self.recipe.soft: return soft_contrast(a, b, self.net.scale, same)
-        return contrast(a, b, self.net.scale, same if clash is None else same|clash)
-
-    def texts(self, t):
-        "Loss of texts, and the share that found their partner"
-        net,recipe = self.net,self.recipe
-        pooled = net.pool(t.ids, t.mask) # `(2b,e)`: the first texts of all meanings, then the second ones
-        def everywhere(x): return x if recipe.apart else gather_rows(x)
-        def halves(x): return [everywhere(half) for half in x.split(len(t.number))]
-        number = everywhere(t.number)
-        if recipe.pooled:
-            kinds = [pooled]
-            if not self.alone: kinds.append(net.projection_layer(pooled))
-            found = [self._contrast(*halves(x), number) for x in kinds]
-            _,right = found[-1]
-            return sum(loss for loss,_ in found),right
-        q = net.projection_layer(pooled)+net.modality_embed(t.codes)
-        one,other = halves(t.clash)
-        loss,right = self._contrast(*halves(q), number, one|other.T)
-        if hasattr(net, 'centres'):
-            twice = t.number.repeat(2)
-            loss = loss+to_centres(q, net.centres.weight, twice, net.scale, t.also)
-        return loss,right
-
-    def regions(self, r):
-        "Loss of regions and their sentences, and the share that found their partner"
-        net = self.net
-        seen = gather_rows(net.atlas_tower(r.x, r.m, self.redo).flatten(0, 1))
-        said = gather_rows(net(r.ids, r.mask, r.codes))
-        number = gather_rows(r.number)
-        there = number>=0
-        if not there.any(): return 0*(seen.sum()+said.sum()),seen.new_zeros(())
-        seen,said,number = seen[there],said[there],number[there]
-        return contrast(seen, said, net.scale, number[:,None]==number)
 
     def forward(self, batch):
         "The loss, and `(parts,2)` for the log: loss, share that found their partner"
@@ -239,6 +202,49 @@ class Aligned(nn.Module):
             numbers = torch.stack([part.float(), right.float()])
             rows.append(numbers.detach())
         return loss+nothing,torch.stack(rows)
+
+# %% ../../nbs/pretraining/30_align.ipynb #3f7dd41a
+@patch
+def _contrast(self:Aligned, a, b, number, clash=None):
+    "The contrast of paired vectors, as the recipe wants it"
+    same = number[:,None]==number
+    if self.recipe.soft: return soft_contrast(a, b, self.net.scale, same)
+    return contrast(a, b, self.net.scale, same if clash is None else same|clash)
+
+@patch
+def texts(self:Aligned, t):
+    "Loss of texts, and the share that found their partner"
+    net,recipe = self.net,self.recipe
+    pooled = net.pool(t.ids, t.mask) # `(2b,e)`: the first texts of all meanings, then the second ones
+    def everywhere(x): return x if recipe.apart else gather_rows(x)
+    def halves(x): return [everywhere(half) for half in x.split(len(t.number))]
+    number = everywhere(t.number)
+    if recipe.pooled:
+        kinds = [pooled]
+        if not self.alone: kinds.append(net.projection_layer(pooled))
+        found = [self._contrast(*halves(x), number) for x in kinds]
+        _,right = found[-1]
+        return sum(loss for loss,_ in found),right
+    q = net.projection_layer(pooled)+net.modality_embed(t.codes)
+    one,other = halves(t.clash)
+    loss,right = self._contrast(*halves(q), number, one|other.T)
+    if hasattr(net, 'centres'):
+        twice = t.number.repeat(2)
+        loss = loss+to_centres(q, net.centres.weight, twice, net.scale, t.also)
+    return loss,right
+
+# %% ../../nbs/pretraining/30_align.ipynb #97d000ab
+@patch
+def regions(self:Aligned, r):
+    "Loss of regions and their sentences, and the share that found their partner"
+    net = self.net
+    seen = gather_rows(net.atlas_tower(r.x, r.m, self.redo).flatten(0, 1))
+    said = gather_rows(net(r.ids, r.mask, r.codes))
+    number = gather_rows(r.number)
+    there = number>=0
+    if not there.any(): return 0*(seen.sum()+said.sum()),seen.new_zeros(())
+    seen,said,number = seen[there],said[there],number[there]
+    return contrast(seen, said, net.scale, number[:,None]==number)
 
 # %% ../../nbs/pretraining/30_align.ipynb #d3bde54a
 def freeze_towers(

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from ..core import make_gen
 from ..data.batch import to_batch
@@ -20,7 +21,7 @@ from .recall import recall_at, thing_means
 from ..text import TextEncoder
 from ..training.distributed import on_first
 
-# %% ../../nbs/pretraining/55_judge.ipynb #d96e182d
+# %% ../../nbs/pretraining/55_judge.ipynb #dd32c7d5
 def _asked(known):
     "Held-out names, or fresh wordings where none is held out: `[(text, modality, meaning)]`"
     number = {id(row): n for row,n in zip(known.rows, known.number)}
@@ -43,23 +44,7 @@ def _queries(
     modalities = [modality for _,modality,*_ in asked]
     return F.normalize(enc(texts, modalities), dim=-1)
 
-def _first_cases(
-    sampler,
-    most:int,  # Of a data set
-):
-    "Held-out cases by name, at most so many of a data set"
-    seen,found = Counter(),[]
-    for row in sorted(sampler.heldout, key=lambda o: o['name']):
-        seen[row['dataset']] += 1
-        if seen[row['dataset']]<=most: found.append(row)
-    return found
-
-def _mean_scores(found):
-    "The mean of several scores; empty if there are none"
-    if not found: return {}
-    return {key: float(np.mean([scores[key] for scores in found])) for key in found[0]}
-
-# %% ../../nbs/pretraining/55_judge.ipynb #15f705cf
+# %% ../../nbs/pretraining/55_judge.ipynb #6161559e
 RECALLS = ('recall_1','recall_5','recall_10')
 
 class Judge:
@@ -78,54 +63,6 @@ class Judge:
     def encoder(self, net):
         "The text encoder as it stands"
         return TextEncoder(self.tok, lambda: net, '', cache=False)
-
-    def texts(self, enc):
-        "Places of held-out names, or of fresh wordings"
-        known,most = self.known,self.cfg.val_things
-        gen = make_gen(self.cfg.seed, 'judge')
-        asked = _asked(known)
-        order = gen.permutation(len(asked))
-        some = [asked[i] for i in order[:most]]
-        wanted = [n for _,_,n in some]
-        others = gen.permutation(len(known)).tolist()
-        things = list(dict.fromkeys([*wanted, *others]))
-        things = things[:max(len(some), most)]
-        place = {n: i for i,n in enumerate(things)}
-        means = thing_means(enc, known, things)
-        found = recall_at(_queries(enc, some), means, [place[n] for n in wanted])
-        return dict(kind='texts', tests=len(some), among=len(things), **found)
-
-    def _case(
-        self,
-        row,    # Of the index of cases
-        enc,    # `TextEncoder`
-        net,    # `TwoTowers`
-        kinds,  # What the region of each sentence is
-    ):
-        "Places of the regions of a case: a dictionary for each region"
-        sampler = self.sampler
-        asks = [ask[0] for ask in sampler.sets[row['dataset']].asks]
-        said = _queries(enc, [sampler.sentences[i] for i in asks]) # (sentences,e)
-        sample = draw_sample(sampler, row, make_gen('judge', row['name']))
-        batch = to_batch([sample], next(net.parameters()).device)
-        r = to_regions(batch, sampler, self.tok, kinds, self.cfg)
-        seen = net.atlas_tower(r.x, r.m)[0]
-        q = F.normalize(seen.float().cpu(), dim=-1) # (regions,e)
-        own = kinds[asks].tolist()
-        number = r.number.tolist() # -1: no region
-        keep = [i for i,kind in enumerate(number) if kind>=0 and kind in own]
-        if not keep: return []
-        right = [own.index(number[i]) for i in keep]
-        return [recall_at(q[keep], said, right)]*len(keep)
-
-    @torch.no_grad()
-    def regions(self, enc, net):
-        "Places of regions of held-out cases among the sentences of their data set"
-        sampler,found = self.sampler,[]
-        kinds = region_kinds(sampler.sentences, self.cfg.recipe.any_modality)
-        for row in _first_cases(sampler, self.cfg.val_cases):
-            found += self._case(row, enc, net, kinds)
-        return dict(kind='regions', tests=len(found), among=len(sampler.sentences), **_mean_scores(found))
 
     def _rows(self, net):
         "Scores of texts and of regions, as far as there are any"
@@ -148,3 +85,73 @@ class Judge:
         if not self.rows: return 0.
         first = [row[RECALLS[0]] for row in self.rows]
         return float(np.mean(first))
+
+# %% ../../nbs/pretraining/55_judge.ipynb #cd37be1f
+@patch
+def texts(self:Judge, enc):
+    "Places of held-out names, or of fresh wordings"
+    known,most = self.known,self.cfg.val_things
+    gen = make_gen(self.cfg.seed, 'judge')
+    asked = _asked(known)
+    order = gen.permutation(len(asked))
+    some = [asked[i] for i in order[:most]]
+    wanted = [n for _,_,n in some]
+    others = gen.permutation(len(known)).tolist()
+    things = list(dict.fromkeys([*wanted, *others]))
+    things = things[:max(len(some), most)]
+    place = {n: i for i,n in enumerate(things)}
+    means = thing_means(enc, known, things)
+    found = recall_at(_queries(enc, some), means, [place[n] for n in wanted])
+    return dict(kind='texts', tests=len(some), among=len(things), **found)
+
+# %% ../../nbs/pretraining/55_judge.ipynb #b477fec4
+def _first_cases(
+    sampler,
+    most:int,  # Of a data set
+):
+    "Held-out cases by name, at most so many of a data set"
+    seen,found = Counter(),[]
+    for row in sorted(sampler.heldout, key=lambda o: o['name']):
+        seen[row['dataset']] += 1
+        if seen[row['dataset']]<=most: found.append(row)
+    return found
+
+def _mean_scores(found):
+    "The mean of several scores; empty if there are none"
+    if not found: return {}
+    return {key: float(np.mean([scores[key] for scores in found])) for key in found[0]}
+
+# %% ../../nbs/pretraining/55_judge.ipynb #a32e43fc
+@patch
+def _case(
+    self:Judge,
+    row,    # Of the index of cases
+    enc,    # `TextEncoder`
+    net,    # `TwoTowers`
+    kinds,  # What the region of each sentence is
+):
+    "Places of the regions of a case: a dictionary for each region"
+    sampler = self.sampler
+    asks = [ask[0] for ask in sampler.sets[row['dataset']].asks]
+    said = _queries(enc, [sampler.sentences[i] for i in asks]) # (sentences,e)
+    sample = draw_sample(sampler, row, make_gen('judge', row['name']))
+    batch = to_batch([sample], next(net.parameters()).device)
+    r = to_regions(batch, sampler, self.tok, kinds, self.cfg)
+    seen = net.atlas_tower(r.x, r.m)[0]
+    q = F.normalize(seen.float().cpu(), dim=-1) # (regions,e)
+    own = kinds[asks].tolist()
+    number = r.number.tolist() # -1: no region
+    keep = [i for i,kind in enumerate(number) if kind>=0 and kind in own]
+    if not keep: return []
+    right = [own.index(number[i]) for i in keep]
+    return [recall_at(q[keep], said, right)]*len(keep)
+
+@patch
+@torch.no_grad()
+def regions(self:Judge, enc, net):
+    "Places of regions of held-out cases among the sentences of their data set"
+    sampler,found = self.sampler,[]
+    kinds = region_kinds(sampler.sentences, self.cfg.recipe.any_modality)
+    for row in _first_cases(sampler, self.cfg.val_cases):
+        found += self._case(row, enc, net, kinds)
+    return dict(kind='regions', tests=len(found), among=len(sampler.sentences), **_mean_scores(found))

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['STRUCTURE_KINDS', 'STOP', 'ARTICLES', 'UNLISTED', 'HAS_AND', 'PHRASE_WORDS', 'Meaning', 'Term', 'terms', 'terms_with',
-           'heads', 'NameMatch', 'Sentence', 'sentence']
+           'Sentence', 'heads', 'NameMatch', 'sentence']
 
 # %% ../../nbs/prompts/20_phrases.ipynb #08ca7580
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 from .anatomy import Structure, structures
 from .tokens import LONGEST_SENTENCE, idle, modality_of, tokens
@@ -94,6 +94,7 @@ def terms_with(
     for some in terms().values(): res += [t for t in some if word in t.words]
     return tuple(res)
 
+# %% ../../nbs/prompts/20_phrases.ipynb #207f2723
 def _without_articles(name):
     "Words of a name but for 'the' and its like"
     return [t for t in tokens(name) if t.low not in ARTICLES]
@@ -134,14 +135,128 @@ def _short():
         if t.low in res: res[t.low].add(t.raw)
     return res
 
-# %% ../../nbs/prompts/20_phrases.ipynb #7e2ffaa4
+# %% ../../nbs/prompts/20_phrases.ipynb #1e613fee
 PHRASE_WORDS = ('place','shows','but')  # kinds of words that begin a phrase
 
+def _kind(low, i, of_modality):
+    "What a word does in a sentence; '': it may be of a name"
+    if i in of_modality: return 'mod'
+    if idle(low, i): return 'filler'
+    return word_table()['kinds'].get(low[i], '')
+
+def _phrases(toks, kinds):
+    "`(phrase, part)` of each word, and the kind of word with which each phrase begins: place, shows, but or ''"
+    where,intro = [],['']
+    part = 0
+    for t,kind in zip(toks, kinds):
+        begins = kind in PHRASE_WORDS
+        if t.new or begins:
+            if where: intro.append('')
+            intro[-1] = kind if begins else ''
+            part = 0
+        elif kind=='of': part += 1
+        where.append((len(intro)-1, part))
+    return where,intro
+
+# %% ../../nbs/prompts/20_phrases.ipynb #46883332
+class Sentence:
+    "A sentence taken apart"
+    def __init__(
+        self,
+        text:str,
+    ):
+        sides = word_table()['sides']
+        self.text = text[:LONGEST_SENTENCE]
+        self.typed = tokens(self.text)
+        self.tokens = tuple(replace(t, low=correct(t.low)) for t in self.typed)
+        self.low = [t.low for t in self.tokens]
+        self.modality,of_modality = modality_of(self.tokens)
+        self.kinds = [_kind(self.low, i, of_modality) for i in range(len(self.low))]
+        self.where,self.intro = _phrases(self.tokens, self.kinds)
+        self.sides = {i: sides[o] for i,o in enumerate(self.low) if self.kinds[i]=='side'}
+        self.words = [self.sides.get(i) or normal(o) for i,o in enumerate(self.low)]
+        self.scan = [i for i,kind in enumerate(self.kinds) if kind in ('mod','scan')]
+
+    @cached_property
+    def matches(self):
+        "The names in it, as `NameMatch`"
+        return _NameSearch(self).all()
+    @cached_property
+    def named(self):
+        "Numbers of the words of names"
+        return set().union(*(m.at for m in self.matches))
+    @cached_property
+    def said(self):
+        "Sides that are of no name, `{number of the word: side}`"
+        return {i: side for i,side in self.sides.items() if i not in self.named}
+
+    def gap(self, i):
+        "The text before a word, back to the word before it"
+        start = self.tokens[i-1].end if i else 0
+        return self.text[start:self.tokens[i].start]
+
+    def joined(self, i, j):
+        "Does an 'and', or a sign for it, stand between two words?"
+        if 'join' in self.kinds[i:j]: return True
+        gaps = ''.join(self.gap(k) for k in range(i+1, j+1))
+        return any(sign in gaps for sign in '/&+')
+
+# %% ../../nbs/prompts/20_phrases.ipynb #9271eef3
+def _is_free(s, i):
+    "May a name use the word?"
+    low = s.low[i]
+    raw = s.tokens[i].raw
+    kind = s.kinds[i]
+    if low in STOP or idle(s.low, i): return False
+    if kind=='mod' and len(low)<3: return False
+    if kind=='join' and not raw.isupper(): return False  # "et" in French, and not ET, the enhancing tumour
+    long = len(s.low)>3
+    spelt = _short().get(low)  # how an abbreviation may be spelt
+    return not long or spelt is None or raw in spelt or raw.isupper() or raw.isdigit()
+
+# %% ../../nbs/prompts/20_phrases.ipynb #5fcc7dfa
 @cache
 def heads()->frozenset:
     "Nouns that make a name mean something else when they are left over, such as artery"
     return frozenset(map(normal, word_table()['heads']))
 
+def _together(s, term, start, end):
+    "Do the words of a term stand close enough from `start` to `end`?"
+    others = [i for i in range(start, end) if s.words[i] not in term.words and s.low[i] not in STOP]
+    unknown = [i for i in others if not s.kinds[i]]
+    if len(unknown)>1: return False
+    if term.joined: return True
+    if unknown: return not s.joined(start, end)  # ascending/descending aorta
+    return 'join' not in s.kinds[start:end]      # the slash of "L4/L5 disc" is of the name
+
+def _place(s, term, mine):
+    "Where the words of a term stand together among the words `mine`, or ()"
+    spots = [i for i in mine if s.words[i] in term.words]
+    for start in spots:
+        first = {}  # `{word: its first place from here on}`
+        for i in spots:
+            if i>=start: first.setdefault(s.words[i], i)
+        if len(first)<len(term.words): return ()
+        end = max(first.values())
+        if not _together(s, term, start, end): continue
+        at = [i for i in spots if start<=i<=end]
+        again = end+1 in spots and s.words[end+1] in heads()  # its noun may be said twice
+        return (*at, end+1) if again else tuple(at)
+    return ()
+
+# %% ../../nbs/prompts/20_phrases.ipynb #7f4fdaae
+def _runs(s, words, names):
+    "Where names stand word by word, articles left aside"
+    flat = [i for i,low in enumerate(s.low) if low not in ARTICLES]
+    line = ' '.join(['', *(words[i] for i in flat), ''])
+    for name,term in names.items():
+        start = line.find(f' {name} ')
+        if start<0: continue
+        first = line[:start].count(' ')  # words before it
+        n = name.count(' ')+1
+        yield tuple(flat[first:first+n]),term
+
+# %% ../../nbs/prompts/20_phrases.ipynb #83c3d50e
 @dataclass(frozen=True)
 class NameMatch:
     "A name found in a sentence"
@@ -155,149 +270,53 @@ class NameMatch:
         "The row of the table"
         return structures().get(self.term.meanings[0].row, UNLISTED)
 
-# %% ../../nbs/prompts/20_phrases.ipynb #71ef7be6
-class Sentence:
-    "A sentence taken apart"
-    def __init__(
-        self,
-        text:str,
-    ):
-        sides = word_table()['sides']
-        self.text = text[:LONGEST_SENTENCE]
-        self.typed = tokens(self.text)
-        self.tokens = tuple(replace(t, low=correct(t.low)) for t in self.typed)
-        self.low = [t.low for t in self.tokens]
-        self.modality,of_modality = modality_of(self.tokens)
-        self.kinds = [self._kind(i, of_modality) for i in range(len(self.low))]
-        self.sides = {i: sides[o] for i,o in enumerate(self.low) if self.kinds[i]=='side'}
-        self.words = [self.sides.get(i) or normal(o) for i,o in enumerate(self.low)]
-        self.scan = [i for i,kind in enumerate(self.kinds) if kind in ('mod','scan')]
-        self._cut()
-        self.matches = []
-        self._find()
-        self.named = set()  # numbers of the words of names
-        for m in self.matches: self.named.update(m.at)
-        self.said = {i: side for i,side in self.sides.items() if i not in self.named}  # sides that are of no name
+class _NameSearch:
+    "The names of a sentence, and which of its words are still free"
+    def __init__(self, s):
+        self.s,self.found = s,[]
+        self.free = {i for i in range(len(s.low)) if _is_free(s, i)}
 
-    def _kind(self, i, of_modality):
-        "What a word does in the sentence; '': it may be of a name"
-        if i in of_modality: return 'mod'
-        if idle(self.low, i): return 'filler'
-        return word_table()['kinds'].get(self.low[i], '')
-
-    def _cut(self):
-        "Phrase and part of each word, and how each phrase begins"
-        self.where = []    # (phrase, part) of each word
-        self.intro = ['']  # of each phrase: place, shows, but or ''
-        part = 0
-        for t,kind in zip(self.tokens, self.kinds):
-            begins = kind in PHRASE_WORDS
-            if t.new or begins:
-                if self.where: self.intro.append('')
-                self.intro[-1] = kind if begins else ''
-                part = 0
-            elif kind=='of': part += 1
-            self.where.append((len(self.intro)-1, part))
-
-    def gap(self, i):
-        "The text before a word, back to the word before it"
-        start = self.tokens[i-1].end if i else 0
-        return self.text[start:self.tokens[i].start]
-
-    def joined(self, i, j):
-        "Does an 'and', or a sign for it, stand between two words?"
-        if 'join' in self.kinds[i:j]: return True
-        gaps = ''.join(self.gap(k) for k in range(i+1, j+1))
-        return any(sign in gaps for sign in '/&+')
-
-    def _is_free(self, i):
-        "May a name use the word?"
-        low = self.low[i]
-        raw = self.tokens[i].raw
-        kind = self.kinds[i]
-        if low in STOP or idle(self.low, i): return False
-        if kind=='mod' and len(low)<3: return False
-        if kind=='join' and not raw.isupper(): return False  # "et" in French, and not ET, the enhancing tumour
-        long = len(self.low)>3
-        spelt = _short().get(low)  # how an abbreviation may be spelt
-        return not long or spelt is None or raw in spelt or raw.isupper() or raw.isdigit()
-
-    def _find(self):
-        "Names, the longest first"
-        numbers = range(len(self.low))
-        self.free = {i for i in numbers if self._is_free(i)}
-        for at,term in self._runs(self.low, _unlisted()):
-            if not self._within_longer(at): self._take(at, term)
-        for at,term in self._runs(self.words, _fixed()):
-            self._take(at, term)
-        for phrase in range(len(self.intro)):
-            self._find_in(phrase)
-
-    def _take(self, at, term):
+    def take(self, at, term):
         "Keep a name; its words are used up"
         self.free.difference_update(at)
-        self.matches.append(NameMatch(at, term, *self.where[at[0]]))
+        self.found.append(NameMatch(at, term, *self.s.where[at[0]]))
 
-    def _within_longer(self, at):
-        "Are some words part of a longer name that the sentence holds?"
-        own = {self.words[i] for i in at}
-        there = set(self.words)
-        for word in own:
-            if any(own<t.words<=there for t in terms_with(word)): return True
-        return False
-
-    def _find_in(self, phrase):
-        "Names in one phrase"
-        mine = [i for i in sorted(self.free) if self.where[i][0]==phrase]
-        words = dict.fromkeys(self.words[i] for i in mine)  # in order, which decides between equals
+    def in_phrase(self, phrase):
+        "Find the names of one phrase, the longest first"
+        s = self.s
+        mine = [i for i in sorted(self.free) if s.where[i][0]==phrase]
+        words = dict.fromkeys(s.words[i] for i in mine)  # in order, which decides between equals
         there = set(words)
         fit = []
         for word in words: fit += [t for t in terms().get(word, ()) if t.words<=there]
-        for term in sorted(fit, key=self._order):
-            while at:=self._place(term, [i for i in mine if i in self.free]): self._take(at, term)
+        for term in sorted(fit, key=lambda t: _order(s, t)):
+            while at:=_place(s, term, [i for i in mine if i in self.free]): self.take(at, term)
 
-    def _order(self, term):
-        "Names with most words first, sides counted last; then surer names, then those that begin first"
-        most = len(term.words-{'left','right'})
-        first = min(map(self.words.index, term.words))
-        return -most,-len(term.words),term.meanings[0].rank,first
+    def all(self):
+        "All names: fixed ones, then those of each phrase"
+        s = self.s
+        for at,term in _runs(s, s.low, _unlisted()):
+            if not _within_longer(s, at): self.take(at, term)
+        for at,term in _runs(s, s.words, _fixed()): self.take(at, term)
+        for phrase in range(len(s.intro)): self.in_phrase(phrase)
+        return self.found
 
-    def _runs(self, words, names):
-        "Where names stand word by word, articles left aside"
-        flat = [i for i,low in enumerate(self.low) if low not in ARTICLES]
-        line = ' '.join(['', *(words[i] for i in flat), ''])
-        for name,term in names.items():
-            start = line.find(f' {name} ')
-            if start<0: continue
-            first = line[:start].count(' ')  # words before it
-            n = name.count(' ')+1
-            yield tuple(flat[first:first+n]),term
+# %% ../../nbs/prompts/20_phrases.ipynb #66055800
+def _within_longer(s, at):
+    "Are some words part of a longer name that the sentence holds?"
+    own = {s.words[i] for i in at}
+    there = set(s.words)
+    for word in own:
+        if any(own<t.words<=there for t in terms_with(word)): return True
+    return False
 
-    def _place(self, term, mine):
-        "Where the words of a term stand together, or ()"
-        spots = [i for i in mine if self.words[i] in term.words]
-        for start in spots:
-            first = {}  # `{word: its first place from here on}`
-            for i in spots:
-                if i>=start: first.setdefault(self.words[i], i)
-            if len(first)<len(term.words): return ()
-            end = max(first.values())
-            if not self._together(term, start, end): continue
-            at = [i for i in spots if start<=i<=end]
-            again = end+1 in spots and self.words[end+1] in heads()  # its noun may be said twice
-            return (*at, end+1) if again else tuple(at)
-        return ()
+def _order(s, term):
+    "Names with most words first, sides counted last; then surer names, then those that begin first"
+    most = len(term.words-{'left','right'})
+    first = min(map(s.words.index, term.words))
+    return -most,-len(term.words),term.meanings[0].rank,first
 
-    def _together(self, term, start, end):
-        "Do the words of a term stand close enough from `start` to `end`?"
-        others = [i for i in range(start, end) if self.words[i] not in term.words and self.low[i] not in STOP]
-        unknown = [i for i in others if not self.kinds[i]]
-        if len(unknown)>1: return False
-        if term.joined: return True
-        if unknown: return not self.joined(start, end)  # ascending/descending aorta
-        return 'join' not in self.kinds[start:end]      # the slash of "L4/L5 disc" is of the name
-
-# %% ../../nbs/prompts/20_phrases.ipynb #50336566
+# %% ../../nbs/prompts/20_phrases.ipynb #a7acb0b8
 @lru_cache(4096)
 def sentence(
     text:str,
