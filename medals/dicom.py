@@ -17,6 +17,7 @@ import numpy as np
 
 from .core import UserError, check_affine, clean_values
 from .base.files import files_below, reading
+from .scans.archives import is_archive, unpacked
 from .scans.dicom_frames import divided, read_slices
 from .scans.dicom_slice import Slice, frame_reader, is_dicom, read_dataset, read_head, read_slice
 from .scans.slice_stack import SliceStack, straight_grid, straighten
@@ -273,17 +274,23 @@ class Series:
     notes:tuple        # What looked odd
 
 def _where(path, series):
-    "The folder that a path speaks of, and the series in it that is meant"
+    "The folder or archive that a path speaks of, and the series in it that is meant"
     path = Path(path).expanduser()
     names_series = '#' in path.name and not path.exists()
     if names_series:
         folder,_,series = str(path).rpartition('#')
         path = Path(folder)
     if not path.exists(): raise UserError(f"no file or folder {path}")
-    if path.is_dir(): return path,str(series) if series else None
+    holds_files = path.is_dir() or is_archive(path)
+    if holds_files: return path,str(series) if series else None
     if series: return path.parent,series
     one = read_slice(path)
     return path.parent,one.series if one else None
+
+def _files_of(place):
+    "The visible files of a folder or an archive"
+    folder = unpacked(place).folder if is_archive(place) and place.is_file() else place
+    return [file for file in files_below(folder) if not _is_hidden(file, folder)]
 
 # %% ../nbs/scans/40_dicom.ipynb #a8419670
 def _is_hidden(path, folder):
@@ -295,10 +302,8 @@ def pick_series(
     series=None,  # UID, number or part of the description, if there are several
 )->tuple:         # Every `Slice`, in any order; a note on what was left out
     "The files of the one series that is meant"
-    folder,series = _where(path, series)
-    files = files_below(folder)
-    visible = [file for file in files if not _is_hidden(file, folder)]
-    return _choose(series_of(visible), folder, series)
+    place,series = _where(path, series)
+    return _choose(series_of(_files_of(place)), place, series)
 
 def find_series(
     path,           # Folder, `folder#SERIES`, or one file of the series

@@ -22,6 +22,7 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from .core import FLAT, UserError, check_affine, check_volume, clean_values, spacing_of
 from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series
+from .scans.compressed import open_gzip
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
 from .scans.formats import READABLE, READERS, ending, is_challenge, is_scan, reader_of, stem
 from .scans.grids import grid_difference
@@ -282,8 +283,9 @@ def read_labels(
     else: vol = read_volume(path)
     ids,notes = label_ids(vol.data, path, soft)
     told = [o for o in vol.notes if not o.endswith(FLAT)] # a label map may well be empty
-    labels = replace(vol, data=ids, notes=(*told, *notes))
-    return labels,_names(path)
+    names,named = _names(path, ids)
+    labels = replace(vol, data=ids, notes=(*told, *notes, *named))
+    return labels,names
 
 SIDE = '.medals.json' # Ending of the file beside a label map, which no other program uses
 
@@ -294,17 +296,17 @@ def side_file(
     name = stem(path)+SIDE
     return Path(path).with_name(name)
 
-def _names(path):
-    "Names from inside a label map, else from beside it"
+def _names(path, ids):
+    "Names from inside a label map, else from beside it; notes"
     find = reader_of(path).names
-    inside = find(path) if find else {}
-    if inside: return inside
+    inside,notes = find(path, ids) if find else ({}, ())
+    if inside: return inside,notes
     beside = side_file(path)
-    if beside.is_file(): return _names_in(read_json(beside))
+    if beside.is_file(): return _names_in(read_json(beside)),()
     former = Path(path).with_name(stem(path)+'.json') # where version 0.1.0 wrote them; it may be a file of somebody else
     try: said = read_json(former)
-    except (UserError, OSError): return {}
-    return _names_in(said)
+    except (UserError, OSError): return {},()
+    return _names_in(said),()
 
 def _names_in(said):
     "Names of label ids in what a JSON file says"
@@ -328,10 +330,8 @@ def _save(path, img):
     "An image in a file, whole or not at all"
     end = ending(path)
     if end not in ('.nii','.nii.gz'): raise UserError(f"{path}: volumes and labels are written as .nii or .nii.gz")
-    with atomic(path) as f:
-        plain = f.with_name('image'+end) # nibabel writes under another name where the ending is not in lower case
-        nib.save(img, plain)
-        plain.replace(f)
+    opened = open_gzip if end=='.nii.gz' else open
+    with atomic(path) as f, opened(f, 'wb') as stream: img.to_stream(stream)
 
 def write_volume(
     path,        # `.nii` or `.nii.gz`

@@ -118,7 +118,7 @@ BAD = {
     'truncated': (bad_truncated, 'ends early'), 'text': (bad_text, 'not a readable NIfTI'),
     'zero spacing': (bad_zero_spacing, 'voxel size of zero'),
     'giant': (bad_giant, 'far more than'), 'missing': (lambda t: t/'none.nii.gz', 'no file'), 'folder': (lambda t: t, 'no DICOM files'),
-    'unknown': (lambda t: [(t/'a.mgz').write_text(''), t/'a.mgz'][1], 'unknown kind')}
+    'unknown': (lambda t: [(t/'a.img2').write_text(''), t/'a.img2'][1], 'unknown kind')}
 
 
 @pytest.mark.parametrize('kind', BAD)

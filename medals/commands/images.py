@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from ..scans.archives import is_archive, unpacked
+from ..scans.formats import archived_scans
 from ..dicom import MOST_TOLD, about_series, is_dicom, is_volume, pick_series, series_of
 from ..core import UserError
 from ..base.files import files_below, read_json
@@ -88,11 +90,22 @@ def _without_results(files):
         return any(folder in results for folder in f.parent.parents)
     return [f for f in files if not is_made(f)]
 
+def _in_archive(archive, notes):
+    "The series in an archive, each a scan"
+    if archived_scans(archive): return [archive]
+    groups = series_of(unpacked(archive).names)
+    able = _able(groups)
+    others = [group for uid,group in groups.items() if uid not in able]
+    if others: notes.append(f'{archive}: left out: {_several(others)}')
+    return [Path(f'{archive}#{uid}') for uid in able]
+
 def _below(folder, notes, every):
     "The scans in a folder"
     seen = [f for f in files_below(folder) if not _is_hidden(f.relative_to(folder))]
     files = _without_results(seen)
-    found = [f for f in files if is_scan(f)] or _series(files, folder, notes, every)
+    scans = [f for f in files if is_scan(f)]
+    plain = [f for f in scans if not is_archive(f)]
+    found = plain or _series(files, folder, notes, every) or scans
     if not found: raise UserError(f"{folder} holds no scan; that is {READABLE}")
     return found
 
@@ -155,7 +168,8 @@ def find_images(
         path = Path(word).expanduser()
         folder = word.rpartition('#')[0]  # of FOLDER#SERIES
         if path.is_dir(): paths += _below(path, notes, every)
-        elif path.exists() or folder and Path(folder).is_dir(): paths.append(path)
+        elif every and is_archive(path) and path.is_file(): paths += _in_archive(path, notes)
+        elif path.exists() or folder and _exists(folder): paths.append(path)
         else: paths += _matching(path, word, notes, every)
     paths = _whole_series(list(dict.fromkeys(p.resolve() for p in paths)), every)
     times = Counter()
@@ -196,14 +210,17 @@ def split_words(
     return images,[word for word in words if word not in images]
 
 def one_series(
-    word:str,    # Folder, as it was typed
-    series:str,  # UID, number or part of the description
+    word:str,    # Folder, archive or DICOM file, as it was typed
+    series:str,  # UID, number or part of the description; of a file in an archive, a part of its name
 )->str:          # `FOLDER#SERIES`
-    "The series of a DICOM folder that was named"
-    if not Path(word).expanduser().is_dir():
-        raise UserError(f"--series chooses among the series in a folder, and {word} is none")
+    "The series of a DICOM folder or an archive that was named"
+    path = Path(word).expanduser()
+    if path.is_file() and is_archive(path) and archived_scans(path): return f'{word}#{series}'
+    is_file = path.is_file() and not is_archive(path)
+    if is_file and not is_dicom(path):
+        raise UserError(f"--series chooses among the series in a folder or an archive, and {word} is none")
     group,_ = pick_series(word, series)
-    return f'{word}#{group[0].series}'
+    return f'{path.parent if is_file else word}#{group[0].series}'
 
 def lone_scan(
     words:list,   # Scans, as they were typed

@@ -892,7 +892,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, quick, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     result(tmp_path)
     def full(*args): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('medals.volume.nib.save', full)
+    monkeypatch.setattr('medals.volume.open_gzip', full)
     for out in ('out', 'x.nii.gz'):
         refused(capsys, ['segment', 'scan.nii.gz', 'white matter', '--weights', quick, '-o', out], 'No space left on device')
     assert not [o for o in state(tmp_path) if 'medals-' in o or o.startswith('x')]

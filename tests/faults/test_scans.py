@@ -316,10 +316,11 @@ def test_3_7_any_byte_of_a_header_may_be_wrong(tmp_path_factory, at, value, at2,
 
 
 def test_3_7_what_is_a_scan_by_its_name():
-    scans = ['a.nii', 'b.NII.GZ', 'c.npz', 'D.NPZ', 'e.img', 'F.IMG', 'g.img.gz', 'a.b.nii.gz']
-    others = ['._a.nii.gz', '.nii.gz', '.hidden.nii', 'a.hdr', 'a.dcm', 'a.txt', 'nii', 'a.nii.json', 'a.png', 'a.gz', 'a.nii.bak', 'a.mgz']
+    scans = ['a.nii', 'b.NII.GZ', 'c.npz', 'D.NPZ', 'e.img', 'F.IMG', 'g.img.gz', 'a.b.nii.gz', 'h.mgz', 'i.seg.nrrd', 'j.MHA']
+    others = ['._a.nii.gz', '.nii.gz', '.hidden.nii', 'a.hdr', 'a.dcm', 'a.txt', 'nii', 'a.nii.json', 'a.png', 'a.gz', 'a.nii.bak',
+              'a.mgz.bak', 'a.raw']
     assert [o for o in scans+others if is_scan(o)]==scans and [o for o in scans+others if is_scan(f'x/{o}')]==scans
-    assert [stem(o) for o in scans]==['a', 'b', 'c', 'D', 'e', 'F', 'g', 'a.b'] and ending('A.NII.gz')=='.nii.gz'
+    assert [stem(o) for o in scans]==['a', 'b', 'c', 'D', 'e', 'F', 'g', 'a.b', 'h', 'i', 'j'] and ending('A.NII.gz')=='.nii.gz'
 
 
 # 3.8: names that others put into a label map
