@@ -21,7 +21,6 @@ from .base.files import read_json, write_json
 from .prompts.marks import (
     MARK_FIELDS, MARK_KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .scans.formats import named_segment
-from .scans.formats import named_segment
 from .volume import Volume, read_labels, write_labels
 
 # %% ../nbs/prompts/60_spatial.ipynb #29eadfef
