@@ -738,7 +738,8 @@ def test_2_5_the_studio_leaves_no_old_drawings(tmp_path):
 def test_2_6_other_formats_are_refused_with_those_there_are(tmp_path, idle, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     res = result(tmp_path)
-    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', name], '.nii, .nii.gz, .npz, .dcm, .nrrd, .seg.nrrd, .mha, .glb, or into a folder')
+    kinds = '.nii, .nii.gz, .npz, .dcm, .nrrd, .seg.nrrd, .mha, .glb, or into a folder'
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', name], kinds)
     with pytest.raises(UserError, match='put a slash behind it'): res.save(name)
     assert sorted(o.name for o in tmp_path.iterdir())==['scan.nii.gz']
 
