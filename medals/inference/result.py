@@ -69,8 +69,8 @@ class Segmentation:
 
     def save(
         self,
-        out,           # Folder, or a file that ends in .nii, .nii.gz, .npz or .dcm
-        format='',     # nifti, multilabel, npz or dicomseg; empty: from the name
+        out,           # Folder, or a file that ends in one of `RESULT_ENDINGS`
+        format='',     # One of `FORMATS`; empty: from the name
         priority=None, # Where masks must not overlap, see `labels`; or first, last, or names with semicolons between
     )->Path:
         "Write what was found"
