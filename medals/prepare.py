@@ -20,7 +20,7 @@ from scipy.ndimage import binary_fill_holes
 from .base.files import read_json, read_lines, remove_stale, write_json, write_lines
 from .base.parallel import FailureLog, run_tasks
 from .core import UserError, make_gen
-from .data.nnunet import axes_of_plans, safe_name
+from .data.nnunet import axes_of_plans, safe_name, new_voxels
 from .data.recipe import RECIPES, Loaded, Recipe, load, recipe_for, smallest_ids # noqa: F401 they are known here, too
 from .data.store import import_case, label_points, open_case, write_case
 from .geometry import Plan, bounds, coarse_axis, plan, resample, resample_labels
@@ -93,6 +93,7 @@ def _with_outside(x, y):
     outside = (y==0)&~body
     return np.where(outside, np.int16(-1), y.astype(np.int16))
 
+# %% ../nbs/data/60_prepare.ipynb #60a9ca77
 def prepare_arrays(
     case:Loaded,
     recipe:Recipe,
@@ -119,16 +120,13 @@ def prepare_arrays(
     if ids is None: ids = sorted(set(np.unique(lbl).tolist())-{0,-1})
     if recipe.compat and not ignored: points = published_points(lbl, ids)
     else: points = label_points(np.maximum(lbl, 0), make_gen('points', name), background=bool(ignored))
-    zoom = np.array(x.shape)/shape
-    move = np.diag([*zoom, 1.])
-    move[:3,3] = (zoom-1)/2+box.start                        # the centre of the first voxel moves with its size
     return Prepared(
         image=resample(x, shape, recipe.dtype, flat, device)[None],
         labels=lbl[None],
         plan=p,
         bbox=tuple(box),
         points=points,
-        affine=case.affine@move,
+        affine=case.affine@new_voxels(x.shape, shape, box.start),
         source=case,
     )
 

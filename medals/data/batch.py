@@ -94,6 +94,13 @@ def _padded(rows):
     for line,row in zip(out, rows): line[:len(row)] = row
     return torch.as_tensor(out)
 
+def _laid_in(whole, i, part, shape, fill=False):
+    "The part of sample `i` `(k,x,y,z)` in the array of all, which is made when the first of them has one"
+    if part is None: return whole
+    if whole is None: whole = torch.full(shape, fill, dtype=torch.bool, device=part.device)
+    whole[i,:len(part)] = part
+    return whole
+
 def _network_image(image, sample, size):
     "Grey values of a window as the network sees them, `(1,x,y,z)`, from what was read"
     if sample.paint: return painted(image[0], sample.paint)
@@ -114,25 +121,19 @@ def to_batch(
     one_channel = (len(samples), 1, *size)
     x = torch.empty(one_channel, device=device)
     m = torch.zeros((len(samples), max(1, most), *size), dtype=torch.bool, device=device)
-    p = None       # As large as the masks or the image, so these three are made only if some sample has such a thing
-    fg = None
-    counted = None
+    p = fg = counted = None # as large as the masks or the image, so they are made only if some sample has such a thing
     for i,s in enumerate(samples):
-        nc = len(s.classes)
         labels = send(s.labels)
         x[i] = _network_image(send(s.image)[None], s, size)
-        m[i,:nc] = masks(labels, s.table)
+        own = m[i,:len(s.classes)]
+        own[:] = masks(labels, s.table)
         gen = torch_gen(s.seed, 'prompts', device=device)
-        given,union = simulate(m[i,:nc], gen, s.prompt)
-        if given is not None:
-            if p is None: p = torch.zeros_like(m)
-            p[i,:nc] = given
-        if union is not None:
-            if fg is None: fg = torch.zeros(one_channel, dtype=torch.bool, device=device)
-            fg[i] = union
-        if s.ignored is not None:
-            if counted is None: counted = torch.ones(one_channel, dtype=torch.bool, device=device)
-            counted[i] = ~masks(labels, s.ignored[:,None])
+        given,union = simulate(own, gen, s.prompt)
+        p = _laid_in(p, i, given, m.shape)
+        fg = _laid_in(fg, i, union, one_channel)
+        if s.ignored is None: continue
+        ignored = masks(labels, s.ignored[:,None])
+        counted = _laid_in(counted, i, ~ignored, one_channel, fill=True)
     return Batch(
         x=x,
         query=send(_padded([s.query for s in samples])),

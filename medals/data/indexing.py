@@ -207,7 +207,6 @@ def _refuse_nothing(root, found):
     why = left_out[0] if left_out else ''
     raise UserError(f"no cases in {root}, which was searched for {names}{why}")
 
-# %% ../../nbs/data/40_indexing.ipynb #7a029cd1
 def index(
     root,              # Folder of the data; only read
     out,               # `.jsonl` to write; `.classes.json` and `.report.json` go beside it

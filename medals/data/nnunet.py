@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORED', 'LARGEST_LABEL', 'SEQUENCES', 'CASE_LISTS', 'ORDERS', 'is_ignored', 'named_labels', 'Channel', 'safe_name',
-           'channels_of', 'RawCase', 'RawDataset', 'scans_below', 'is_file', 'read_raw', 'axes_of_plans',
+           'channels_of', 'RawCase', 'RawDataset', 'scans_below', 'is_file', 'read_raw', 'axes_of_plans', 'new_voxels',
            'stored_affine']
 
 # %% ../../nbs/data/00_nnunet.ipynb #0631dd3e
@@ -369,6 +369,18 @@ def _most_cubic(voxels, orders):
         unlike[order] = round(ratio, 1)
     return min(unlike, key=unlike.get)
 
+# %% ../../nbs/data/00_nnunet.ipynb #7642eaa4
+def new_voxels(
+    before,  # Voxels of a part of a scan, per axis
+    after,   # Voxels of the same part when it has been resampled
+    start,   # First voxel of the part
+)->np.ndarray: # `(4,4)`, new voxel -> voxel of the scan
+    "Where the voxels of a part lie that has been cut out and resampled"
+    zoom = np.array(before)/np.array(after)
+    move = np.diag([*zoom, 1.])
+    move[:3,3] = (zoom-1)/2+start
+    return move
+
 # %% ../../nbs/data/00_nnunet.ipynb #3897109b
 def stored_affine(
     props:dict,       # The pickle of a case
@@ -394,6 +406,4 @@ def stored_affine(
     placed = affine is not None
     if placed: affine = affine[:,[*order,3]]
     else: affine = np.diag([*spacing[list(order)], 1.])
-    move = np.diag([*zoom, 1.])
-    move[:3,3] = (zoom-1)/2+lo
-    return affine@move,placed and sure,notes
+    return affine@new_voxels(before, shape, lo),placed and sure,notes

@@ -192,18 +192,20 @@ def _add_strangers(sampler, qs, asks, names, missing, gen):
     return asks,names
 
 # %% ../../nbs/data/95_sampler.ipynb #5d188f51
+def _picked(row, present, cfg, forced, gen):
+    "Classes that are asked for, of those that the case was searched for, and how many more that are absent are wanted"
+    known = np.array(row['known'], int)
+    forced = None if forced is None else row['known'].index(forced)
+    picked,missing = pick_classes(present[known], cfg, gen, forced)
+    return known[picked],missing
+
 def _questions_about(sampler, row, labels, forced, swapped, gen):
     "Labels in bytes, their table, and what is asked: `dict` for a `Sample`"
     cfg,qs = sampler.cfg,sampler.sets[row['dataset']]
     values = BYTE_VALUES if labels.dtype==np.uint8 else WORD_VALUES
     whole = qs.table(values)                                             # (values,n)
     seen = np.bincount(labels.reshape(-1), minlength=values)>0           # (values)
-    known = np.array(row['known'], int)                                  # classes this case was searched for
-    present = whole[seen].any(0)[known]
-    forced = None if forced is None else row['known'].index(forced)
-    picked,missing = pick_classes(present, cfg, gen, forced)
-    picked = known[picked]
-
+    picked,missing = _picked(row, whole[seen].any(0), cfg, forced, gen)
     sentences,called = (qs.mirrored,qs.called) if swapped else (qs.asks,qs.names)
     asks = [sentences[i] for i in picked]
     names = [called[i] for i in picked]
@@ -237,33 +239,39 @@ def _visible_window(sampler, tissues, case, mat, gen):
     window = bent(case.labels[:], mat, sampler.patch, bend)
     return draw_visible(window, tissues, sampler.paint, gen)
 
+def _drawn_aug(sampler, row, tissues, gen):
+    "What will happen to a case, and whether left and right change places"
+    axes,left_right = _mirror_axes(row, sampler.sets[row['dataset']], sampler)
+    cfg = sampler.aug
+    if tissues:
+        axes = tuple(ok and i==left_right for i,ok in enumerate(axes)) # a head stays upright
+        cfg = AUGS['painted']
+    aug = draw_aug(gen, cfg, axes)
+    return aug,left_right is not None and aug.mirror[left_right]
+
 def draw_sample(
     sampler:Sampler,
     row:dict,        # Of `sampler.cases`
     gen:np.random.Generator,
 )->Sample:
     "A sample of a given case"
-    qs,size = sampler.sets[row['dataset']],sampler.patch
-    axes,left_right = _mirror_axes(row, qs, sampler)
     tissues = sampler.tissues.get(row['dataset'])
-    if tissues: axes = tuple(ok and i==left_right for i,ok in enumerate(axes)) # a head stays upright
-    aug = draw_aug(gen, AUGS['painted'] if tissues else sampler.aug, axes)
+    aug,swapped = _drawn_aug(sampler, row, tissues, gen)
     with _reading(row):
         case = open_case(row['folder'])
         at,forced,aug = _place_window(sampler, row, case, aug, gen)
-    mat,lo,hi = window_of(case, aug, size, gen, at, sampler.cfg.published)
-    looks = None
+    mat,lo,hi = window_of(case, aug, sampler.patch, gen, at, sampler.cfg.published)
+    looks = warp = None
     with _reading(row):
         if tissues:
             image = labels = _visible_window(sampler, tissues, case, mat, gen)
-            looks,warp = draw_paint(tissues, spacing_of(case.affine), gen, sampler.paint),None
-        else: image,labels,warp = read_patch(case, aug, size, mat, lo, hi)
-    swapped = left_right is not None and aug.mirror[left_right]
+            looks = draw_paint(tissues, spacing_of(case.affine), gen, sampler.paint)
+        else: image,labels,warp = read_patch(case, aug, sampler.patch, mat, lo, hi)
     asked = _questions_about(sampler, row, labels, forced, swapped, gen)
     return Sample(
         name=row['name'],
         dataset=row['dataset'],
-        modality=qs.modality,
+        modality=sampler.sets[row['dataset']].modality,
         image=image,
         affine=case.affine@mat,
         warp=warp,

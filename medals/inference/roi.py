@@ -11,10 +11,9 @@ from functools import reduce
 
 import numpy as np
 
-from ..scans.axes import Region
-from ..scans.axes import AxisOrder
+from ..scans.axes import AxisOrder, Region
 from ..preprocessing.input_spec import NetGrid
-from ..geometry import plan
+from ..geometry import plan, windows_along
 from ..scans.labelmap import components, label_boxes, piece_sizes
 from ..masks.bitmask import BitMask
 
@@ -53,8 +52,8 @@ def count_windows(
     window:tuple, # Voxels
 )->int:
     "How many half-overlapping windows cover a box"
-    along = [-(-(hi-lo)//(size//2))-1 for (lo,hi),size in zip(box, window)]
-    return int(np.prod([max(n, 1) for n in along]))
+    along = [windows_along(hi-lo, size) for (lo,hi),size in zip(box, window)]
+    return int(np.prod(along))
 
 def window_region(
     box:tuple,    # Network voxels, `((lo,hi),)*3`

@@ -16,7 +16,9 @@ from .archives import ARCHIVES, is_archive, unpacked
 from .challenge_npz import read_case_npz
 from .freesurfer import mgz_names, read_mgz
 from .itk_image import read_itk_image
+from .itk_writer import itk_names
 from .nifti import names_inside, read_image
+from .seg_nrrd import SEG_ENDINGS, read_seg_nrrd
 
 # %% ../../nbs/scans/48_formats.ipynb #3322bc86
 def _nifti(path, series, resample): return read_image(path, series)
@@ -48,11 +50,13 @@ class Reader:
     endings:tuple      # Of their names, the longest first
     is_whole:bool=True # One file, one scan? A slice of a series is less
     test:object=None   # `path -> bool`, for what the name does not tell
+    segments:object=None # `path -> Segments`, where a file holds masks with names, which may overlap
     names:object=None  # `(path, label ids) -> {id: name}, notes`, where a label map keeps the names of its labels in itself
 
 READERS = dict(
     nifti=Reader(_nifti, ('.nii.gz', '.nii', '.img.gz', '.img', '.hdr.gz', '.hdr'), names=_nifti_names),
-    itk=Reader(_itk, ('.seg.nrrd', '.seg.nhdr', '.nrrd', '.nhdr', '.mha', '.mhd')),
+    slicer=Reader(_itk, SEG_ENDINGS, segments=read_seg_nrrd),
+    itk=Reader(_itk, ('.nrrd', '.nhdr', '.mha', '.mhd'), names=itk_names),
     freesurfer=Reader(_freesurfer, ('.mgz', '.mgh'), names=mgz_names),
     challenge=Reader(_challenge, ('.npz',)),
     archive=Reader(_archived, ARCHIVES, test=_is_in_archive),

@@ -188,6 +188,7 @@ def agreement(
         rows.append(dict(name=name, dsc=round(dice(first, second), 4), ml_a=ml_a, ml_b=ml_b))
     return rows
 
+# %% ../../nbs/studio/10_slices.ipynb #e7b22fe8
 class Compare(VBox):
     "Two results above each other, through the same place"
     def __init__(self, a, b, titles=('a','b')):
@@ -213,7 +214,6 @@ class Compare(VBox):
         "Both, as a PNG"
         return png_of(*(view.figure() for view in self.views))
 
-# %% ../../nbs/studio/10_slices.ipynb #5d695a76
 def compare(
     a,                   # `Segmentation`, or `(Volume, {name: bool (x,y,z)})`
     b,                   # The same
@@ -280,7 +280,6 @@ class PromptsView(VBox):
             figures.append(show(self.volume, masks, title=title))
         return png_of(*figures)
 
-# %% ../../nbs/studio/10_slices.ipynb #7d1daa0c
 def prompts_view(
     segmenter,       # `Segmenter`
     image,           # Path, `Volume`, or (array `(x,y,z)`, affine)

@@ -21,9 +21,9 @@ class LoopRules:
     bypass:float        # Share of the steps without the fusion of prompts
     by_query:bool       # Does every query weigh the same, rather than every sample?
 
-# %% ../../nbs/training/00_config.ipynb #e336fb1b
 LOOP_RULES = {False: LoopRules(False, 0., False), True: LoopRules(True, .1, True)}
 
+# %% ../../nbs/training/00_config.ipynb #e336fb1b
 @dataclass(frozen=True, kw_only=True)
 class LoopCfg:
     "One training run; saved as `run.json` in its folder"
