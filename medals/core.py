@@ -160,6 +160,21 @@ def floats(
     return tuple(float(o) for o in _parts(s))
 
 # %% ../nbs/base/00_core.ipynb #d8cf1083
+def _comments(cls):
+    "The comments beside the fields of a dataclass, also of those that it inherits"
+    found = {}
+    for base in reversed(cls.__mro__):
+        if not is_dataclass(base): continue
+        for name,comment in docments(base).items():
+            if comment: found[name] = comment
+    return found
+
+def _default(f):
+    "What a field is if nobody says anything; None if it has to be said"
+    if f.default is not MISSING: return f.default
+    if f.default_factory is not MISSING: return f.default_factory()
+    return None
+
 def add_flags(
     parser,  # `argparse.ArgumentParser`, gets one flag per field
     cls,     # Dataclass; the comment of a field is the help of its flag
@@ -185,21 +200,6 @@ def add_flags(
         parser.add_argument(*short, *flags, **kw)
 
 # %% ../nbs/base/00_core.ipynb #0c2bc1f0
-def _comments(cls):
-    "The comments beside the fields of a dataclass, also of those that it inherits"
-    found = {}
-    for base in reversed(cls.__mro__):
-        if not is_dataclass(base): continue
-        for name,comment in docments(base).items():
-            if comment: found[name] = comment
-    return found
-
-def _default(f):
-    "What a field is if nobody says anything; None if it has to be said"
-    if f.default is not MISSING: return f.default
-    if f.default_factory is not MISSING: return f.default_factory()
-    return None
-
 def flags_cfg(
     args,  # What `parse_args` returned
     cls,   # Dataclass

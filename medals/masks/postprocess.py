@@ -128,6 +128,13 @@ def _largest_first(ids):
     rank[1+order] = numbers
     return rank[ids]
 
+def _divided(part, score, spacing, least, neck):
+    "The objects of one component; what is smaller than two of the least size is one"
+    if np.count_nonzero(part)<2*least: return part.astype(int)
+    land = _landscape(part, score, spacing)
+    hills = _hills(part, land)
+    return _joined(hills, land, least, -np.log(neck))
+
 # %% ../../nbs/masks/20_postprocess.ipynb #89d73780
 def instances(
     mask:np.ndarray,         # bool `(x,y,z)`
@@ -154,14 +161,9 @@ def instances(
     for i,tight in label_boxes(parts).items():
         box = tight.grow(1).clip(mask.shape).slices # with a rim, so that the landscape falls to all sides
         part = parts[box]==i
-        size = np.count_nonzero(part)
-        if size<least: continue
-        ids = part.astype(int)
-        if touching=='split' and size>=2*least:
-            own = None if score is None else np.asarray(score)[box]
-            land = _landscape(part, own, spacing)
-            hills = _hills(part, land)
-            ids = _joined(hills, land, least, -np.log(neck))
+        if np.count_nonzero(part)<least: continue
+        own = None if score is None else np.asarray(score)[box]
+        ids = _divided(part, own, spacing, least, neck) if touching=='split' else part.astype(int)
         np.copyto(out[box], (ids+so_far).astype(np.int32), where=part)
         so_far += ids.max()
     found = _largest_first(out)
