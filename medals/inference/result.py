@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from ..core import UserError
 from ..base.files import atomic, write_json, write_table
 from .dicom_seg import check_source, write_seg
+from .rtstruct import write_rtstruct
 from ..scans.outputs import RESULT_ENDINGS, check_files, check_out, file_ending, file_names, replacing, result_files
 from ..masks.bitmask import MaskDict
 from ..show import palette, save_fig
@@ -66,7 +67,7 @@ class Segmentation:
     def save(
         self,
         out,           # Folder, or a file that ends in .nii, .nii.gz, .npz or .dcm
-        format='',     # nifti, multilabel, npz or dicomseg; empty: from the name
+        format='',     # nifti, multilabel, npz, dicomseg, dicomlabelmap or rtstruct; empty: from the name
         priority=None, # Where masks must not overlap, see `labels`; or first, last, or names with semicolons between
     )->Path:
         "Write what was found"
@@ -232,12 +233,23 @@ def _save_npz(res, path, order):
     with atomic(path) as tmp, open(tmp, 'wb') as f: # an open file, because NumPy adds an ending to names in upper case
         np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=spacing) # `(z,y,x)`
 
+# %% ../../nbs/inference/70_result.ipynb #bec841c2
+def _note(res, notes):
+    "Add to the notes of a result, each once"
+    every = [*res.manifest.get('notes', ()), *notes]
+    if notes: res.manifest['notes'] = list(dict.fromkeys(every))
+
 def _save_dicomseg(res, path, order):
     "A DICOM segmentation, and what it says in other words than the series as notes"
-    notes = write_seg(path, res.masks, res.volume, res.volume.source)
-    if not notes: return
-    every = [*res.manifest.get('notes', ()), *notes]
-    res.manifest['notes'] = list(dict.fromkeys(every)) # each once
+    _note(res, write_seg(path, res.masks, res.volume, res.volume.source))
+
+def _save_dicomlabelmap(res, path, order):
+    "A DICOM segmentation with one number per voxel"
+    _note(res, write_seg(path, res.masks, res.volume, res.volume.source, kind='LABELMAP'))
+
+def _save_rtstruct(res, path, order):
+    "Outlines for radiotherapy"
+    _note(res, write_rtstruct(path, res.masks, res.volume, res.volume.source))
 
 # %% ../../nbs/inference/70_result.ipynb #ab011343
 @dataclass(frozen=True)
@@ -245,12 +257,15 @@ class Format:
     "How a result is written"
     write:object     # `(result, file or folder, order of sentences)`
     name:str=''      # Of its file, in a folder; empty: many files
+    on_series:bool=False # Does it refer to the slices of a DICOM series?
 
 FORMATS = dict(
     nifti=Format(_save_nifti),
     multilabel=Format(_save_multilabel, 'labels.nii.gz'),
     npz=Format(_save_npz, '{case}.npz'),
-    dicomseg=Format(_save_dicomseg, 'masks.dcm'))
+    dicomseg=Format(_save_dicomseg, 'masks.dcm', on_series=True),
+    dicomlabelmap=Format(_save_dicomlabelmap, 'masks.dcm', on_series=True),
+    rtstruct=Format(_save_rtstruct, 'structures.dcm', on_series=True))
 
 # %% ../../nbs/inference/70_result.ipynb #1c709d7b
 def format_of(
@@ -262,8 +277,9 @@ def format_of(
     ends = RESULT_ENDINGS.get(file_ending(out), '')
     format = format or ends or 'nifti'
     if format not in FORMATS: raise UserError(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
-    if ends and ends!=format: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
-    if format=='dicomseg' and source: check_source(source)
+    may_be = ends==format or ends=='dicomseg' and FORMATS[format].on_series # all that refers to a series ends in .dcm
+    if ends and not may_be: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
+    if FORMATS[format].on_series and source: check_source(source)
     return format
 
 def _files_of(format, sentences, instance, source):
@@ -308,14 +324,14 @@ def check_save(
         if sentence!=as_text:
             raise UserError(f"{sentence!r} holds bytes that are no text, and could not be written into a table; type it in UTF-8")
     format = _settled(out, format, source, sentences, instance, [source or '', *reads])
-    if format=='dicomseg': check_source(source)
+    if FORMATS[format].on_series: check_source(source)
     return format
 
 # %% ../../nbs/inference/70_result.ipynb #086deb30
 def save_segmentation(
     res:Segmentation,
     out,            # Folder or file
-    format='',      # nifti, multilabel, npz or dicomseg; empty: from the name
+    format='',      # nifti, multilabel, npz, dicomseg, dicomlabelmap or rtstruct; empty: from the name
     priority=None,  # Where masks must not overlap, see `Segmentation.labels`; or as it is typed, see `ranking`
 )->Path:
     "Write a segmentation"
