@@ -7,7 +7,6 @@ __all__ = ['GRID', 'FILE', 'MASK_NAME', 'MOVED', 'read_marks', 'write_marks', 'P
            'as_marks', 'locate', 'draw', 'rasterize']
 
 # %% ../nbs/prompts/60_spatial.ipynb #e51f3b0a
-import json
 import os
 import re
 from dataclasses import MISSING, fields, replace
@@ -19,7 +18,7 @@ import numpy as np
 from nibabel.orientations import io_orientation
 
 from .core import UserError, check_affine
-from .base.files import read_text, write_json
+from .base.files import read_json, write_json
 from .prompts.marks import (
     MARK_FIELDS, MARK_KINDS, Box, Lasso, Mask, Point, Scribble, as_marks, draw, locate, numbers_in, rasterize, short)
 from .volume import Volume, read_labels, write_labels
@@ -158,21 +157,11 @@ def _marks_of(
         marks.append(mark)
     return marks
 
-def _each_once(pairs):
-    "A dictionary from JSON, in which no name stands twice"
-    said = dict(pairs)
-    if len(said)==len(pairs): return said
-    names = [k for k,_ in pairs]
-    twice = next(k for k in said if names.count(k)>1)
-    raise ValueError(f'{short(twice)} is there twice')
-
 def _said(
     path:Path,
 )->dict:
     "What a file of marks says, of which JSON alone would leave out what stands twice"
-    text = read_text(path)
-    try: said = json.loads(text, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
+    said = read_json(path, once=True)
     if isinstance(said, dict): return said
     raise UserError(f"{path} should hold a list of marks per sentence, got {short(said)}")
 

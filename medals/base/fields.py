@@ -17,7 +17,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..core import UserError
-from .files import read_text
+from .files import each_once, read_text
 
 # %% ../../nbs/base/30_fields.ipynb #3bdd3ee6
 def shown(
@@ -128,12 +128,6 @@ def some(self:Field)->list: # Of `Field`
     return self.rows() if isinstance(self.value, list) else [self]
 
 # %% ../../nbs/base/30_fields.ipynb #598384e2
-def _distinct(pairs):
-    "A table of JSON, in which no name may stand twice"
-    names = [k for k,_ in pairs]
-    if twice:=[k for k in names if names.count(k)>1][:1]: raise UserError(f"{shown(twice[0])} stands twice in one table")
-    return dict(pairs)
-
 def read_fields(
     path,  # `.json` or `.toml`
 ):         # The whole file as a `Field`
@@ -142,7 +136,7 @@ def read_fields(
     kind = 'TOML' if path.suffix.lower()=='.toml' else 'JSON'
     try:
         text = read_text(path)
-        value = tomllib.loads(text) if kind=='TOML' else json.loads(text, object_pairs_hook=_distinct)
+        value = tomllib.loads(text) if kind=='TOML' else json.loads(text, object_pairs_hook=each_once)
     except OSError as e: raise UserError(f"{path} cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e: raise UserError(f"{path} is not a readable {kind} file: {e}") from e
     return Field(value, path.name)

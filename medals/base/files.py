@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EMPTIED', 'DEFLATE_GROWTH', 'STAND_INS', 'NUMPY', 'atomic', 'remove_stale', 'write_json', 'sha256', 'reading',
-           'read_text', 'read_json', 'read_toml', 'files_below', 'asset', 'read_table', 'cache_dir', 'open_npz',
-           'npz_array', 'read_pickle', 'npz_object', 'read_lines', 'write_lines', 'write_table', 'add_rows']
+           'read_text', 'each_once', 'read_json', 'read_toml', 'files_below', 'asset', 'read_table', 'cache_dir',
+           'open_npz', 'npz_array', 'read_pickle', 'npz_object', 'read_lines', 'write_lines', 'write_table', 'add_rows']
 
 # %% ../../nbs/base/05_files.ipynb #basefl03
 import csv
@@ -110,12 +110,21 @@ def read_text(
     try: return raw.decode(json.detect_encoding(raw))
     except UnicodeDecodeError as e: raise UserError(f"{path} is not text in Unicode ({e}); save it as UTF-8") from e
 
+def each_once(pairs): # `[(name, value)]`, as `json` hands them over
+    "A table of JSON; a `ValueError` if a name stands twice in it, of which JSON would keep the last without a word"
+    table = dict(pairs)
+    if len(table)==len(pairs): return table
+    names = [name for name,_ in pairs]
+    twice = next(name for name in names if names.count(name)>1)
+    raise ValueError(f"{twice[:60]!r} stands twice in one table")
+
 def read_json(
-    path,  # File to read
+    path,        # File to read
+    once=False,  # May no name stand twice in a table? For what people write by hand
 ):
     "Read JSON, with a message that names the file if it is damaged"
     text = read_text(path)
-    try: return json.loads(text)
+    try: return json.loads(text, object_pairs_hook=each_once if once else None)
     except (ValueError, RecursionError) as e: raise UserError(f"{path} is not readable JSON: {e}") from e
 
 def read_toml(

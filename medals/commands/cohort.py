@@ -18,7 +18,6 @@ from multiprocessing import current_process
 from pathlib import Path
 from statistics import median
 
-
 from ..core import UserError, part_of, seed_of
 from ..base.files import files_below, read_json, remove_stale, write_json, write_table
 from ..scans.outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
@@ -28,7 +27,6 @@ from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences
 from ..volume import is_challenge, read_prompts, read_volume
-
 from ..weights import find_model
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 

@@ -72,12 +72,12 @@ def _narrowed(run, look, near):
     "The windows of a look that a box of network voxels touches, with the box that they decide; None: there are none"
     starts = []
     box = []
-    for spans,size,(lo,hi) in zip(look.tiles.rows, look.tiles.window, near):
+    for spans,size,(lo,hi) in zip(look.windows.rows, look.windows.window, near):
         hit = [span for span in spans if span.start<hi and lo<span.start+size]
         if not hit: return None
         starts.append(tuple(span.start for span in hit))
         box.append(_decided_by(hit, spans))
-    return run.tiles(look.stage, look.view, Region(box), tuple(starts))
+    return run.windows(look.stage, look.view, Region(box), tuple(starts))
 
 def looks_again(
     run,               # The `SegmentRun` that made the result
@@ -95,13 +95,13 @@ def looks_again(
         again = []
         near = [look.view.net.around(look.view.turn.region(spot, shape)) for look in looks] # network voxels
         for look,box in zip(looks, near):
-            tiles = _narrowed(run, look, box)
-            if tiles: again.append(replace(look, tiles=tiles))
+            windows = _narrowed(run, look, box)
+            if windows: again.append(replace(look, windows=windows))
         if not again: # nobody has looked there yet
             first = looks[0]
-            region = window_region(near[0], first.view.net.shape, first.tiles.window)
-            tiles = run.tiles(first.stage, first.view, region)
-            again.append(replace(first, tiles=tiles))
+            region = window_region(near[0], first.view.net.shape, first.windows.window)
+            windows = run.windows(first.stage, first.view, region)
+            again.append(replace(first, windows=windows))
         todo += [(text, look) for look in again]
     return todo
 
@@ -109,7 +109,7 @@ def looks_again(
 def _decided_slices(look, shape):
     "Slices of the scan, which has `shape`, whose voxels lie in the box of a look"
     net = look.view.net
-    fine = [(lo*net.phases, hi*net.phases) for lo,hi in look.tiles.box]
+    fine = [(lo*net.phases, hi*net.phases) for lo,hi in look.windows.box]
     in_crop = Region(net.covered(fine))
     turned = in_crop.shift(Region(net.crop).start)
     return look.view.turn.region_back(turned, shape).slices
@@ -157,7 +157,7 @@ def refine(
     for text,added in new.items(): spatial[text] = [*old.marks.get(text, ()), *added]
     run = SegmentRun(seg, replace(request, spatial=spatial), progress)
     todo = looks_again(first, old, new)
-    run.total = sum(len(look.tiles)*first.passes(look.stage, look.some, True) for _,look in todo)
+    run.total = sum(len(look.windows)*first.passes(look.stage, look.some, True) for _,look in todo)
     bits = dict(old.masks.bits)
     for text,look in todo: bits[text] = _look_again(run, look, text, bits[text])
     run.bar.close()

@@ -56,14 +56,14 @@ def need_of(seg, request, stage, view, some, fine)->Need:
     frame = stage.frame
     phases = frame.phases
     window = _voxels(frame.window)
-    tiles = Windows(view.net.shape, frame.window, view.box, request.rules.even)
+    windows = Windows(view.net.shape, frame.window, view.box, request.rules.even)
     predictor = seg.predictor(request, stage, some)
     prompted = fine or bool(request.spatial)
     always = _always(request, stage, view, n, fine, prompted, bool(predictor.iterations))
     # scores of two bytes in the slices that are open, and two more to interpolate from
-    sizes = [length*phases for length in tiles.box.size]
-    along = sizes[tiles.axis]
-    slices = min(tiles.open*phases+2, along)
+    sizes = [length*phases for length in windows.box.size]
+    along = sizes[windows.axis]
+    slices = min(windows.open*phases+2, along)
     slice_of = _voxels(sizes)/along
     scores = 2*slice_of*slices
     cfg = getattr(stage.model, 'cfg', None)
@@ -74,9 +74,9 @@ def need_of(seg, request, stage, view, some, fine)->Need:
     number = 2 if seg.amp else 4
     maps = alive*channels*window*number
     answer = 12*window # logit, probability and score of a class
-    windows = len(tiles)
-    passes = windows*predictor.passes(prompted)
-    return Need(always, scores, answer, maps, windows, passes)
+    count = len(windows)
+    passes = count*predictor.passes(prompted)
+    return Need(always, scores, answer, maps, count, passes)
 
 # %% ../../nbs/inference/85_forecast.ipynb #3263c851
 def _row_of(stage, group, view, need, size, fine):

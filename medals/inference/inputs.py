@@ -81,7 +81,7 @@ def image_part(
     part:tuple,     # Fine voxels, `((lo,hi),)*3`
     device='cpu',
 )->np.ndarray:
-    "The scan on a part of the lattice"
+    "The scan on a part of the network's grid"
     grey = request.grey(view.turn, rule, request.rules.dtype).part(view.net.crop)
     return resample(grey, view.net.fine, request.rules.dtype, view.net.flat, device, box=part)
 
@@ -126,7 +126,7 @@ def resample_mask(
     part:tuple,       # Fine voxels, `((lo,hi),)*3`
     level:float=.5,   # Voxels of which at least this much is covered belong to it
 )->BitMask:              # None if there is nothing of it in this part
-    "A mask of the scan on a part of the lattice"
+    "A mask of the scan on a part of the network's grid"
     box = _crop_box(bits, view)
     if box is None: return None
     near = [_near(*axis) for axis in zip(view.net.there(), box, part)] # the rest is zero, and costs nothing
@@ -158,7 +158,7 @@ def cover_mask(
     view:StageView,
     part:tuple, # Fine voxels, `((lo,hi),)*3`
 )->BitMask:        # None if there is nothing of it in this part
-    "Every voxel of a part of the lattice that a mask of the scan touches"
+    "Every voxel of a part of the network's grid that a mask of the scan touches"
     box = _crop_box(bits, view)
     if box is None: return None
     m = _Part(bits, view)[box.slices].view(bool) # voxels of the scan, and axis by axis fine ones

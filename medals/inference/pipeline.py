@@ -36,7 +36,7 @@ class Look:
     "Some windows of a stage, in which some sentences are looked for"
     stage:NetworkStage
     view:StageView
-    tiles:Windows
+    windows:Windows
     group:Group
     some:tuple        # Numbers of the sentences
     earlier:dict=None # `{number: BitMask}`, what an earlier look found; None: there was none
@@ -46,7 +46,7 @@ class Look:
         "The fine voxels under the windows"
         phases = self.stage.frame.phases
         pairs = []
-        for starts,size in zip(self.tiles.starts, self.tiles.window):
+        for starts,size in zip(self.windows.starts, self.windows.window):
             first = min(starts)
             last = max(starts)+size
             pairs.append((first*phases, last*phases))
@@ -56,7 +56,7 @@ class Look:
         "What the manifest says of it"
         net = self.view.net
         return dict(
-            stage=self.stage.name, rule=self.group.rule, voxels=net.fine, cut=net.crop, box=self.tiles.box, windows=len(self.tiles),
+            stage=self.stage.name, rule=self.group.rule, voxels=net.fine, cut=net.crop, box=self.windows.box, windows=len(self.windows),
             window=self.stage.frame.window)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a58c2cdb
@@ -168,7 +168,7 @@ def passes(self:SegmentRun, stage, some, prompted):
     return self.seg.predictor(self.request, stage, some).passes(prompted)
 
 @patch
-def tiles(self:SegmentRun, stage, view, box, only=None):
+def windows(self:SegmentRun, stage, view, box, only=None):
     "The windows of a stage"
     return Windows(view.net.shape, stage.frame.window, box, self.request.rules.even, only)
 
@@ -201,8 +201,8 @@ def look(
     x = image_part(self.request, look.view, look.group.rule, part, self.seg.device) # fine voxels `(x,y,z)`
     soft,hard = self.prompts(look, some)
     predictor = self.seg.predictor(self.request, look.stage, some, self.q[some], self.tick)
-    def load(tile):
-        return window_at(x, tile.at, look.stage.frame, soft, hard, part.start)
+    def load(window):
+        return window_at(x, window.at, look.stage.frame, soft, hard, part.start)
     key = look.stage.name,look.group
     first = 0
     last = last or len(some)
@@ -233,12 +233,12 @@ def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
         self.total += self.done-before-foreseen # a window without prompts takes fewer passes
     if isinstance(found, LabelWriter):
         writer = found.start(asked)
-        sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
+        sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
     new = MaskAccumulator(len(asked), look.view.shape, kept)
-    writer = MaskWriter(new, look.view, look.tiles.box, self.request.cfg.threshold, size.voxels)
-    sliding_window(look.tiles, len(asked), load, answers, writer, phases, size.kept)
+    writer = MaskWriter(new, look.view, look.windows.box, self.request.cfg.threshold, size.voxels)
+    sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
     for row,i in enumerate(asked): found.add(i, new, row)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #3de27ae5
@@ -249,8 +249,8 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     looks = []
     for view,box in regions_of(self.request, stage, group, coarse):
-        tiles = self.tiles(stage, view, box)
-        looks.append(Look(stage, view, tiles, group, group.some, earlier))
+        windows = self.windows(stage, view, box)
+        looks.append(Look(stage, view, windows, group, group.some, earlier))
     self._correct_total(looks, stage, group, earlier)
     for look in looks:
         self.looks.append(look)
@@ -265,7 +265,7 @@ def _correct_total(self:SegmentRun, looks, stage, group, earlier):
     key = stage.name,group
     row = next(row for row in self.plan.rows if (row['stage'], row['group'])==key)
     turns = -(-len(group.some)//row['classes'])
-    windows = sum(len(look.tiles) for look in looks)
+    windows = sum(len(look.windows) for look in looks)
     each = self.passes(stage, group.some, self.is_prompted(earlier))
     self.total += each*windows*turns-row['passes']
 

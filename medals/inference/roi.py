@@ -57,11 +57,11 @@ def count_windows(
 
 def window_region(
     box:tuple,    # Network voxels, `((lo,hi),)*3`
-    shape:tuple,  # Of the lattice
+    shape:tuple,  # Of the network's grid
     window:tuple, # Voxels
     margin:float=1.1,
 )->tuple:
-    "A box with some room around it, inside the lattice"
+    "A box with some room around it, inside the network's grid"
     out = []
     for (lo,hi),n,least in zip(box, shape, window):
         size = min(n, max(int(np.ceil((hi-lo)*margin)), least))

@@ -32,13 +32,13 @@ def _with_axis(box, axis, pair):
 # %% ../../nbs/inference/50_sliding.ipynb #03e00993
 class ScoreSlab:
     "Scores of some classes in the slices that are open"
-    def __init__(self, n, tiles, phases=1, device='cpu'):
-        self.axis = tiles.axis
+    def __init__(self, n, windows, phases=1, device='cpu'):
+        self.axis = windows.axis
         self.phases = phases
-        self.box = _fine_box(tiles.box, phases)
+        self.box = _fine_box(windows.box, phases)
         self.first = self.box.start[self.axis]
         size = list(self.box.size)
-        at_once = tiles.open*phases+2 # of what is final, two slices are kept to interpolate from
+        at_once = windows.open*phases+2 # of what is final, two slices are kept to interpolate from
         size[self.axis] = min(at_once, size[self.axis])
         self.sums = torch.zeros((n, *size), dtype=torch.int16, device=device)
 
@@ -58,18 +58,18 @@ class ScoreSlab:
             at.append(slice(first, last+1, k))
         return at
 
-    def add(self, tile, rows, p, phase, where, weight):
+    def add(self, window, rows, p, phase, where, weight):
         "Answers for classes `rows`, probabilities `(g,x,y,z)` of the whole window"
-        x,y,z = (torch.as_tensor(share, device=p.device) for share in tile.weight)
+        x,y,z = (torch.as_tensor(share, device=p.device) for share in window.weight)
         plane = x[:,None,None]*y[:,None]
         share = plane*z*(weight*SCALE)
-        to_window = [-n for n in tile.at]
-        inner = tile.keep.shift(to_window).slices
+        to_window = [-n for n in window.at]
+        inner = window.keep.shift(to_window).slices
         if where is not None: share = share*where[inner]
         scores = p[:,*inner]*share
         scores = scores.round_().to(torch.int16)
         scores = scores.to(self.sums.device)
-        at = self._places(tile.keep, phase)
+        at = self._places(window.keep, phase)
         self.sums[(rows, *at)] += scores
 
 # %% ../../nbs/inference/50_sliding.ipynb #6b879165
@@ -174,7 +174,7 @@ def _hit_box(hot):
 # %% ../../nbs/inference/50_sliding.ipynb #ed925392
 class MaskWriter:
     "Takes final scores, decides on the voxels of the scan"
-    def __init__(self, found, view, box, threshold=.5, voxels=2**22): # `view` has the lattice `net` and the `turn` of the scan
+    def __init__(self, found, view, box, threshold=.5, voxels=2**22): # `view` has the network's grid `net` and the `turn` of the scan
         self.found = found
         self.net = view.net
         self.turn = view.turn
@@ -276,19 +276,19 @@ def _scan(self:MaskWriter, at):
 
 # %% ../../nbs/inference/50_sliding.ipynb #0cc1beec
 def sliding_window(
-    tiles:Windows,
+    windows:Windows,
     n:int,         # Classes
-    load,          # tile -> what `answers` takes
+    load,          # `Window` -> what `answers` takes
     answers,       # That -> rows, probabilities, phase, where, weight; see `WindowPredictor.predict`
     done,          # `MaskWriter` or `LabelWriter`
     phases:int=1,
     device='cpu',  # Where the scores are kept
 ):
     "Run all windows and hand on what is final"
-    slab = ScoreSlab(n, tiles, phases, device)
-    for batch,upto in tiles.slabs():
-        for tile,window in prefetch(load, batch):
-            for answer in answers(window): slab.add(tile, *answer)
+    slab = ScoreSlab(n, windows, phases, device)
+    for batch,upto in windows.slabs():
+        for window,shown in prefetch(load, batch):
+            for answer in answers(shown): slab.add(window, *answer)
         needed = done(slab, upto*phases)
         slab.close(needed)
 

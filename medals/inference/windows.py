@@ -17,7 +17,7 @@ from ..geometry import windows_along
 
 # %% ../../nbs/inference/48_windows.ipynb #496fb973
 def window_starts(
-    n:int,            # Voxels of the lattice along an axis
+    n:int,            # Voxels of the network's grid along an axis
     window:int,       # Voxels
     lo:int=0,         # The part that is wanted
     hi:int=None,      # Exclusive; None: to the end
@@ -85,10 +85,10 @@ class Window:
 
 # %% ../../nbs/inference/48_windows.ipynb #c878657b
 class Windows:
-    "Windows over a box of the lattice, in the order in which they are run"
+    "Windows over a box of the network's grid, in the order in which they are run"
     def __init__(
         self,
-        shape:tuple,      # Of the lattice
+        shape:tuple,      # Of the network's grid
         window:tuple,     # Voxels
         box:Region=None,  # What is wanted; None: all
         even:bool=True,   # See `window_starts`

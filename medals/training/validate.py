@@ -42,11 +42,11 @@ def _some_masks(predictor, rows, x, prompts, view):
     "Masks of the classes from the first to the last of `rows`, packed"
     first,last = rows
     frame = predictor.stage.frame
-    tiles = Windows(x.shape, frame.window, view.box)
+    windows = Windows(x.shape, frame.window, view.box)
     found = MaskAccumulator(last-first, x.shape)
-    writer = MaskWriter(found, view, tiles.box)
-    def load(tile): return window_at(x, tile.at, frame, prompts)
-    sliding_window(tiles, last-first, load, partial(predictor.answers, rows=rows), writer)
+    writer = MaskWriter(found, view, windows.box)
+    def load(window): return window_at(x, window.at, frame, prompts)
+    sliding_window(windows, last-first, load, partial(predictor.answers, rows=rows), writer)
     return found.bits
 
 def predict_case(
