@@ -165,13 +165,31 @@ def on_slices(
     return found,beyond
 
 # %% ../../nbs/scans/41_contours.ipynb #47458d7e
-def _joined(outer, hole):
-    "One line around a structure and a hole of it, through a channel of no width"
+def _nearest(line, hole):
+    "How far a hole is from a line, the corner of the line that is nearest to it, and which one of the hole that is"
     from scipy.spatial.distance import cdist
-    away = cdist(outer, hole)
+    away = cdist(line, hole)
     i,j = np.unravel_index(away.argmin(), away.shape)
+    return away[i,j],line[i],j
+
+def _with_channel(line, corner, hole, j):
+    "A line that goes from one of its corners around a hole, and back"
+    i = int((line==corner).all(1).argmax())
     around = np.roll(hole, -j, axis=0)
-    return np.concatenate([outer[:i+1], around, around[:1], outer[i:]])
+    parts = [line[:i+1], around, around[:1], line[i:]]
+    return np.concatenate(parts)
+
+def _joined(line, holes):
+    "One line around an island and its holes; the nearest hole is joined first, so that no channel leads across another one"
+    left = {number: (hole, _nearest(line, hole)) for number,hole in enumerate(holes)}
+    while left:
+        number = min(left, key=lambda n: left[n][1][0])
+        hole,(_,corner,j) = left.pop(number)
+        line = _with_channel(line, corner, hole, j)
+        for n,(other,before) in left.items():
+            now = _nearest(hole, other)
+            if now[0]<before[0]: left[n] = other,now
+    return line
 
 def lines_around(
     mask:np.ndarray,  # bool `(columns,rows)`
@@ -187,9 +205,7 @@ def lines_around(
         found = find_contours(one.astype(np.uint8), .5)
         loops = [loop[:-1]+corner for loop in found] # the last corner is the first
         loops.sort(key=_area, reverse=True)
-        line = loops[0]
-        for hole in loops[1:]: line = _joined(line, hole)
-        lines.append(line)
+        lines.append(_joined(loops[0], loops[1:]))
     return lines
 
 def in_patient(
@@ -198,5 +214,6 @@ def in_patient(
     k:int,            # Slice
 )->np.ndarray:        # `(n,3)`, mm in DICOM's L, P, S
     "A line on a slice as a line in the patient"
-    places = stack.at[k]+line@stack.steps.T
+    from_first = line@stack.steps.T
+    places = stack.at[k]+from_first
     return places*LPS_TO_RAS
