@@ -206,8 +206,8 @@ def test_overlap_in_a_label_map_is_a_note(tmp_path):
     notes = write_seg(tmp_path/'seg.dcm', {'all': vol.data>=0, 'small': small}, vol, tmp_path/'s', kind='LABELMAP')
     assert 'all 1,004 of 1,008' in notes[0]
     assert read_seg(tmp_path/'seg.dcm', vol)['small'].sum()==4
-    with pytest.raises(UserError, match='from 0 to 1'): write_seg(tmp_path/'f.dcm', {'a': vol.data*2.}, vol, tmp_path/'s', kind='FRACTIONAL')
-    with pytest.raises(UserError, match='and not .SURFACE'): write_seg(tmp_path/'f.dcm', {'a': small}, vol, tmp_path/'s', kind='SURFACE')
+    for mask,kind,says in ((vol.data*2., 'FRACTIONAL', 'from 0 to 1'), (small, 'SURFACE', 'and not .SURFACE')):
+        with pytest.raises(UserError, match=says): write_seg(tmp_path/'f.dcm', {'a': mask}, vol, tmp_path/'s', kind=kind)
     assert not (tmp_path/'f.dcm').exists()
 
 
@@ -225,7 +225,8 @@ def test_masks_of_a_file_of_many_frames_name_its_frames(tmp_path):
     for group in seg.PerFrameFunctionalGroupsSequence:
         source = group.DerivationImageSequence[0].SourceImageSequence[0]
         assert source.ReferencedSOPInstanceUID==whole.SOPInstanceUID
-        assert heights[source.ReferencedFrameNumber-1]==pytest.approx(float(group.PlanePositionSequence[0].ImagePositionPatient[2]), abs=1e-3)
+        height = float(group.PlanePositionSequence[0].ImagePositionPatient[2])
+        assert heights[source.ReferencedFrameNumber-1]==pytest.approx(height, abs=1e-3)
     for contour in pydicom.dcmread(tmp_path/'rt.dcm').ROIContourSequence[0].ContourSequence:
         image = contour.ContourImageSequence[0]
         assert heights[image.ReferencedFrameNumber-1]==pytest.approx(float(contour.ContourData[2]), abs=1e-3)

@@ -18,7 +18,7 @@ from ..base.files import read_json, read_lines, write_json, write_lines
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
 from .nnunet import LARGEST_LABEL, is_ignored
-from ..volume import read_labels
+from ..volume import has_segments, read_labels
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
 # %% ../../nbs/data/40_indexing.ipynb #40a7cf35
@@ -47,6 +47,7 @@ def _look_at_masks(row):
 def _files(row):
     "The files of a case: its image, then its label map or its masks"
     if 'masks' not in row: return [row['data'], row['labels']]
+    if has_segments(row['labels']): return [row['data'], row['labels']]
     masks = wanted_masks(row['labels'], row['masks']).values()
     return [row['data'], *masks]
 

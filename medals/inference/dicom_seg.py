@@ -295,26 +295,42 @@ def _frames(masks, volume, stack):
     return used,layers,()
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #dd3976af
+def _what_is_hidden(masks, sizes, shown):
+    "A note on masks of which a label map does not show all voxels; none if it shows them all"
+    less = []
+    for name,size,n in zip(masks, sizes, shown):
+        if n<size: less.append(f'{name} {n:,} of {size:,}')
+    if not less: return []
+    return [f"a label map holds each voxel once, and masks overlap; of their voxels it shows: {'; '.join(less)}"]
+
 def _numbered(masks, volume, stack):
     "All slices, in them segment numbers `(s,y,x)`; notes on what overlaps, where the smallest mask is kept"
-    laid = {number: on_series(mask, volume, stack) for number,mask in enumerate(masks.values(), 1)}
-    sizes = {number: int(mask.sum()) for number,mask in laid.items()}
-    ids = np.zeros((*stack.size, len(stack.at)), np.uint8 if len(masks)<256 else np.uint16)
-    for number in sorted(laid, key=lambda n: -sizes[n]): ids[laid[number]] = number
+    laid = [on_series(mask, volume, stack) for mask in masks.values()]
+    sizes = np.array([mask.sum() for mask in laid])
+    kind = np.uint8 if len(masks)<256 else np.uint16
+    ids = np.zeros((*stack.size, len(stack.at)), kind)
+    for n in np.argsort(-sizes, kind='stable'):
+        inside = laid[n]
+        ids[inside] = n+1
     shown = np.bincount(ids.ravel(), minlength=len(masks)+1)
-    less = [f'{name} {shown[n]:,} of {sizes[n]:,}' for n,name in enumerate(masks, 1) if shown[n]<sizes[n]]
-    notes = [f"a label map holds each voxel once, and masks overlap; of their voxels it shows: {'; '.join(less)}"] if less else []
+    notes = _what_is_hidden(masks, sizes, shown[1:])
     used = np.arange(len(stack.at))
-    return used,np.ascontiguousarray(_as_stored(ids, used)),notes
+    frames = _as_stored(ids, used)
+    return used,np.ascontiguousarray(frames),notes
 
 def _scored(masks, volume, stack):
     "Slices on which any score is above zero, the scores of each segment `(s,y,x,n)`; notes"
-    laid = [on_series(mask, volume, stack, np.float32) for mask in masks.values()]
-    odd = [name for name,scores in zip(masks, laid) if not (scores.min()>=0 and scores.max()<=1)]
-    if odd: raise UserError(f"the scores of {odd[0]} should be from 0 to 1")
-    used = np.flatnonzero(np.any([scores.any((0,1)) for scores in laid], axis=0))
+    laid = {name: on_series(scores, volume, stack, np.float32) for name,scores in masks.items()}
+    any_here = np.zeros(len(stack.at), bool)
+    for name,scores in laid.items():
+        lo = scores.min()
+        hi = scores.max()
+        if not (lo>=0 and hi<=1): raise UserError(f"the scores of {name} should be from 0 to 1, got {lo:.4g} to {hi:.4g}")
+        any_here |= scores.any((0,1))
+    used = np.flatnonzero(any_here)
     if not len(used): used = np.arange(1)
-    return used,np.stack([_as_stored(scores, used) for scores in laid], -1),()
+    frames = [_as_stored(scores, used) for scores in laid.values()]
+    return used,np.stack(frames, -1),()
 
 # %% ../../nbs/inference/60_dicom_seg.ipynb #8c58ac18
 SEG_KINDS = dict(BINARY=_frames, LABELMAP=_numbered, FRACTIONAL=_scored)

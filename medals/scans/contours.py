@@ -35,9 +35,10 @@ def _cuts(low, high):
     "Where edges cut rows: the rows, and places along them"
     edges,rows = _rows_cut(low[:,1], high[:,1])
     rise = high[edges,1]-low[edges,1]
-    share = (rows-low[edges,1])/rise
     run = high[edges,0]-low[edges,0]
-    return rows,_snapped(low[edges,0]+share*run)
+    share = (rows-low[edges,1])/rise
+    columns = low[edges,0]+share*run
+    return rows,_snapped(columns)
 
 def _edges(points):
     "Edges of a closed line by their lower and upper ends, two arrays `(n,2)`"
@@ -64,9 +65,10 @@ def _on_line(low, high, rows, columns, shape):
     y = low[:,1]
     is_flat = (y==high[:,1])&(y==np.rint(y))
     for a,b in zip(low[is_flat], high[is_flat]):
+        row = int(a[1])
         first = int(np.ceil(a[0]))
         last = int(np.floor(b[0]))
-        out[first:last+1, int(a[1])] = True
+        out[first:last+1, row] = True
     return out
 
 # %% ../../nbs/scans/41_contours.ipynb #96dc19d2
@@ -114,8 +116,8 @@ def filled_lines(
 )->np.ndarray:    # bool `(columns,rows)`
     "The pixels of a structure on a slice"
     out = np.zeros(size, bool)
-    unique = {line.round(3).tobytes(): line for line in lines}.values()
-    for line in sorted(unique, key=_area, reverse=True):
+    unique = {line.round(3).tobytes(): line for line in lines} # drawn twice, counted once
+    for line in sorted(unique.values(), key=_area, reverse=True):
         start,inside,on_line = pixels_of(line)
         there,here = _clipped(start, inside.shape, size)
         inside,on_line = inside[here],on_line[here]
@@ -200,12 +202,14 @@ def lines_around(
     islands,_ = label(mask)
     lines = []
     for number,box in enumerate(find_objects(islands), 1):
-        one = np.pad(islands[box]==number, 1)
+        island = islands[box]==number
+        one = np.pad(island, 1)
         corner = [side.start-1 for side in box]
         found = find_contours(one.astype(np.uint8), .5)
         loops = [loop[:-1]+corner for loop in found] # the last corner is the first
         loops.sort(key=_area, reverse=True)
-        lines.append(_joined(loops[0], loops[1:]))
+        around,*holes = loops
+        lines.append(_joined(around, holes))
     return lines
 
 def in_patient(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'READABLE', 'HEADS', 'Reader', 'ending', 'reader_of', 'is_scan', 'is_challenge', 'stem', 'archived_scans',
-           'read_archived']
+           'read_archived', 'has_segments', 'named_segment']
 
 # %% ../../nbs/scans/48_formats.ipynb #2b4940d9
 from dataclasses import dataclass
@@ -140,3 +140,19 @@ def read_archived(
         raise UserError(f"{archive} {holds}; name one by a part of its name, with --series: {'; '.join(scans.values())}")
     file = chosen[0]
     return reader_of(file).read(file, None, resample)
+
+# %% ../../nbs/scans/48_formats.ipynb #8a1838b3
+def has_segments(
+    path,   # File, which need not be there
+)->bool:
+    "Does a file hold masks with names, by its own name?"
+    end = ending(path)
+    return any(r.segments for r in READERS.values() if end in r.endings)
+
+def named_segment(
+    path,     # File, or `file#SEGMENT`
+)->tuple:     # Path of the file; name of the segment, empty: none is named
+    "Which of the masks in a file a path means"
+    file,_,name = str(path).rpartition('#')
+    if file and has_segments(file): return Path(file),name
+    return Path(path),''
