@@ -52,6 +52,7 @@ def _edges(points):
     high = np.where(swap, points, after)
     return low,high
 
+# %% ../../nbs/scans/41_contours.ipynb #4e255bf6
 def _on_line(low, high, rows, columns, shape):
     "Pixels that lie on a line: where it cuts a row at a pixel, its corners, and flat edges"
     out = np.zeros(shape, bool)

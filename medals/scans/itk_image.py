@@ -49,6 +49,7 @@ def _remark(line):
     plain = re.sub(r'\\[n\\]', lambda o: ESCAPED[o[0]], text)
     return key,plain
 
+# %% ../../nbs/scans/43_itk_image.ipynb #aea4ad37
 def _lines(f, path):
     "The lines of a header"
     left = MOST_HEADER
