@@ -246,3 +246,70 @@ def test_structures_on_leaning_slices(tmp_path):
     seg = read_structures(tmp_path/'rt.dcm')
     got = Volume(seg.mask(seg.rows[0]), seg.affine).onto(scan).data
     assert np.array_equal(scan.on_source(got), scan.on_source(mask)) and 2*(got&mask).sum()/(got.sum()+mask.sum())>.9
+
+
+# Where masks are read: scores, training and marks
+
+def patients(folder, n=2):
+    "Exports of two patients: a series and its structures, which overlap"
+    truth = {}
+    for i in range(n):
+        vol,lbl,_ = phantom((24,28,10), (8.,8.,18.), seed=i)
+        vol = vol.reorient('LPS')
+        lbl = phantom((24,28,10), (8.,8.,18.))[0].like(lbl).reorient('LPS').data
+        write_series(folder/f'p{i}'/'MR', vol, 'MR', series=f'1.2.826.0.{i+1}', **STUDY)
+        masks = {'brain': lbl>0, 'cerebral ventricles': lbl>2}
+        (folder/f'p{i}'/'RT').mkdir()
+        write_rtstruct(folder/f'p{i}'/'RT'/'RS.dcm', masks, vol, folder/f'p{i}'/'MR')
+        truth[f'p{i}'] = vol,masks
+    return truth
+
+
+def test_structures_are_a_truth_for_scores(tmp_path):
+    import csv
+
+    from medals import cli
+    from medals.volume import write_labels
+    truth = patients(tmp_path/'data')
+    for case,(vol,masks) in truth.items():
+        worse = masks['cerebral ventricles'].copy()
+        worse[:,:,5] = False
+        write_labels(tmp_path/'pred'/case/'brain.nii.gz', masks['brain'].astype(np.uint8), vol)
+        write_labels(tmp_path/'pred'/case/'cerebral_ventricles.nii.gz', worse.astype(np.uint8), vol)
+        want = 2*(worse&masks['cerebral ventricles']).sum()/(worse.sum()+masks['cerebral ventricles'].sum())
+    assert cli.main(['evaluate', str(tmp_path/'pred'/'p1'), str(tmp_path/'data'/'p1'/'RT'/'RS.dcm'), '-o', str(tmp_path/'one')])==0
+    rows = {r['sentence']: float(r['dsc']) for r in csv.DictReader(open(tmp_path/'one'/'table.csv'))}
+    assert rows['brain']==1 and rows['cerebral ventricles']==pytest.approx(want, abs=1e-3) # though they overlap
+
+
+def test_an_export_of_structures_is_a_data_set(tmp_path):
+    from medals.base.files import read_json, read_lines
+    from medals.data.indexing import index
+    from medals.data.recipe import Recipe, load
+    truth = patients(tmp_path/'data')
+    (tmp_path/'data'/'p1'/'RT'/'lost.dcm').write_bytes((tmp_path/'data'/'p1'/'RT'/'RS.dcm').read_bytes())
+    lost = pydicom.dcmread(tmp_path/'data'/'p1'/'RT'/'lost.dcm')
+    lost.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = '1.2.9'
+    lost.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = '1.2.8'
+    lost.save_as(tmp_path/'data'/'p1'/'RT'/'lost.dcm')
+    got = index(tmp_path/'data', tmp_path/'i.jsonl', workers=1)
+    assert not got['failed'].rows and 'series 1.2.9' in next(iter(got['left_out'].values()))
+    rows = read_lines(tmp_path/'i.jsonl')
+    classes = read_json(tmp_path/'i.classes.json')['data-mr']['classes']
+    assert [row['case'] for row in rows]==['p0_RT_RS','p1_RT_RS'] and {row['modality'] for row in rows}=={'mri'}
+    for row,(vol,masks) in zip(rows, truth.values()):
+        found = load(row, Recipe((8.,8.,8.), (16,16,16)))
+        for name,mask in masks.items():
+            seen = np.isin(found.labels, classes[name]['values'])
+            want = vol.like(mask).reorient(found.orientation).data
+            assert np.array_equal(seen, want), name
+
+
+def test_a_structure_is_a_mark(tmp_path):
+    from medals.base.files import write_json
+    from medals.spatial import read_marks
+    (vol,masks), = patients(tmp_path/'data', 1).values()
+    write_json(tmp_path/'data'/'p0'/'marks.json', {'cerebral ventricles': [dict(kind='mask', data='RT/RS.dcm#cerebral ventricles')]})
+    scan = read_volume(tmp_path/'data'/'p0'/'MR')
+    (mark,) = read_marks(tmp_path/'data'/'p0'/'marks.json', scan)['cerebral ventricles']
+    assert np.array_equal(mark.data, vol.like(masks['cerebral ventricles']).onto(scan).data)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DICOM_STRUCTURES', 'MOST_BESIDE', 'CLOSED', 'CONTOUR_DATA', 'LONGEST_LABEL', 'CUT', 'OFF_SLICE', 'structure_kind',
-           'label_of', 'segment_names', 'read_structures']
+           'series_drawn_on', 'label_of', 'segment_names', 'read_structures']
 
 # %% ../../nbs/scans/47_dicom_structures.ipynb #2edcdc88
 from dataclasses import dataclass
@@ -87,6 +87,16 @@ def _located(path, changed):
     if space and own and space!=own:
         notes += (f'{path.name} and its series name different frames of reference; they are taken to lie in one',)
     return ds,found,notes
+
+def series_drawn_on(
+    path,    # RTSTRUCT or DICOM SEG
+)->tuple:    # `FOLDER#SERIES`; its modality, as DICOM abbreviates it
+    "The series beside a file of structures on which they were drawn"
+    path = Path(path)
+    with reading(path): ds = read_dataset(path)
+    place,uid,_ = _series_beside(path, _referenced_series(ds), _space_of(ds))
+    one = find_series(f'{place}#{uid}', resample=True).slices[0]
+    return f'{place}#{uid}',one.modality
 
 # %% ../../nbs/scans/47_dicom_structures.ipynb #f23ef4e3
 @dataclass
