@@ -24,7 +24,7 @@ from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 # %% ../../nbs/data/40_indexing.ipynb #40a7cf35
 def look(row):
     "A row with the label ids of the case, its size and its date"
-    if not Path(row['data']).exists(): raise UserError(f"{row['labels']} has no image {row['data']}")
+    if not _on_disk(row['data']).exists(): raise UserError(f"{row['labels']} has no image {row['data']}")
     found = _look_at_masks(row) if 'masks' in row else _look_at_map(row)
     return {**row, **_stamp(row), **found}
 
@@ -51,11 +51,18 @@ def _files(row):
     masks = wanted_masks(row['labels'], row['masks']).values()
     return [row['data'], *masks]
 
+def _on_disk(name):
+    "The file, or the folder of a DICOM series that is named as `FOLDER#SERIES`"
+    path = Path(name)
+    if path.exists(): return path
+    folder,_,_ = str(name).rpartition('#')
+    return Path(folder or name)
+
 def _stamp(row):
     "Size and date of the files of a case"
     sizes,dates = [],[]
     for f in _files(row):
-        stat = Path(f).stat()
+        stat = _on_disk(f).stat()
         sizes.append(stat.st_size)
         dates.append(stat.st_mtime_ns)
     return dict(bytes=sizes, mtime_ns=dates)

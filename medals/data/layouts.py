@@ -12,6 +12,8 @@ from pathlib import Path
 
 from .catalogue import of_channels, read_catalogue
 from ..core import UserError
+from ..base.files import files_below
+from ..scans.dicom_structures import series_drawn_on, structure_kind
 from .maskfolder import mask_cases
 from .nnunet import is_file, read_raw, scans_below
 from ..scans.formats import READERS, has_segments
@@ -229,13 +231,36 @@ def _ask_for_masks(found):
             raise UserError(f"{name}: class {explicit[0]} names a mask file, but {rows[0]['labels']} holds all labels; give its label id")
     return found
 
+# %% ../../nbs/data/30_layouts.ipynb #40ca0c60
+def _case_of_structures(file, root):
+    "The name of a case from the place of its structures"
+    folders = file.relative_to(root).parts[:-1]
+    return '_'.join((*folders, file.stem))
+
+def _structures(root, catalogue=None):
+    "Cases with structures of DICOM; a data set for each modality"
+    found = FolderContents(catalogue or {}, [])
+    for file in files_below(root):
+        if not structure_kind(file): continue
+        try: series,word = series_drawn_on(file)
+        except UserError as e:
+            found.leave(file, str(e))
+            continue
+        modality = MODALITY_NAMES.get(word.lower())
+        name = next(iter(catalogue)) if catalogue else f'{Path(root).name}-{word.lower()}'
+        if not catalogue: found.catalogue[name] = dict(modality=modality, instance=False, classes={})
+        found.add(series, file, name, case=_case_of_structures(file, root), masks=[])
+    return found if found.rows else None
+
 # %% ../../nbs/data/30_layouts.ipynb #443a172d
 def _undescribed(root):
     "The cases of a folder for which there is no prompt file"
     if is_file(root/'dataset.json'): return _nnunet(root)
     found = _mask_folders(root)
+    found = found or _structures(root)
     if found: return _ask_for_masks(found)
-    raise UserError(f"{root} has no dataset.json and no folder of masks per case, so a prompt file is needed: --prompts FILE.toml")
+    raise UserError(f"{root} has no dataset.json, no folder of masks per case and no RTSTRUCT or DICOM SEG, so a prompt file is needed: "
+                    "--prompts FILE.toml")
 
 def find_cases(
     root,          # Folder of the data
@@ -254,5 +279,5 @@ def find_cases(
     _pairs(found, root)
     labeled = any(Path(row['labels']).exists() for row in found.rows)
     if not patterned and not labeled:
-        found = _mask_folders(root, catalogue) or found
+        found = _mask_folders(root, catalogue) or _structures(root, catalogue) or found
     return _ask_for_masks(found)

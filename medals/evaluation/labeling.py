@@ -143,6 +143,7 @@ def case_masks(
     if not files: raise UserError(f"{path} holds no masks and no label map")
     only = files[0]
     if len(files)>1: return _masks(files, like, same_voxels)
+    if has_segments(only): return case_masks(only, like, same_voxels)
     found = _label_map(only, like, same_voxels)
     if found.names or len(found.boxes)>1 or _tells_nothing(only, path): return found
     return replace(found, names=dict.fromkeys(found.boxes, case_of(only)[0]))
@@ -165,6 +166,7 @@ def _first_mask(path):
     if has_segments(path): files = list(segment_paths(path).values())
     else: files = masks_in(path) if path.is_dir() else [path]
     if not files: raise UserError(f"{path} holds no masks and no label map")
+    if path.is_dir() and has_segments(files[0]): return _first_mask(files[0])
     return read_labels(files[0], soft=True)[0]
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #f1f29828

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..core import UserError
 from ..base.files import atomic, write_json, write_table
 from .dicom_seg import SEGMENT_CODES, check_source, code_of, write_seg
+from .rtstruct import write_rtstruct
 from ..scans.itk_writer import write_itk_image
 from ..scans.meshes import write_glb, write_mesh
 from ..scans.seg_nrrd import terminology, write_seg_nrrd
@@ -236,10 +237,11 @@ def _save_npz(res, path, order):
     with atomic(path) as tmp, open(tmp, 'wb') as f: # an open file, because NumPy adds an ending to names in upper case
         np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=spacing) # `(z,y,x)`
 
-def _save_dicomseg(res, path, order):
-    "A DICOM segmentation, and what it says in other words than the series as notes"
-    notes = write_seg(path, res.masks, res.volume, res.volume.source)
-    if notes: _note(res, *notes)
+# %% ../../nbs/inference/70_result.ipynb #bec841c2
+def _save_on_series(write, res, path, order):
+    "What refers to the slices of a DICOM series, and what it says in other words than that as notes"
+    notes = write(path, res.masks, res.volume, res.volume.source)
+    _note(res, *notes)
 
 # %% ../../nbs/inference/70_result.ipynb #a0ceb011
 def _save_itk(res, path, order):
@@ -264,6 +266,7 @@ def _note_place(res):
 
 def _note(res, *notes):
     "More notes of a result, each once"
+    if not notes: return
     every = [*res.manifest.get('notes', ()), *notes]
     res.manifest['notes'] = list(dict.fromkeys(every))
 
@@ -293,6 +296,7 @@ class Format:
     write:object     # `(result, file or folder, order of sentences)`
     name:str=''      # Of its file, in a folder; empty: many files
     each:str=''      # Ending of the file of each mask, if there are many
+    on_series:bool=False # Does it refer to the slices of a DICOM series?
 
 FORMATS = dict(
     nifti=Format(_save_nifti, each='.nii.gz'),
@@ -301,7 +305,9 @@ FORMATS = dict(
     segnrrd=Format(_save_segnrrd, 'masks.seg.nrrd'),
     mha=Format(_save_itk, 'labels.mha'),
     npz=Format(_save_npz, '{case}.npz'),
-    dicomseg=Format(_save_dicomseg, 'masks.dcm'),
+    dicomseg=Format(partial(_save_on_series, write_seg), 'masks.dcm', on_series=True),
+    dicomlabelmap=Format(partial(_save_on_series, partial(write_seg, kind='LABELMAP')), 'masks.dcm', on_series=True),
+    rtstruct=Format(partial(_save_on_series, write_rtstruct), 'structures.dcm', on_series=True),
     stl=Format(partial(_save_meshes, '.stl'), each='.stl'),
     obj=Format(partial(_save_meshes, '.obj'), each='.obj'),
     glb=Format(_save_glb, 'masks.glb'))
@@ -316,8 +322,9 @@ def format_of(
     ends = RESULT_ENDINGS.get(file_ending(out), '')
     format = format or ends or 'nifti'
     if format not in FORMATS: raise UserError(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
-    if ends and ends!=format: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
-    if format=='dicomseg' and source: check_source(source)
+    may_be = ends==format or ends=='dicomseg' and FORMATS[format].on_series # all that refers to a series ends in .dcm
+    if ends and not may_be: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
+    if FORMATS[format].on_series and source: check_source(source)
     return format
 
 def _files_of(format, sentences, instance, source):
@@ -363,7 +370,7 @@ def check_save(
         if sentence!=as_text:
             raise UserError(f"{sentence!r} holds bytes that are no text, and could not be written into a table; type it in UTF-8")
     format = _settled(out, format, source, sentences, instance, [source or '', *reads])
-    if format=='dicomseg': check_source(source)
+    if FORMATS[format].on_series: check_source(source)
     return format
 
 # %% ../../nbs/inference/70_result.ipynb #086deb30

@@ -14,6 +14,7 @@ from ..core import UserError
 from ..dicom import is_dicom, read_series
 from .archives import ARCHIVES, is_archive, unpacked
 from .challenge_npz import read_case_npz
+from .dicom_structures import read_structures, structure_kind
 from .freesurfer import mgz_names, read_mgz
 from .itk_image import read_itk_image
 from .itk_writer import itk_names
@@ -30,6 +31,9 @@ def _dicom(path, series, resample): return read_series(path, series, resample)
 def _nifti_names(path, labels): return names_inside(path),()
 
 def _archived(path, series, resample): return read_archived(path, series, resample)
+
+def _structures(path, series, resample):
+    raise UserError(f"{path} holds masks and no image, it is {structure_kind(path)}; a scan is the series that it was drawn on")
 
 def _is_in_archive(path):
     "Does a path name something in an archive, as `ARCHIVE#NAME`?"
@@ -60,6 +64,7 @@ READERS = dict(
     freesurfer=Reader(_freesurfer, ('.mgz', '.mgh'), names=mgz_names),
     challenge=Reader(_challenge, ('.npz',)),
     archive=Reader(_archived, ARCHIVES, test=_is_in_archive),
+    structures=Reader(_structures, (), is_whole=False, test=structure_kind, segments=read_structures),
     dicom=Reader(_dicom, ('.dcm', '.ima'), is_whole=False, test=_is_series))
 
 READABLE = ('.nii, .nii.gz, .img with .hdr, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, .npz, a DICOM series, or a .zip or .tar '
@@ -145,14 +150,17 @@ def read_archived(
 def has_segments(
     path,   # File, which need not be there
 )->bool:
-    "Does a file hold masks with names, by its own name?"
+    "Does a file hold masks with names, by its own name, or by what it begins with where that does not tell?"
     end = ending(path)
-    return any(r.segments for r in READERS.values() if end in r.endings)
+    by_name = any(r.segments for r in READERS.values() if end in r.endings)
+    return by_name or bool(structure_kind(path))
 
 def named_segment(
     path,     # File, or `file#SEGMENT`
 )->tuple:     # Path of the file; name of the segment, empty: none is named
     "Which of the masks in a file a path means"
-    file,_,name = str(path).rpartition('#')
-    if file and has_segments(file): return Path(file),name
+    parts = str(path).split('#')
+    for n in range(1, len(parts)): # either of the two names may hold such a sign
+        file = '#'.join(parts[:n])
+        if file and has_segments(file): return Path(file),'#'.join(parts[n:])
     return Path(path),''

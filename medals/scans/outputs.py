@@ -69,10 +69,10 @@ def _only_labels(path):
     return 'segs.npy' in names and names<=OUTPUT_ARRAYS
 
 def _our_segmentation(path):
-    "Does a DICOM segmentation name medals as its maker?"
+    "Does a DICOM file of masks or outlines name medals as its maker?"
     import pydicom
     ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=['Modality','Manufacturer'])
-    return (ds.get('Modality'), ds.get('Manufacturer'))==('SEG','medals')
+    return ds.get('Modality') in ('SEG','RTSTRUCT') and ds.get('Manufacturer')=='medals'
 
 def _our_scene(path):
     "Does a scene of surfaces name medals as its maker?"
