@@ -70,7 +70,7 @@ class Segmentation:
 
     def save(
         self,
-        out,           # Folder, or a file that ends in .nii, .nii.gz, .npz or .dcm
+        out,           # Folder, or a file that ends in one of `RESULT_ENDINGS`
         format='',     # One of `FORMATS`; empty: from the name
         priority=None, # Where masks must not overlap, see `labels`; or first, last, or names with semicolons between
     )->Path:
