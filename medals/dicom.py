@@ -342,7 +342,8 @@ def _as_they_lie(s):
     x = x.reshape(s.size[::-1])
     spare = s.stored.spare
     if not spare: return x
-    is_clean = kind.kind=='u' and x.max()>>(8*kind.itemsize-spare)==0
+    used = 8*kind.itemsize-spare
+    is_clean = kind.kind=='u' and x.max()<2**used
     return x if is_clean else (x<<spare)>>spare # what the upper bits hold is no value
 
 def _decoded(s, ds):
@@ -353,18 +354,23 @@ def _rescaled(x, scale):
     "Stored numbers as what they mean"
     slope,inter = scale
     if (slope, inter)==(1,0): return x
-    is_shift = slope==1 and inter==np.rint(inter) and abs(inter)<=LARGEST_SHIFT
-    fits_short = is_shift and x.dtype.itemsize<=2 and _stays_short(x, int(inter))
-    if fits_short: return np.add(x, np.int16(inter), dtype=np.int16, casting='unsafe')
-    if is_shift and x.dtype.itemsize<=2: return np.add(x, np.int32(inter), dtype=np.int32)
+    is_small = x.dtype.itemsize<=2 and abs(inter)<=LARGEST_SHIFT
+    is_shift = slope==1 and inter==np.rint(inter)
+    if is_small and is_shift: return _shifted(x, int(inter))
     return x*slope+inter
+
+def _shifted(x, shift):
+    "Whole numbers of 16 bits or less with another one added"
+    if _stays_short(x, shift): return np.add(x, np.int16(shift), dtype=np.int16, casting='unsafe')
+    return np.add(x, np.int32(shift), dtype=np.int32)
 
 def _stays_short(x, shift):
     "Do stored numbers and what is added to them fit into 16 bits?"
     most = np.iinfo(np.int16).max
     lo = int(x.min())
     hi = int(x.max())
-    return abs(shift)<=most and lo>=-most and hi<=most and -most<=lo+shift and hi+shift<=most
+    numbers = (shift, lo, hi, lo+shift, hi+shift)
+    return max(map(abs, numbers))<=most
 
 LARGEST_SHIFT = 2**30 # An intercept that cannot leave 32 bits, with 16 bits of a pixel
 
