@@ -369,7 +369,9 @@ def _stays_short(x, shift):
     most = np.iinfo(np.int16).max
     lo = int(x.min())
     hi = int(x.max())
-    numbers = (shift, lo, hi, lo+shift, hi+shift)
+    first = lo+shift
+    last = hi+shift
+    numbers = (shift, lo, hi, first, last)
     return max(map(abs, numbers))<=most
 
 LARGEST_SHIFT = 2**30 # An intercept that cannot leave 32 bits, with 16 bits of a pixel
