@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
   --NbConvertApp.output_files_dir=nbs/images \
   --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\| *hide'
-sed -i -E 's#\]\(([a-z]+/)?([0-9][0-9]_[a-z_]*[.]ipynb)#](nbs/\1\2#g' README.md
+sed -i -E 's#\]\(([a-z]+/)?([a-z0-9_]*[.]ipynb)#](nbs/\1\2#g' README.md
 sed -i -z 's/\n\n```\n/\n\n```python\n/g; s/\n\n\n*/\n\n/g' README.md
