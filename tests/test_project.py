@@ -189,7 +189,7 @@ def links(page):
 def test_the_readme_is_the_index_page():
     said = (root/'README.md').read_text(encoding='utf-8')
     index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
-    plain = re.sub(r'\]\(((?:[a-z]+/)?\d\d_)', r'](nbs/\1', index)
+    plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb)', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
     assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
 
