@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PHANTOM_NAMES', 'SIDES', 'MODALITY_NAMES', 'ROUNDING', 'SIDE', 'INT_TYPES', 'LABEL_MAP', 'Volume', 'phantom',
-           'read_volume', 'sound', 'label_ids', 'read_labels', 'side_file', 'write_volume', 'write_labels', 'AS_STORED',
-           'READABLE', 'READERS', 'dicom_series', 'is_challenge', 'is_scan', 'read_prompts', 'stem']
+           'read_volume', 'sound', 'label_ids', 'segment_paths', 'read_labels', 'side_file', 'write_volume',
+           'write_labels', 'AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge',
+           'is_scan', 'read_prompts', 'stem']
 
 # %% ../nbs/scans/50_volume.ipynb #57d68931
 import json
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -24,12 +25,14 @@ from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series
 from .scans.compressed import open_gzip
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
-from .scans.formats import READABLE, READERS, ending, is_challenge, is_scan, reader_of, stem
+from .scans.formats import READABLE, READERS, ending, has_segments, is_challenge, is_scan, named_segment, reader_of, stem
+from .scans.axes import Region
 from .scans.grids import grid_difference
 from .scans.nifti import image_at, image_under, placement
+from .scans.seg_nrrd import single_map
 from .scans.slice_stack import nearest_voxels, straight_grid, straighten_labels
 
-_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'is_challenge', 'is_scan', 'read_prompts', 'stem'] # handed on
+_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge', 'is_scan', 'read_prompts', 'stem'] # handed on
 
 # %% ../nbs/scans/50_volume.ipynb #voltimes
 def _times(sizes):
@@ -50,6 +53,7 @@ class Volume:
     source:str=None        # File it was read from
     has_orientation:bool=True # Does its source say how the patient lies? Challenge files do not
     header:object=None     # NIfTI header it was read with, whose placement a mask repeats
+    is_part:bool=False      # Is it cut to what is in it, so that there is nothing beyond its voxels?
     source_grid:object=None # `SliceStack` of the series, where its slices are not the slices of this grid
 
     def __post_init__(self):
@@ -161,6 +165,45 @@ def reorient(self:Volume, codes='RAS'):
     wanted = axcodes2ornt(codes)
     return self._turn(ornt_transform(now, wanted))
 
+# %% ../nbs/scans/50_volume.ipynb #17d98e88
+@patch
+def _moved(self:Volume, start, shape):
+    "The affine of a grid of `shape` whose voxel `start` is the first one here"
+    affine = self.affine.copy()
+    affine[:,3] = self.affine@[*(-o for o in start), 1]
+    return affine
+
+@patch
+def _laid_into(self:Volume, other):
+    "A part of a scan with the same order of axes on the voxels of that scan; unchanged if it does not fall on whole voxels"
+    first = np.linalg.inv(other.affine)@self.affine[:,3]
+    start = tuple(int(o) for o in np.rint(first[:3]))
+    affine = self._moved(start, other.shape)
+    if grid_difference(other.shape, affine, other.affine): return self
+    box = Region.whole(self.shape).shift(start)
+    inside = box.clip(other.shape)
+    data = np.zeros(other.shape, self.data.dtype)
+    notes = self.notes
+    if not inside.empty: data[inside.slices] = self.data[inside.within(box).slices]
+    lost = np.count_nonzero(self.data)-np.count_nonzero(data)
+    if lost: notes += (f'{lost} voxels of {self.source or "a mask"} lie outside of the scan, and are left out',)
+    return replace(self, data=data, affine=affine, notes=notes, is_part=False)
+
+@patch
+def around(
+    self:Volume,
+    other,        # `Volume` on the same lattice of voxels, in any order of axes
+)->'Volume':      # Zeros
+    "The smallest grid that holds two parts of one scan"
+    to_other = np.linalg.inv(self.affine)@other.affine
+    turned = other._turn(io_orientation(to_other))
+    first = np.linalg.inv(self.affine)@turned.affine[:,3]
+    start = np.rint(first[:3]).astype(int)
+    both = Region.whole(self.shape).hull(Region.whole(turned.shape).shift(start))
+    affine = self.affine.copy()
+    affine[:,3] = self.affine@[*both.start, 1]
+    return Volume(np.zeros(both.size, np.uint8), affine)
+
 # %% ../nbs/scans/50_volume.ipynb #volonto1
 @patch
 def onto(
@@ -171,9 +214,11 @@ def onto(
     "The same voxels in the axis order of `other`, on the very voxels of which they must lie"
     to_other = np.linalg.inv(other.affine)@self.affine # voxel -> voxel
     turned = self._turn(io_orientation(to_other))
+    if self.is_part: turned = turned._laid_into(other)
     if turned.shape==other.shape: why = grid_difference(other.shape, turned.affine, other.affine)
     else: why = f"it has {_times(self.shape)} voxels and not {_times(other.shape)}"
-    if not why: return other.like(turned.data)
+    new = tuple(o for o in turned.notes if o not in self.notes)
+    if not why: return replace(other, data=turned.data, notes=(*other.notes, *new))
     name = self.source or 'this volume'
     if self.shape!=other.shape: hint = ''
     elif same_voxels:
@@ -272,13 +317,47 @@ def label_ids(
     note = f'{name} holds fractions from 0 to 1; they are taken as probabilities, and 0.5 and more as the mask'
     return mask.astype(np.uint8),(note,)
 
+# %% ../nbs/scans/50_volume.ipynb #b782e150
+@lru_cache(maxsize=1)
+def _read_segments(file, size, date):
+    "The segments of a file, which is as large and as old as that"
+    return reader_of(file).segments(file)
+
+def _segments_in(file):
+    "The segments of a file, read again only if it has changed"
+    if not file.is_file(): raise UserError(f"no file {file}")
+    stat = file.stat()
+    return _read_segments(file, stat.st_size, stat.st_mtime_ns)
+
+def segment_paths(
+    path,     # File with segments
+)->dict:      # `{name: file#NAME}`
+    "Every mask of a file, as `read_labels` takes it"
+    file = Path(path).expanduser()
+    return {row.name: Path(f'{file}#{row.name}') for row in _segments_in(file).rows}
+
+def _of_segments(path):
+    "The segments of a file as one label map, or the one that is named behind it"
+    file,name = named_segment(path)
+    segments = _segments_in(file)
+    if not name: ids,names = single_map(segments, file)
+    else:
+        found = [row for row in segments.rows if row.name==name]
+        there = ', '.join(row.name for row in segments.rows)
+        if not found: raise UserError(f"{file} has no segment {name!r}; there is {there or 'none'}")
+        ids = segments.mask(found[0]).astype(np.uint8)
+        names = {1: name}
+    vol = Volume(ids, segments.affine, source=str(path), notes=segments.notes, is_part=True)
+    return vol,names
+
 # %% ../nbs/scans/50_volume.ipynb #9651ad84
 def read_labels(
-    path,       # `.nii`, `.nii.gz`, or `.npz` with `gts` or `segs`
+    path,       # Any scan; `.npz` with `gts` or `segs`; `.seg.nrrd`, or `.seg.nrrd#SEGMENT` for one mask of it
     soft=False, # May it hold probabilities? Then what is 0.5 or more is a mask, with a note
 )->tuple:       # `Volume` of label ids, `{id: name}`
     "A label map, and its names if they were saved with it"
     path = Path(path).expanduser()
+    if has_segments(named_segment(path)[0]): return _of_segments(path)
     if is_challenge(path): vol = _assembled(path, *read_case_npz(path, ('gts','segs')))
     else: vol = read_volume(path)
     ids,notes = label_ids(vol.data, path, soft)

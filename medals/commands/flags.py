@@ -18,7 +18,7 @@ from ..base.settings import AskCfg, InferenceCfg, WeightsCfg
 @dataclass(frozen=True, kw_only=True)
 class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
-    out:str='out'         # Folder for masks, table, picture and manifest, of many scans one each; or one file: .nii.gz, .npz or .dcm
+    out:str='out'         # Folder for masks, table and manifest, of many scans one each; or a file, such as .nii.gz or .seg.nrrd
     marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
     series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core import UserError
 from .nnunet import SEQUENCES, is_ignored, scans_below
-from ..volume import MODALITY_NAMES, is_scan, read_labels, stem
+from ..volume import MODALITY_NAMES, has_segments, is_scan, read_labels, segment_paths, stem
 
 # %% ../../nbs/data/10_maskfolder.ipynb #392cf154
 MASK_FOLDERS = ('segmentations','segmentation','masks','mask','labels','label','labelstr','segs','seg','rois','annotations')
@@ -61,9 +61,10 @@ def is_mask(
     return holds_masks(path.parent) or not image_kind(path)
 
 def mask_files(
-    folder,  # Of one case
+    folder,  # Of one case, or a file with segments
 )->dict:     # `{name: file}`, by name
     "The masks in the folder of a case"
+    if has_segments(folder): return segment_paths(folder)
     found = {}
     for f in sorted(Path(folder).iterdir()):
         if not is_mask(f): continue

@@ -21,7 +21,7 @@ from ..base.files import files_below, read_json
 from ..scans.grids import grid_difference
 from ..scans.labelmap import single_label
 from ..vocab import resolve
-from ..volume import is_challenge, is_scan, read_labels, stem
+from ..volume import has_segments, is_challenge, is_scan, read_labels, stem
 
 # %% ../../nbs/evaluation/00_cases.ipynb #cfd97f17
 LABEL_ENDINGS = ('lab','label','labels','seg','segs','mask','gt','gts','pred')
@@ -71,7 +71,7 @@ def masks_in(
     folder:Path,
 )->list:      # Files, in the order of their names
     "The masks in the folder of a case"
-    files = [f for f in sorted(folder.iterdir()) if is_scan(f) and f.is_file()]
+    files = [f for f in sorted(folder.iterdir()) if f.is_file() and (is_scan(f) or has_segments(f))]
     found = [f for f in files if not is_challenge(f) and case_of(f)[1]!=LIKE_AN_IMAGE]
     if made_by_medals(folder):
         found = [f for f in found if not MADE_OF_MASKS.fullmatch(stem(f))]
@@ -126,7 +126,7 @@ def _visible_scans(root):
     for file in files_below(root, most=10**7):
         parts = file.relative_to(root).parts
         hidden = any(o.startswith('.') for o in parts)
-        if is_scan(file) and not hidden: found.append(file)
+        if not hidden and (is_scan(file) or has_segments(file)): found.append(file)
     return found
 
 def _labels_and_images(files):

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..core import UserError, make_gen
-from .labeling import align, both_masks, ignored_keys, meaning_of, case_masks, without
+from .labeling import align, both_masks, ignored_keys, meaning_of, case_masks, shared_grid, without
 from ..scans.labelmap import components
 from ..metrics import METRICS, OBJECT_SCORES, OUTCOMES, challenge_metrics, instance_scores, mask_scores, outcome
 from ..inference.modality import guess_modality
@@ -159,7 +159,8 @@ def read_both(
 )->tuple:        # Truth, prediction, and the names of what counts
     "Both sides of a case without the voxels that do not count"
     same_voxels = task.get('same_voxels', False)
-    truth = case_masks(task['truth'], None, same_voxels)
+    like = shared_grid(task['truth'], task['pred'], task.get('image'))
+    truth = case_masks(task['truth'], like, same_voxels)
     pred = case_masks(task['pred'], truth.grid, same_voxels)
     if not pred.names and not pred.by_file:
         pred = replace(pred, names=task.get('pred_names', {}))

@@ -8,6 +8,7 @@ __all__ = ['FEWEST', 'PRESENCE_WORDS', 'PLANES_COUNTED', 'HIDDEN', 'FORMATS', 'p
 
 # %% ../../nbs/inference/70_result.ipynb #29bb9ece
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,11 @@ from fastcore.basics import patch
 
 from ..core import UserError
 from ..base.files import atomic, write_json, write_table
-from .dicom_seg import check_source, write_seg
+from .dicom_seg import SEGMENT_CODES, check_source, code_of, write_seg
+from .rtstruct import write_rtstruct
+from ..scans.itk_writer import write_itk_image
+from ..scans.meshes import write_glb, write_mesh
+from ..scans.seg_nrrd import terminology, write_seg_nrrd
 from ..scans.outputs import RESULT_ENDINGS, check_files, check_out, file_ending, file_names, replacing, result_files
 from ..masks.bitmask import MaskDict
 from ..show import palette, save_fig
@@ -65,8 +70,8 @@ class Segmentation:
 
     def save(
         self,
-        out,           # Folder, or a file that ends in .nii, .nii.gz, .npz or .dcm
-        format='',     # nifti, multilabel, npz or dicomseg; empty: from the name
+        out,           # Folder, or a file that ends in one of `RESULT_ENDINGS`
+        format='',     # One of `FORMATS`; empty: from the name
         priority=None, # Where masks must not overlap, see `labels`; or first, last, or names with semicolons between
     )->Path:
         "Write what was found"
@@ -232,12 +237,57 @@ def _save_npz(res, path, order):
     with atomic(path) as tmp, open(tmp, 'wb') as f: # an open file, because NumPy adds an ending to names in upper case
         np.savez_compressed(f, segs=lbl.transpose(2,1,0), spacing=spacing) # `(z,y,x)`
 
-def _save_dicomseg(res, path, order):
-    "A DICOM segmentation, and what it says in other words than the series as notes"
-    notes = write_seg(path, res.masks, res.volume, res.volume.source)
+# %% ../../nbs/inference/70_result.ipynb #bec841c2
+def _save_on_series(write, res, path, order):
+    "What refers to the slices of a DICOM series, and what it says in other words than that as notes"
+    notes = write(path, res.masks, res.volume, res.volume.source)
+    _note(res, *notes)
+
+# %% ../../nbs/inference/70_result.ipynb #a0ceb011
+def _save_itk(res, path, order):
+    "The label map alone as NRRD or MetaImage, with names and colours"
+    lbl,names = _label_map(res, order)
+    colors = dict(zip(names, palette(len(names))))
+    _note_place(res)
+    write_itk_image(path, lbl, res.volume.affine, names, colors)
+
+def _save_segnrrd(res, path, order):
+    "A segmentation of 3D Slicer, in which masks may overlap, with names, colours and codes"
+    _note_place(res)
+    tags = {}
+    for sentence in res.masks:
+        category,kind,side = code_of(sentence)
+        tags[sentence] = terminology(category, kind, SEGMENT_CODES.get(side))
+    write_seg_nrrd(path, res.masks, res.volume.shape, res.volume.affine, palette(len(res.masks)), tags)
+
+def _note_place(res):
+    "Say that a file places the patient, where the scan did not"
+    if not res.volume.has_orientation: _note(res, 'the scan does not say how the patient lies; the file says left, posterior, superior')
+
+def _note(res, *notes):
+    "More notes of a result, each once"
     if not notes: return
     every = [*res.manifest.get('notes', ()), *notes]
-    res.manifest['notes'] = list(dict.fromkeys(every)) # each once
+    res.manifest['notes'] = list(dict.fromkeys(every))
+
+# %% ../../nbs/inference/70_result.ipynb #440104f8
+def _save_meshes(ending, res, folder, order):
+    "A surface per mask"
+    bare = []
+    for sentence,name in file_names(res.masks).items():
+        is_there = write_mesh(folder/f'{name}{ending}', res.masks[sentence], res.volume.affine, sentence)
+        if not is_there: bare.append(sentence)
+    _note_bare(res, bare)
+
+def _save_glb(res, path, order):
+    "The surfaces of all masks in one scene"
+    bare = write_glb(path, res.masks, res.volume.affine, palette(len(res.masks)))
+    _note_bare(res, bare)
+
+def _note_bare(res, bare):
+    "Say which masks have no surface"
+    _note_place(res)
+    if bare: _note(res, f"no voxel was found, so there is no surface of {', '.join(bare)}")
 
 # %% ../../nbs/inference/70_result.ipynb #ab011343
 @dataclass(frozen=True)
@@ -245,12 +295,22 @@ class Format:
     "How a result is written"
     write:object     # `(result, file or folder, order of sentences)`
     name:str=''      # Of its file, in a folder; empty: many files
+    each:str=''      # Ending of the file of each mask, if there are many
+    on_series:bool=False # Does it refer to the slices of a DICOM series?
 
 FORMATS = dict(
-    nifti=Format(_save_nifti),
+    nifti=Format(_save_nifti, each='.nii.gz'),
     multilabel=Format(_save_multilabel, 'labels.nii.gz'),
+    nrrd=Format(_save_itk, 'labels.nrrd'),
+    segnrrd=Format(_save_segnrrd, 'masks.seg.nrrd'),
+    mha=Format(_save_itk, 'labels.mha'),
     npz=Format(_save_npz, '{case}.npz'),
-    dicomseg=Format(_save_dicomseg, 'masks.dcm'))
+    dicomseg=Format(partial(_save_on_series, write_seg), 'masks.dcm', on_series=True),
+    dicomlabelmap=Format(partial(_save_on_series, partial(write_seg, kind='LABELMAP')), 'masks.dcm', on_series=True),
+    rtstruct=Format(partial(_save_on_series, write_rtstruct), 'structures.dcm', on_series=True),
+    stl=Format(partial(_save_meshes, '.stl'), each='.stl'),
+    obj=Format(partial(_save_meshes, '.obj'), each='.obj'),
+    glb=Format(_save_glb, 'masks.glb'))
 
 # %% ../../nbs/inference/70_result.ipynb #1c709d7b
 def format_of(
@@ -262,17 +322,19 @@ def format_of(
     ends = RESULT_ENDINGS.get(file_ending(out), '')
     format = format or ends or 'nifti'
     if format not in FORMATS: raise UserError(f"format {format!r} is not known; it is one of {', '.join(FORMATS)}")
-    if ends and ends!=format: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
-    if format=='dicomseg' and source: check_source(source)
+    may_be = ends==format or ends=='dicomseg' and FORMATS[format].on_series # all that refers to a series ends in .dcm
+    if ends and not may_be: raise UserError(f"{out} names a {ends} file, not {format}; name a folder, or leave out the format")
+    if FORMATS[format].on_series and source: check_source(source)
     return format
 
 def _files_of(format, sentences, instance, source):
     "Names of the files that a result leaves in a folder"
-    one = FORMATS[format].name.format(case=stem(source or 'scan'))
-    maps = [one]
-    if not one:
-        names = file_names(sentences).values()
-        maps = ['labels.nii.gz', *(f'{name}.nii.gz' for name in names)]
+    how = FORMATS[format]
+    names = file_names(sentences).values()
+    maps = [f'{name}{how.each}' for name in names]
+    if how.name: maps = [how.name.format(case=stem(source or 'scan'))]
+    if format=='nifti':
+        maps.append('labels.nii.gz')
         if instance: maps += [f'{name}_objects.nii.gz' for name in names]
     files = list(maps)
     for name in maps:
@@ -308,14 +370,14 @@ def check_save(
         if sentence!=as_text:
             raise UserError(f"{sentence!r} holds bytes that are no text, and could not be written into a table; type it in UTF-8")
     format = _settled(out, format, source, sentences, instance, [source or '', *reads])
-    if format=='dicomseg': check_source(source)
+    if FORMATS[format].on_series: check_source(source)
     return format
 
 # %% ../../nbs/inference/70_result.ipynb #086deb30
 def save_segmentation(
     res:Segmentation,
     out,            # Folder or file
-    format='',      # nifti, multilabel, npz or dicomseg; empty: from the name
+    format='',      # One of `FORMATS`; empty: from the name
     priority=None,  # Where masks must not overlap, see `Segmentation.labels`; or as it is typed, see `ranking`
 )->Path:
     "Write a segmentation"

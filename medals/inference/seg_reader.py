@@ -17,9 +17,10 @@ from ..core import UserError
 from ..dicom import read_dataset
 from ..scans.axes import Region
 from ..scans.dicom_slice import frame_reader
+from ..scans.dicom_structures import segment_names
 from ..scans.grids import grid_difference
 from ..masks.bitmask import BitMask, MaskDict
-from .dicom_seg import CUT, LONGEST_LABEL, in_short, label_of
+from .dicom_seg import in_short
 from ..volume import Volume
 
 # %% ../../nbs/inference/65_seg_reader.ipynb #11499b98
@@ -122,41 +123,6 @@ def _frame_on(ds, i, stack):
                         "was made on")
     return _Frame(_number_of(ds, group), AS_IT_IS, (slice(None), slice(None), slice(k, k+1)))
 
-# %% ../../nbs/inference/65_seg_reader.ipynb #1f68b4d8
-def _label(segment):
-    "The label of a segment as text, also where backslashes made several of it"
-    label = segment['SegmentLabel'].value if 'SegmentLabel' in segment else ''
-    is_one = label is None or isinstance(label, str)
-    return str(label or '').strip() if is_one else '\\'.join(label)
-
-def _is_beginning(label, said):
-    "Is a label only the beginning of a description?"
-    if label==label_of(said): return True
-    line = ' '.join(said.split())
-    start = label.removesuffix(CUT)
-    is_cut = start!=label or len(label)==LONGEST_LABEL
-    return is_cut and line.startswith(start)
-
-def _name_of(segment):
-    "What a segment is called: its label, or the description of which the label is the beginning"
-    label = _label(segment)
-    said = str(segment.get('SegmentDescription') or '').strip()
-    if said and _is_beginning(label, said): return said
-    return label or said or f'segment {segment.SegmentNumber}'
-
-def _names_of(ds):
-    "`{number: name}` of the segments, no two alike; the background of a label map is none"
-    names = {}
-    for segment in ds.SegmentSequence:
-        base = _name_of(segment)
-        name = base
-        n = 2
-        while name in names.values():
-            name = f'{base} {n}'
-            n += 1
-        if segment.SegmentNumber: names[int(segment.SegmentNumber)] = name
-    return names
-
 # %% ../../nbs/inference/65_seg_reader.ipynb #948ab634
 def _laid(ds, frames, shape, dtype, value):
     "Some frames as one array on a scan; `value` makes pixels what is wanted of them"
@@ -182,11 +148,11 @@ def _masks_of(ds, like):
     if _is_label_map(ds):
         ids = _laid(ds, frames, shape, np.uint16, lambda pixels: pixels.astype(np.uint16))
         ids = like.from_source(ids)
-        for number,name in _names_of(ds).items(): masks[name] = BitMask.of(ids==number)
+        for number,name in segment_names(ds).items(): masks[name] = BitMask.of(ids==number)
         return MaskDict(masks)
     most = float(ds.get('MaximumFractionalValue') or 1)
     half = .5*most # frames may be probabilities
-    for number,name in _names_of(ds).items():
+    for number,name in segment_names(ds).items():
         own = [(i, frame) for i,frame in frames if frame.segment==number]
         mask = _laid(ds, own, shape, bool, lambda pixels: pixels>=half)
         masks[name] = BitMask.of(like.from_source(mask))

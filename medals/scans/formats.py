@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'READABLE', 'HEADS', 'Reader', 'ending', 'reader_of', 'is_scan', 'is_challenge', 'stem', 'archived_scans',
-           'read_archived']
+           'read_archived', 'has_segments', 'named_segment']
 
 # %% ../../nbs/scans/48_formats.ipynb #2b4940d9
 from dataclasses import dataclass
@@ -14,9 +14,12 @@ from ..core import UserError
 from ..dicom import is_dicom, read_series
 from .archives import ARCHIVES, is_archive, unpacked
 from .challenge_npz import read_case_npz
+from .dicom_structures import read_structures, structure_kind
 from .freesurfer import mgz_names, read_mgz
 from .itk_image import read_itk_image
+from .itk_writer import itk_names
 from .nifti import names_inside, read_image
+from .seg_nrrd import SEG_ENDINGS, read_seg_nrrd
 
 # %% ../../nbs/scans/48_formats.ipynb #3322bc86
 def _nifti(path, series, resample): return read_image(path, series)
@@ -28,6 +31,9 @@ def _dicom(path, series, resample): return read_series(path, series, resample)
 def _nifti_names(path, labels): return names_inside(path),()
 
 def _archived(path, series, resample): return read_archived(path, series, resample)
+
+def _structures(path, series, resample):
+    raise UserError(f"{path} holds masks and no image, it is {structure_kind(path)}; a scan is the series that it was drawn on")
 
 def _is_in_archive(path):
     "Does a path name something in an archive, as `ARCHIVE#NAME`?"
@@ -48,14 +54,17 @@ class Reader:
     endings:tuple      # Of their names, the longest first
     is_whole:bool=True # One file, one scan? A slice of a series is less
     test:object=None   # `path -> bool`, for what the name does not tell
+    segments:object=None # `path -> Segments`, where a file holds masks with names, which may overlap
     names:object=None  # `(path, label ids) -> {id: name}, notes`, where a label map keeps the names of its labels in itself
 
 READERS = dict(
     nifti=Reader(_nifti, ('.nii.gz', '.nii', '.img.gz', '.img', '.hdr.gz', '.hdr'), names=_nifti_names),
-    itk=Reader(_itk, ('.seg.nrrd', '.seg.nhdr', '.nrrd', '.nhdr', '.mha', '.mhd')),
+    slicer=Reader(_itk, SEG_ENDINGS, segments=read_seg_nrrd),
+    itk=Reader(_itk, ('.nrrd', '.nhdr', '.mha', '.mhd'), names=itk_names),
     freesurfer=Reader(_freesurfer, ('.mgz', '.mgh'), names=mgz_names),
     challenge=Reader(_challenge, ('.npz',)),
     archive=Reader(_archived, ARCHIVES, test=_is_in_archive),
+    structures=Reader(_structures, (), is_whole=False, test=structure_kind, segments=read_structures),
     dicom=Reader(_dicom, ('.dcm', '.ima'), is_whole=False, test=_is_series))
 
 READABLE = ('.nii, .nii.gz, .img with .hdr, .nrrd, .nhdr, .mha, .mhd, .mgz, .mgh, .npz, a DICOM series, or a .zip or .tar '
@@ -136,3 +145,22 @@ def read_archived(
         raise UserError(f"{archive} {holds}; name one by a part of its name, with --series: {'; '.join(scans.values())}")
     file = chosen[0]
     return reader_of(file).read(file, None, resample)
+
+# %% ../../nbs/scans/48_formats.ipynb #8a1838b3
+def has_segments(
+    path,   # File, which need not be there
+)->bool:
+    "Does a file hold masks with names, by its own name, or by what it begins with where that does not tell?"
+    end = ending(path)
+    by_name = any(r.segments for r in READERS.values() if end in r.endings)
+    return by_name or bool(structure_kind(path))
+
+def named_segment(
+    path,     # File, or `file#SEGMENT`
+)->tuple:     # Path of the file; name of the segment, empty: none is named
+    "Which of the masks in a file a path means"
+    parts = str(path).split('#')
+    for n in range(1, len(parts)): # either of the two names may hold such a sign
+        file = '#'.join(parts[:n])
+        if file and has_segments(file): return Path(file),'#'.join(parts[n:])
+    return Path(path),''

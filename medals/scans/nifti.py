@@ -16,10 +16,9 @@ from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 
 from ..core import UserError, check_affine, check_volume, clean_values, spacing_of
-from .compressed import GROWTH, open_gzip
+from .compressed import GROWTH, fill, open_gzip
 from .grids import corner_gap
 
 # %% ../../nbs/scans/20_nifti.ipynb #b1f71008
@@ -221,9 +220,18 @@ def _values(f, header, shape, start, skip):
         notes.append('what the header adds to the values is no number (scl_inter); nothing is added')
     offset = max(int(header['vox_offset']), start)+skip
     kind = header.get_data_dtype()
-    stored = ArrayProxy(f, (shape, kind, offset, slope, inter), mmap=False)
-    if (slope, inter)==(1,0): return stored.get_unscaled(),notes
-    return np.asarray(stored, dtype=np.float32),notes
+    stored = np.empty(shape, kind, order='F')
+    f.seek(offset)
+    fill(f, stored, whole=False)
+    is_plain = (slope, inter)==(1,0) or kind.kind not in 'biuf'
+    return stored if is_plain else _scaled(stored, slope, inter),notes
+
+def _scaled(stored, slope, inter):
+    "Values as the header scales them, calculated slice by slice in double precision"
+    out = np.empty(stored.shape, np.float32, order='F')
+    with np.errstate(over='ignore'): # what is too large becomes infinite, and is said
+        for k in range(stored.shape[2]): out[:,:,k] = stored[:,:,k].astype(float)*slope+inter
+    return out
 
 def read_image(
     path,      # `.nii`, `.nii.gz`, or either half of a pair `.img` and `.hdr`

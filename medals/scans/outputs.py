@@ -21,14 +21,18 @@ from pathlib import Path
 import medals
 from ..core import UserError
 from ..base.files import EMPTIED, atomic, read_json, write_json
+from .itk_writer import is_sealed
+from .meshes import glb_generator
 from .nifti import extensions
 from ..volume import SIDE, side_file
 
 # %% ../../nbs/scans/70_outputs.ipynb #f01b0b85
 # Endings of a result in one file, and its format
-RESULT_ENDINGS = {'.nii': 'multilabel', '.nii.gz': 'multilabel', '.npz': 'npz', '.dcm': 'dicomseg'}
+RESULT_ENDINGS = {
+    '.nii': 'multilabel', '.nii.gz': 'multilabel', '.npz': 'npz', '.dcm': 'dicomseg',
+    '.nrrd': 'nrrd', '.seg.nrrd': 'segnrrd', '.mha': 'mha', '.glb': 'glb'}
 
-LIKE_A_FILE = re.compile(r'.+[.][a-z]{2,6}[0-9]?', re.I) # `x.nrrd`, `x.mp4`; but not `run.v2` or `scan_1.5T`
+LIKE_A_FILE = re.compile(r'.+[.][a-z]{2,6}[0-9]?', re.I) # `x.stl`, `x.mp4`; but not `run.v2` or `scan_1.5T`
 
 def file_ending(
     out,              # File or folder, as it was typed
@@ -65,10 +69,14 @@ def _only_labels(path):
     return 'segs.npy' in names and names<=OUTPUT_ARRAYS
 
 def _our_segmentation(path):
-    "Does a DICOM segmentation name medals as its maker?"
+    "Does a DICOM file of masks or outlines name medals as its maker?"
     import pydicom
     ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=['Modality','Manufacturer'])
-    return (ds.get('Modality'), ds.get('Manufacturer'))==('SEG','medals')
+    return ds.get('Modality') in ('SEG','RTSTRUCT') and ds.get('Manufacturer')=='medals'
+
+def _our_scene(path):
+    "Does a scene of surfaces name medals as its maker?"
+    return glb_generator(path).startswith('medals ')
 
 ROWS = ({'data','labels'}, {'id','names','source','licence'}) # Keys by which a list of cases and a knowledge file are known
 
@@ -87,6 +95,9 @@ OUR_SIGNS = { # The first that fits
     SIDE: _always,
     '.nii': _says_names,
     '.nii.gz': _says_names,
+    '.nrrd': is_sealed,
+    '.mha': is_sealed,
+    '.glb': _our_scene,
     '.npz': _only_labels,
     '.dcm': _our_segmentation,
     '.jsonl': _lists_rows,

@@ -734,16 +734,17 @@ def test_2_5_the_studio_leaves_no_old_drawings(tmp_path):
 
 # 2.6 Endings of an output
 
-@pytest.mark.parametrize('name', ['x.nrrd', 'x.seg.nrrd', 'x.mha', 'x.foo', 'x.img', 'x.mgz', 'x.png', 'x.JSON', 'x.tar.gz', 'X.NRRD'])
+@pytest.mark.parametrize('name', ['x.stl', 'x.nhdr', 'x.mhd', 'x.foo', 'x.img', 'x.mgz', 'x.png', 'x.JSON', 'x.tar.gz', 'X.OBJ'])
 def test_2_6_other_formats_are_refused_with_those_there_are(tmp_path, idle, monkeypatch, capsys, name):
     monkeypatch.chdir(tmp_path)
     res = result(tmp_path)
-    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', name], '.nii, .nii.gz, .npz, .dcm, or into a folder')
+    kinds = '.nii, .nii.gz, .npz, .dcm, .nrrd, .seg.nrrd, .mha, .glb, or into a folder'
+    refused(capsys, ['segment', 'scan.nii.gz', 'liver', '-o', name], kinds)
     with pytest.raises(UserError, match='put a slash behind it'): res.save(name)
     assert sorted(o.name for o in tmp_path.iterdir())==['scan.nii.gz']
 
 
-@pytest.mark.parametrize('name', ['x.NII.GZ', 'x.Nii', 'x.nii', 'X.nii.gz', 'x.NPZ', 'deep/er/x.NII.gz'])
+@pytest.mark.parametrize('name', ['x.NII.GZ', 'x.Nii', 'x.nii', 'X.nii.gz', 'x.NPZ', 'deep/er/x.NII.gz', 'x.NRRD', 'x.mha'])
 def test_2_6_endings_in_any_case(tmp_path, name):
     res = result(tmp_path)
     for _ in range(2): res.save(tmp_path/name)
