@@ -73,12 +73,16 @@ def _umls_names(folder, cfg):
     chosen = _of_types(folder, listed_words(cfg.types.upper()))
     found,levels = defaultdict(dict),{}
     for line in _lines(folder, 'MRCONSO'):
+        if line['language'] not in languages: continue
         vocabulary = line['vocabulary']
-        if line['language'] not in languages or (vocabularies and vocabulary not in vocabularies): continue
-        levels[vocabulary] = max(line['level'], levels.get(vocabulary, ''))
-        cui,text = line['cui'],one_line(line['text'])
-        if line['suppress'] in SUPPRESSED or not text: continue
+        if vocabularies and vocabulary not in vocabularies: continue
+        strictest = levels.get(vocabulary, '')
+        levels[vocabulary] = max(line['level'], strictest)
+        if line['suppress'] in SUPPRESSED: continue
+        cui = line['cui']
         if chosen is not None and cui not in chosen: continue
+        text = one_line(line['text'])
+        if not text: continue
         line['text'] = text
         rank = _rank(line, languages)
         texts = found[cui]
@@ -92,9 +96,11 @@ def _umls_definitions(folder, known, vocabularies):
     "`{concept: {definition: vocabulary}}`"
     found = defaultdict(dict)
     for line in _lines(folder, 'MRDEF'):
-        if line['suppress'] in SUPPRESSED or line['vocabulary'] not in vocabularies: continue
+        if line['suppress'] in SUPPRESSED: continue
+        cui,vocabulary = line['cui'],line['vocabulary']
+        if cui not in known or vocabulary not in vocabularies: continue
         text = one_line(line['text'])
-        if text and line['cui'] in known: found[line['cui']].setdefault(text, line['vocabulary'])
+        if text: found[cui].setdefault(text, vocabulary)
     return found
 
 # %% ../../nbs/pretraining/04_umls.ipynb #a47c1662
@@ -106,7 +112,8 @@ def _umls_relations(folder, known, vocabularies):
         if _left_out(line, vocabularies) or not line['relation'] or first==second: continue
         if first not in known or second not in known: continue
         relation = line['relation'].replace('_', ' ')
-        found[second].setdefault((relation, f'UMLS:{first}'), line['vocabulary'])
+        link = relation,f'UMLS:{first}'
+        found[second].setdefault(link, line['vocabulary'])
     return found
 
 def umls_rows(
@@ -129,9 +136,11 @@ def umls_rows(
         lines = [line for _,line in ranked]
         first,*rest = [line['text'] for line in lines]
         beside = {*definitions[cui].values(), *relations[cui].values()}
-        used = sorted(beside.union(line['vocabulary'] for line in lines))
-        level = max([line['level'] for line in lines]+[levels.get(name, '') for name in beside])
-        told = cfg.told(f"UMLS, {' '.join(used)}", f"UMLS Metathesaurus License, restriction level {level}")
+        used = beside.union(line['vocabulary'] for line in lines)
+        strict = [line['level'] for line in lines]
+        strict += [levels.get(name, '') for name in beside]
+        level = max(strict)
+        told = cfg.told(f"UMLS, {' '.join(sorted(used))}", f"UMLS Metathesaurus License, restriction level {level}")
         yield Concept(
             id=f'UMLS:{cui}',
             names=(first,),
