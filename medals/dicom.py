@@ -340,8 +340,11 @@ def _as_they_lie(s):
     x = np.fromfile(s.path, kind, count, offset=first)
     if x.size<count: raise ValueError(f'its pixels end early, after {x.size} of {count}')
     x = x.reshape(s.size[::-1])
-    if not s.stored.spare: return x
-    return (x<<s.stored.spare)>>s.stored.spare # what the upper bits hold is no value
+    spare = s.stored.spare
+    if not spare: return x
+    used = 8*kind.itemsize-spare
+    is_clean = kind.kind=='u' and x.max()<2**used
+    return x if is_clean else (x<<spare)>>spare # what the upper bits hold is no value
 
 def _decoded(s, ds):
     "Stored numbers of a slice `(rows,columns)`, by pydicom"
@@ -351,14 +354,31 @@ def _rescaled(x, scale):
     "Stored numbers as what they mean"
     slope,inter = scale
     if (slope, inter)==(1,0): return x
-    is_shift = slope==1 and inter==np.rint(inter) and abs(inter)<=LARGEST_SHIFT
-    if is_shift and x.dtype.itemsize<=2: return np.add(x, np.int32(inter), dtype=np.int32)
+    is_small = x.dtype.itemsize<=2 and abs(inter)<=LARGEST_SHIFT
+    is_shift = slope==1 and inter==np.rint(inter)
+    if is_small and is_shift: return _shifted(x, int(inter))
     return x*slope+inter
+
+def _shifted(x, shift):
+    "Whole numbers of 16 bits or less with another one added"
+    if _stays_short(x, shift): return np.add(x, np.int16(shift), dtype=np.int16, casting='unsafe')
+    return np.add(x, np.int32(shift), dtype=np.int32)
+
+def _stays_short(x, shift):
+    "Do stored numbers and what is added to them fit into 16 bits?"
+    most = np.iinfo(np.int16).max
+    lo = int(x.min())
+    hi = int(x.max())
+    first = lo+shift
+    last = hi+shift
+    numbers = (shift, lo, hi, first, last)
+    return max(map(abs, numbers))<=most
 
 LARGEST_SHIFT = 2**30 # An intercept that cannot leave 32 bits, with 16 bits of a pixel
 
 def _smallest(x):
     "Whole numbers in a small type, others as they are"
+    if x.dtype==np.int16 and x.min()>np.iinfo(np.int16).min: return x
     has_fractions = x.dtype.kind=='f' and (x!=np.rint(x)).any()
     if has_fractions: return x.astype(np.float32)
     lo,hi = x.min(),x.max()
@@ -396,7 +416,7 @@ def _pixels(s, whole):
         raise UserError(f"{s.path}: its pixels cannot be decoded, {syntax.name} ({type(e).__name__}: {why}); {hint}") from e
 
 # %% ../nbs/scans/40_dicom.ipynb #9a5931a7
-THREADS = 8 # More than cores: some of them wait for a disk
+THREADS = 4 # Even where there are fewer cores: some of them wait for a disk
 
 def _rank(kind):
     "How much a type of values holds"
