@@ -101,7 +101,7 @@ def trouble(
         if not _is_text(value): return f"{key} is {value!r}; it should be a text (unknown, if nobody knows)"
     return _wrong_texts(row) or _wrong_relations(row) or _wrong_rest(row)
 
-# %% ../../nbs/pretraining/00_knowledge.ipynb #4ab6ed80
+# %% ../../nbs/pretraining/00_knowledge.ipynb #67aeff7d
 @contextmanager
 def open_text(
     path,      # Text file, also one with .gz
@@ -114,6 +114,7 @@ def open_text(
     except UnicodeDecodeError as e: raise UserError(f"{path} is not text in UTF-8 ({e}); save it as UTF-8") from e
     except (EOFError, zlib.error, gzip.BadGzipFile) as e: raise UserError(f"{path} cannot be unpacked ({e}); is the file whole?") from e
 
+# %% ../../nbs/pretraining/00_knowledge.ipynb #4ab6ed80
 def write_knowledge(
     path,   # File; replaced if it is there
     rows,   # Of `Concept`, one after the other
