@@ -102,7 +102,7 @@ def test_the_small_encoder_reads_new_words(small):
     from medals.pretraining.recall import new_wordings, new_words, retrieval
     enc,means = small
     assert retrieval(enc, new_wordings()[::5], means=means)>.98
-    assert retrieval(enc, new_words(), means=means)>=.80 # the aim is .90
+    assert retrieval(enc, new_words(), means=means)>=.83 # the aim is .90
 
 
 def test_the_encoder_that_nano_was_trained_with_reads_new_words():
@@ -113,7 +113,7 @@ def test_the_encoder_that_nano_was_trained_with_reads_new_words():
     assert retrieval(enc, new_words())>=.75 # the encoder before it reached .59
 
 
-@pytest.mark.parametrize('name,least', [('totalsegmentator', .98), ('freesurfer', .99), ('unseen', .76)])
+@pytest.mark.parametrize('name,least', [('totalsegmentator', .99), ('freesurfer', .99), ('unseen', .78)])
 def test_the_small_encoder_knows_the_names_of_tools(small, name, least):
     from medals.pretraining.recall import listed, retrieval
     enc,means = small
@@ -128,12 +128,15 @@ def test_left_is_never_taken_for_right(small):
 
 def test_the_small_encoder_is_small_and_whole():
     from medals.base.files import asset, read_json, sha256
+    from medals.prompts.anatomy import concepts
     folder = asset('small')
     assert sum(f.stat().st_size for f in folder.iterdir())<=3*2**20
     facts,made = read_json(folder/'text.json'),read_json(folder/'pretrain.json')
     assert facts['sha256']==made['sha256']==sha256(folder/'text.safetensors') and facts['width']==96
     assert {'README.md','log.csv'}<={f.name for f in folder.iterdir()}
-    q = TextEncoder.load('small', cache=False)(['liver','left kidney','trachea','the heart in a chest CT'], 'ct')
+    names = sorted(name for name,side in concepts() if side is None)
+    assert len(names)>800
+    q = TextEncoder.load('small', cache=False)(names, 'ct')
     assert .7<float(q.std())<1.3 # what a query decoder likes to be fed
 
 
