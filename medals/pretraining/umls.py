@@ -92,6 +92,7 @@ def _umls_names(folder, cfg):
         ordered[cui] = sorted(texts.values(), key=lambda o: o[0])
     return ordered,levels
 
+# %% ../../nbs/pretraining/04_umls.ipynb #a47c1662
 def _umls_definitions(folder, known, vocabularies):
     "`{concept: {definition: vocabulary}}`"
     found = defaultdict(dict)
@@ -103,7 +104,6 @@ def _umls_definitions(folder, known, vocabularies):
         if text: found[cui].setdefault(text, vocabulary)
     return found
 
-# %% ../../nbs/pretraining/04_umls.ipynb #a47c1662
 def _umls_relations(folder, known, vocabularies):
     "`{concept: {relation: vocabulary}}`; a line says what the second concept is to the first"
     found = defaultdict(dict)
@@ -116,6 +116,7 @@ def _umls_relations(folder, known, vocabularies):
         found[second].setdefault(link, line['vocabulary'])
     return found
 
+# %% ../../nbs/pretraining/04_umls.ipynb #f61ca890
 def umls_rows(
     folder,              # With MRCONSO.RRF, and MRDEF, MRREL and MRSTY where they are
     cfg:KnowledgeCfg,
