@@ -57,6 +57,7 @@ def _csv_lines(path):
                 yield {key: cells[i].strip() for key,i in at.items() if i<there}
         except (UnicodeDecodeError, csv.Error) as e: raise UserError(f"{path} is no readable table of text: {e}") from e
 
+# %% ../../nbs/pretraining/10_sources.ipynb #46479e0d
 def _is_empty(text):
     "Is there nothing, or the nan that a data frame writes for nothing?"
     return text.lower() in ('','nan')
