@@ -27,12 +27,13 @@ from .pieces import loosen
 from .texts import Knowledge, SayCfg
 from ..vocab import resolve
 
-# %% ../../nbs/pretraining/50_lessons.ipynb #8d33802b
+# %% ../../nbs/pretraining/50_lessons.ipynb #ac9b6249
 PRETRAIN_RANGES = dict(
     {field.name: (0, 1) for field in fields(SayCfg) if field.type is float},
     holdout=(0, 1), longest=(1, inf), width=(1, inf), layers=(1, inf), heads=(1, inf), vocab=(1, inf), top=(0, inf), tokens=(3, inf),
     centres=(0, inf), sharpest=(1, inf), val_cases=(0, inf), val_things=(2, inf), images=(1, inf), workers=(0, inf))
 
+# %% ../../nbs/pretraining/50_lessons.ipynb #8d33802b
 @dataclass(frozen=True, kw_only=True)
 class PretrainCfg(LoopCfg, DataCfg, SayCfg):
     "Settings of `medals pretrain`"

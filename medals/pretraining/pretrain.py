@@ -65,6 +65,7 @@ def _begun_with(cfg, known):
         shipped = ', '.join(SHIPPED)
         raise UserError(f"no tokenizer and configuration at {source}; name a folder, a hub id within reach, or one of {shipped}") from e
 
+# %% ../../nbs/pretraining/60_pretrain.ipynb #857ed6ed
 def _learnt_before(base):
     "The sources of an encoder that a run begins with, as its folder says"
     file = native_folder(encoder_place(base))/'pretrain.json'
