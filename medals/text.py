@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODALITY_CODES', 'FRAME', 'LONGEST', 'DROP', 'MOST_NAMED', 'SHIPPED', 'OF_NANO', 'codes_of', 'tokenize',
-           'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state', 'QueryCache', 'TextEncoder',
-           'native_folder']
+           'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state', 'QueryCache', 'encoder_place',
+           'TextEncoder', 'native_folder']
 
 # %% ../nbs/network/20_text.ipynb #9083036b
 import hashlib
@@ -214,8 +214,10 @@ class QueryCache:
 SHIPPED = {'small': 'small', 'nano': 'nano/text'} # encoders that come with medals: name, and folder among the assets
 OF_NANO = 'nano' # one of them: what networks with queries as wide as those of nano begin with, unless another is named
 
-def _place(source):
-    "A folder or file that is given, or the folder of an encoder that ships"
+def encoder_place(
+    source,  # Name of an encoder that ships, or a file or folder
+)->Path:
+    "Where an encoder lies: a folder or file that is given, or the folder of one that ships"
     known = source in SHIPPED and not Path(source).exists()
     return asset(SHIPPED[source]) if known else Path(source)
 
@@ -255,7 +257,7 @@ class TextEncoder:
         "An encoder from a file, a state dict or a folder"
         is_state = isinstance(source, dict)
         if not is_state:
-            path = _place(source)
+            path = encoder_place(source)
             if path.is_dir(): return cls(*_native(native_folder(path)), cache)
             if not path.exists(): raise UserError(f"no text encoder at {source}; name a file, a folder, or one of {', '.join(SHIPPED)}")
         tokenizer,config = _tokenizer_and_config(base)
@@ -293,11 +295,15 @@ def _encoded(self:TextEncoder, part):
 @patch
 def __call__(
     self:TextEncoder,
-    texts:list,       # Sentences
+    texts:list,       # Sentences, or one alone
     modality='mri',   # One name, or one per sentence
     batch:int=64,
 )->torch.Tensor:      # Queries `(n,e)`, float32
     "Queries of sentences"
+    texts = [texts] if isinstance(texts, str) else list(texts) # a sentence alone is one, not a list of letters
+    odd = [text for text in texts if not isinstance(text, str)]
+    if not texts: raise UserError("there is no sentence to read; give one at least")
+    if odd: raise UserError(f"sentences should be texts, got {odd[0]!r}")
     codes = codes_of(modality, len(texts))
     wanted = list(zip(codes, texts))
     known = {}

@@ -242,6 +242,21 @@ def test_a_umls_that_is_cut_or_empty_is_said(umls):
     assert 'MRSTY' in run(umls, '-o', umls/'out.jsonl', '--types', 'T023')[2]
 
 
+def test_what_a_umls_row_says_decides_its_licence_and_language(umls):
+    "A definition has no language of its own, and may be under stricter terms than the names"
+    table = umls/'MRDEF.RRF'
+    spanish,english = 'C0000726|A1|AT1||MSHSPA|Glándula grande.|N||\n','C0000726|A2|AT2||SNOMEDCT_US|Between chest\u00a0 and pelvis.|N||\n'
+    table.write_text(spanish+english+'\n', encoding='utf-8')
+    (umls/'META').mkdir()
+    (umls/'MRCONSO.RRF').unlink()
+    blank = 'C0000726|ENG|S|L7|VO|S7|Y|A7||||FMA|SY|1| |0|N||\n\n'
+    with gzip.open(umls/'META'/'MRCONSO.RRF.gz', 'wt', encoding='utf-8') as file: file.write(CONSO+blank)
+    rows = {c.id: c for c in umls_rows(umls, KnowledgeCfg(types='T029'), [])}
+    abdomen = rows['UMLS:C0000726']
+    assert (abdomen.names, abdomen.synonyms, abdomen.definitions)==(('Abdomen',), (), ('Between chest and pelvis.',))
+    assert abdomen.source=='UMLS, FMA SNOMEDCT_US' and abdomen.licence.endswith('level 9') and not trouble(abdomen.row)
+
+
 # ---- tables
 @pytest.mark.parametrize('separator', (',', ';', '\t'))
 def test_tables_in_every_shape(tmp_path, separator):
@@ -274,3 +289,62 @@ def test_the_command_puts_sources_together_and_checks(tmp_path):
     for argv in (('nothing.csv',), (tmp_path,), (tmp_path/'a.csv', '--kind', 'x')):
         code,_,err = run(*argv, '-o', tmp_path/'new.jsonl')
         assert code==2 and err.count('\n')==1 and not (tmp_path/'new.jsonl').exists(), err
+
+
+def test_lines_of_one_thing_keep_every_licence_and_modalities_are_those_of_scans(tmp_path):
+    path = tmp_path/'own.csv'
+    lines = ['name;synonyms;definition;licence;modality',
+             'Leber;;"Die Leber\nist groß";CC0;CT|XR','leber;Hepar|Hepar;;CC BY;MR','"|";x;;;','Milz;;;nan;PT']
+    path.write_text('\ufeff'+'\n'.join(lines), encoding='utf-8')
+    notes = []
+    liver,spleen = csv_rows(path, KnowledgeCfg(), notes)
+    assert liver.licence=='CC0; CC BY' and liver.modality==('ct','mri') and liver.definitions==('Die Leber ist groß',)
+    assert liver.synonyms==('leber','Hepar') and (spleen.licence, spleen.modality)==('unknown', ('pet',))
+    assert '1 lines without a name' in notes[0] and 'XR' in notes[1] and not [c for c in (liver, spleen) if trouble(c.row)]
+
+
+ROW = dict(id='a', names=['x'], source='s', licence='l')
+HALF = '\ud800'
+
+@pytest.mark.parametrize('line', (
+    *(json.dumps(ROW|o) for o in (dict(modality=[['ct']]), dict(modality=[{}]), dict(region=0), dict(names=[HALF]), dict(id=HALF),
+                                  dict(relations=[['in', HALF]]), dict(side=[]))),
+    '['*100_000, '{"id": '+'9'*5000+'}'))
+def test_a_line_of_wrong_types_is_one_sentence(tmp_path, line):
+    path = tmp_path/'hand.jsonl'
+    path.write_text(line+'\n')
+    code,_,err = run(path, '-o', tmp_path/'out.jsonl')
+    assert code==2 and 'line 1' in err and len(err.splitlines())==1 and not (tmp_path/'out.jsonl').exists()
+
+
+def test_a_source_that_gives_nothing_leaves_the_file_that_was_there(tmp_path):
+    old = tmp_path/'out.jsonl'
+    old.write_text(json.dumps(ROW)+'\n')
+    packed = gzip.compress(b'name,definition\n'+b'liver,brown\n'*99)
+    files = {'head.csv': b'name,definition\n', 'none.obo': b'format-version: 1.2\n', 'cut.csv.gz': packed[:-9], 'odd.csv.gz': b'name',
+             'gone.obo': b'format-version: 1.2\n\n[Term]\nid: X:1\nname: a\nis_obsolete: true\n', 'p.json.gz': gzip.compress(b'{}')}
+    for name,content in files.items():
+        (tmp_path/name).write_bytes(content)
+        code,_,err = run(tmp_path/name, '-o', old)
+        assert code==2 and name in err and len(err.splitlines())==1, (name, err)
+        assert old.read_text()==json.dumps(ROW)+'\n'
+    for kind in ('csv','knowledge','prompts','ontology'): assert 'is a folder' in run(tmp_path, '--kind', kind, '-o', old)[2]
+    for kind in ('csv','ontology','umls'): assert 'no source' in run(tmp_path/'nowhere', '--kind', kind, '-o', old)[2]
+    with gzip.open(tmp_path/'k.jsonl.gz', 'wt') as file: file.write(json.dumps(ROW)+'\n')
+    assert run(tmp_path/'k.jsonl.gz', '-o', old)[0]==0 and read_knowledge(tmp_path/'k.jsonl.gz')==read_knowledge(old)
+
+
+def test_an_extract_without_declarations_and_with_cycles_is_read(tmp_path):
+    "Cut out by hand: no Typedef, parents in a circle, an import that nobody has"
+    head = 'format-version: 1.2\nontology: mine\nimport: http://nowhere.invalid/x.obo\n'
+    head += 'property_value: dcterms-license "CC  BY\t4.0" xsd:string\n'
+    first = '\n[Term]\nid: X:1\nname: Bauchspeicheldrüse\nsynonym: "head" NARROW []\nsynonym: "pancreas" EXACT []\n'
+    first += 'is_a: X:2\nrelationship: part_of X:2\n'
+    second = '\n[Term]\nid: X:2\nname: gland\nis_a: X:1\nrelationship: has_part NOT:THERE\n'
+    (tmp_path/'cut.obo').write_text(head+first+second, encoding='utf-8')
+    one,two = ontology_rows(tmp_path/'cut.obo', KnowledgeCfg(), [])
+    assert (one.names, one.synonyms, one.licence)==(('Bauchspeicheldrüse',), ('pancreas','head'), 'CC BY 4.0')
+    assert one.relations==(('is a','X:2'), ('part of','X:2')) and two.relations==(('is a','X:1'),)
+    (tmp_path/'cut.obo').write_text(head+first, encoding='utf-8')
+    code,_,err = run(tmp_path/'cut.obo', '-o', tmp_path/'out.jsonl')
+    assert code==2 and "X:2" in err and 'parent' in err and not (tmp_path/'out.jsonl').exists()

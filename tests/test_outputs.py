@@ -134,3 +134,19 @@ def test_the_studio_takes_every_format(tmp_path):
         if f.suffix in ('.raw','.zraw') or f.name.endswith('.raw.gz'): continue
         studio = Studio(None, read_volume(f))
         assert np.array_equal(studio.volume.data, vol.data), f.name
+
+
+def test_a_result_is_pickled_without_its_network_and_copied_with_it():
+    import copy
+    import pickle
+    vol,truth,names = phantom(seed=0)
+    masks = {name: truth==number for number,name in names.items()}
+    res = Segmentation(vol, masks, dict.fromkeys(masks, .9), {'made': ['here']}, again=lambda *given: 'asked')
+    for made in (copy.copy(res), copy.deepcopy(res)):
+        assert made.refine({})=='asked' and type(made) is Segmentation
+    deep,sent = copy.deepcopy(res),pickle.loads(pickle.dumps(res))
+    deep.manifest['made'].append('there')
+    assert res.manifest=={'made': ['here']} and sent.manifest==res.manifest and sent.ids==res.ids
+    for name,mask in masks.items(): assert (sent.masks[name]==mask).all() and (deep.masks[name]==mask).all()
+    assert (sent.volume.data==vol.data).all() and res.again
+    with pytest.raises(UserError, match='network is not here'): sent.refine({})

@@ -309,3 +309,71 @@ def test_mistakes_are_said_before_anything_is_written(data, tmp_path):
                  [good, '--store', tmp_path/'nostore'], []):
         assert main(['pretrain', *map(str, argv), '-o', str(tmp_path/'out'), '--steps', '1', '--device', 'cpu'])==2, argv
         assert not list((tmp_path/'out').glob('state_*.pt')) and not (tmp_path/'out'/'best').exists()
+
+
+def few(path, source, licence, word=''):
+    "A knowledge file of six things"
+    things = 'liver spleen lung heart nose ear'.split()
+    rows = [Concept(id=o, names=(o,), synonyms=(f'{word}{o} organ',), source=source, licence=licence) for o in things]
+    write_knowledge(path, rows)
+    return str(path)
+
+
+def test_the_card_names_every_source_on_the_way_and_stays_readable(tmp_path):
+    import yaml
+    from medals.cli import main
+    first,second = few(tmp_path/'a.jsonl', 'one | two', 'Only: "us" #1'),few(tmp_path/'b.jsonl', 'other', 'CC0', 'the ')
+    small = ['--steps','1','--width','16','--layers','1','--heads','2','--vocab','300','--batch','4','--device','cpu','--holdout','0']
+    assert main(['pretrain', first, '-o', str(tmp_path/'A'), *small])==0
+    assert main(['pretrain', second, '-o', str(tmp_path/'B'), '--base', str(tmp_path/'A'), *small])==0
+    assert main(['pretrain', second, '-o', str(tmp_path/'C'), '--base', str(tmp_path/'B'), *small])==0
+    for run in 'BC':
+        _,head,body = (tmp_path/run/'last'/'README.md').read_text(encoding='utf-8').split('---\n', 2)
+        assert yaml.safe_load(head)['license_name']=='CC0; Only: "us" #1'
+        assert '| other | CC0 | 6 |' in body and r'| one \| two | Only: "us" #1 | 6 |' in body
+    told = read_json(tmp_path/'C'/'last'/'pretrain.json')['sources']
+    assert [o['source'] for o in told]==['other','one | two']
+
+
+def test_a_run_that_failed_leaves_nothing_to_the_next(tmp_path):
+    "Without a checkpoint there is nothing to go on with: word pieces and configuration are made again"
+    from medals.cli import main
+    from medals.text import TextEncoder
+    known = few(tmp_path/'k.jsonl', 's', 'l')
+    few_steps = '--steps 1 --layers 1 --heads 2 --batch 4 --device cpu --holdout 0'.split()
+    words = ['pretrain', known, '-o', str(tmp_path/'run'), *few_steps]
+    assert main([*words, '--base', 'small'])==0 # an encoder that ships is one to begin with
+    for file in (tmp_path/'run').glob('state_*.pt'): file.unlink()
+    assert main([*words, '--vocab', '290', '--width', '16'])==0
+    enc = TextEncoder.load(tmp_path/'run', cache=False)
+    assert enc.network().text_tower.biolord.config.hidden_size==16
+    q = enc('liver', 'ct')
+    assert q.shape==enc(['liver'], 'ct').shape and torch.equal(q, enc(('liver',), 'ct'))
+    for odd in ([], [3], [None]):
+        with pytest.raises(UserError): enc(odd, 'ct')
+
+
+@pytest.mark.parametrize('flag', ('steps=-3','heads=5','width=0','layers=0','vocab=0','tokens=1','lr=-1','sharpest=0','val-things=1',
+                                  'holdout=2','holdout=-1','synonyms=7','typos=-1','longest=0','centres=-1','top=-2','images=0','workers=-1','ema=2','lr=nan'))
+def test_numbers_that_make_no_sense_are_refused_by_name(tmp_path, flag, capsys):
+    from medals.cli import main
+    known = few(tmp_path/'k.jsonl', 's', 'l')
+    assert main(['pretrain', known, '-o', str(tmp_path/'out'), '--device', 'cpu', '--steps', '1', f'--{flag}'])==2
+    said = capsys.readouterr().err
+    assert flag.partition('=')[0].replace('-', '_') in said and len(said.splitlines())==1 and not (tmp_path/'out').exists()
+
+
+def test_what_is_no_encoder_is_no_base(tmp_path, capsys):
+    from medals.cli import main
+    known = few(tmp_path/'k.jsonl', 's', 'l')
+    (tmp_path/'folder').mkdir()
+    (tmp_path/'bare').mkdir()
+    whole = TextEncoder.load('small', cache=False)
+    whole.tokenizer.save_pretrained(tmp_path/'bare') # a tokenizer, and nothing else
+    whole.save(tmp_path/'cut')
+    (tmp_path/'cut'/'text.safetensors').write_bytes(b'xx')
+    (tmp_path/'u.txt').write_bytes('Müller\n'.encode('latin-1'))
+    bases = [['--base', o] for o in (tmp_path/'folder', tmp_path/'bare', tmp_path/'cut', known)]
+    for more in (*bases, ['--unseen', tmp_path/'u.txt']):
+        assert main(['pretrain', known, '-o', str(tmp_path/'out'), '--steps', '1', '--device', 'cpu', *map(str, more)])==2, more
+        assert len(capsys.readouterr().err.splitlines())==1 and not (tmp_path/'out').exists(), more

@@ -7,7 +7,8 @@ __all__ = ['FEWEST', 'PRESENCE_WORDS', 'PLANES_COUNTED', 'HIDDEN', 'FORMATS', 'p
            'format_of', 'check_save', 'save_segmentation']
 
 # %% ../../nbs/inference/70_result.ipynb #29bb9ece
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +77,21 @@ class Segmentation:
     )->Path:
         "Write what was found"
         return save_segmentation(self, out, format, priority)
+
+# %% ../../nbs/inference/70_result.ipynb #9c6b1e42
+@patch
+def __getstate__(self:Segmentation):
+    "What a pickle holds: everything but the network behind `refine`"
+    return {**vars(self), 'again': None}
+
+@patch
+def __copy__(self:Segmentation): return replace(self)
+
+@patch
+def __deepcopy__(self:Segmentation, memo):
+    "A copy of all that can be changed; the network behind `refine` is shared"
+    own = {name: value for name,value in vars(self).items() if name!='again'}
+    return replace(self, **deepcopy(own, memo))
 
 # %% ../../nbs/inference/70_result.ipynb #53f4cf00
 @patch(as_prop=True)

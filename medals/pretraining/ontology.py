@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..core import UserError
-from .knowledge import Concept, KnowledgeCfg, leading_side
+from .knowledge import Concept, KnowledgeCfg, leading_side, one_line
 
 # %% ../../nbs/pretraining/02_ontology.ipynb #dae44550
 SAID_AS = dict(
@@ -63,7 +63,7 @@ def _annotated(term):
 # %% ../../nbs/pretraining/02_ontology.ipynb #2f45e678
 def _tidy(texts):
     "Texts with single spaces, none twice, none empty"
-    plain = [' '.join(text.split()) for text in texts]
+    plain = [one_line(text) for text in texts]
     return tuple(dict.fromkeys(text for text in plain if text))
 
 def _synonyms(term):
@@ -73,12 +73,13 @@ def _synonyms(term):
     own = sorted(own, key=lambda o: (o.scope!='EXACT', o.description))
     return [o.description for o in own]
 
-def _links(term):
-    "Relations and parents of a term: `[(relation, id)]`"
+def _links(term, called):
+    "Relations and parents of a term: `[(relation, id)]`; `called`: names of relations by id"
+    # the public property refuses relations that the file does not declare, as extracts often have them
     links = []
-    for relation,others in sorted(term.relationships.items()):
-        said = relation.name or relation_words(relation.id)
-        links += [(said, other.id) for other in others]
+    for relation,others in sorted(term._data().relationships.items()):
+        said = called.get(relation) or relation_words(relation)
+        links += [(said, other) for other in others]
     parents = term.superclasses(distance=1, with_self=False)
     return links+[('is a', parent.id) for parent in parents]
 
@@ -91,8 +92,9 @@ def _definitions(term, said):
 
 def _term_row(
     term,
-    known:set,  # Ids of all terms
-    told:dict,  # Source and licence
+    known:set,   # Ids of all terms
+    called:dict, # Names of relations by id
+    told:dict,   # Source and licence
 ):
     "A term as a row, or None if it has no name"
     said,links = _annotated(term)
@@ -101,7 +103,7 @@ def _term_row(
     first,*others = _tidy([*names, *_synonyms(term), *said['synonyms']])
     definitions = _definitions(term, said['definitions'])
     found = set()
-    for relation,target in [*links, *_links(term)]:
+    for relation,target in [*links, *_links(term, called)]:
         if target in known and target!=term.id: found.add((relation, target))
     return Concept(
         id=term.id,
@@ -133,7 +135,7 @@ def _read(path):
     except ImportError as e: raise UserError("an ontology needs pronto: pip install 'medals[knowledge]'") from e
     try: return pronto.Ontology(str(path), import_depth=0)
     except Exception as e: # its parsers have a kind for every fault
-        why = ' '.join(str(e).split())[:200]
+        why = f"the parent {e} of a term is not in the file" if isinstance(e.__cause__ or e, KeyError) else one_line(str(e))[:200]
         raise UserError(f"{path} cannot be read as an ontology ({why}); save it as OBO or RDF/XML, for example with ROBOT") from e
 
 def ontology_rows(
@@ -150,7 +152,8 @@ def ontology_rows(
         everything = list(ontology.terms())
         terms = [term for term in everything if not term.obsolete]
         known = {term.id for term in terms}
-        rows = [_term_row(term, known, told) for term in terms]
+        called = {relation.id: relation.name for relation in ontology.relationships()}
+        rows = [_term_row(term, known, called, told) for term in terms]
     left_out = len(everything)-len(terms)
     nameless = rows.count(None)
     if left_out: notes.append(f"{left_out} obsolete terms are left out")

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from ..core import UserError
 from .knowledge import (Concept, KnowledgeCfg, check_knowledge, leading_side, open_text, prompt_rows, read_knowledge,
-                                          table_rows, write_knowledge)
+                                          table_rows, trouble, write_knowledge)
 from .ontology import ontology_rows
 from .umls import umls_rows, umls_table
+from ..prompts.tokens import modality_named
+from ..text import MODALITY_CODES
 
 # %% ../../nbs/pretraining/10_sources.ipynb #f6fa5db8
 COLUMNS = dict(
@@ -55,36 +57,39 @@ def _csv_lines(path):
                 yield {key: cells[i].strip() for key,i in at.items() if i<there}
         except (UnicodeDecodeError, csv.Error) as e: raise UserError(f"{path} is no readable table of text: {e}") from e
 
+# %% ../../nbs/pretraining/10_sources.ipynb #46479e0d
 def _is_empty(text):
     "Is there nothing, or the nan that a data frame writes for nothing?"
     return text.lower() in ('','nan')
+
+def _every(
+    lines:list,  # About one thing
+    key:str,     # Of `COLUMNS`
+):
+    "All texts of a column, each once; a cell may hold several between bars"
+    cells = [line.get(key) or '' for line in lines]
+    texts = [' '.join(part.strip().splitlines()) for part in '|'.join(cells).split('|')]
+    found = {}
+    for text in texts:
+        if not _is_empty(text): found[text] = True
+    return tuple(found)
 
 def _by_thing(path, notes):
     "`{id or name: lines}` of a table"
     things,empty = {},0
     for line in _csv_lines(path):
         name = line.get('names') or line.get('first') or ''
-        if _is_empty(name):
+        said = _every([dict(names=name)], 'names')
+        if not said:
             empty += 1
             continue
-        own = line.get('id') or name.lower()
+        own = line.get('id') or ''
+        if _is_empty(own): own = said[0].lower()
         things.setdefault(own, []).append({**line, 'names': name})
     if empty: notes.append(f"{empty} lines without a name are left out")
     return things
 
 # %% ../../nbs/pretraining/10_sources.ipynb #90aa31d1
-def _every(
-    lines:list,  # About one thing
-    key:str,     # Of `COLUMNS`
-):
-    "All texts of a column, which may hold several between bars"
-    cells = [line.get(key, '') for line in lines]
-    texts = [part.strip() for part in '|'.join(cells).split('|')]
-    found = {}
-    for text in texts:
-        if not _is_empty(text): found[text] = True
-    return tuple(found)
-
 def _relations(lines):
     "The relations that lines about one thing say"
     found = {}
@@ -99,21 +104,28 @@ def csv_rows(
     notes:list,          # What was left out is added here
 ):
     "A table as rows; lines about one thing become one row"
+    odd = {}
     for own,lines in _by_thing(path, notes).items():
         first,*others = _every(lines, 'names')
-        line = lines[0]
-        side = line.get('side', '').lower()
-        modality = [text.lower() for text in _every(lines, 'modality')]
-        told = cfg.told(line.get('source') or Path(path).name, line.get('licence'))
+        side = lines[0].get('side', '').lower()
+        modality = {}
+        for text in _every(lines, 'modality'):
+            name = modality_named(text)
+            kept = modality if name else odd
+            kept[name or text] = True
+        said = ['; '.join(_every(lines, key)) for key in ('source','licence')]
+        told = cfg.told(said[0] or Path(path).name, said[1])
+        synonyms = *others,*_every(lines, 'synonyms')
         yield Concept(
             id=own,
             names=(first,),
-            synonyms=(*others, *_every(lines, 'synonyms')),
+            synonyms=tuple(dict.fromkeys(synonyms)),
             definitions=_every(lines, 'definitions'),
             relations=_relations(lines),
             side=side if side in ('left','right') else leading_side(first),
             modality=tuple(modality),
             **told)
+    if odd: notes.append(f"modalities that are not known are left out: {', '.join(odd)}; there is {', '.join(MODALITY_CODES)}")
 
 # %% ../../nbs/pretraining/10_sources.ipynb #bd299753
 SOURCE_ENDINGS = {
@@ -127,7 +139,7 @@ JSON_LOOK = 2000 # Letters of a JSON file in which an ontology says that it is o
 
 def _kind_of_json(path):
     "Prompts, or an ontology as a graph?"
-    with open(path, encoding='utf-8', errors='replace') as file: begin = file.read(JSON_LOOK)
+    with open_text(path) as file: begin = file.read(JSON_LOOK)
     return 'ontology' if '"graphs"' in begin else 'prompts'
 
 def source_kind(
@@ -160,14 +172,19 @@ def _rows_of(
     kind = cfg.kind or source_kind(source)
     if kind not in SOURCE_KINDS: raise UserError(f"kind {kind!r} is not known; there is {', '.join(SOURCE_KINDS)}")
     if kind=='structures': return table_rows()
+    if not Path(source).exists(): raise UserError(f"no source {source}; name a file, a folder with MRCONSO.RRF, or the word structures")
+    if kind!='umls' and Path(source).is_dir(): raise UserError(f"{source} is a folder; kind {kind} needs a file")
+    if kind=='prompts' and str(source).endswith('.gz'): raise UserError(f"{source} is a packed prompt file; unpack it first")
     if kind=='knowledge': return iter(read_knowledge(source))
     if kind=='prompts': return _prompts(source, cfg)
     return SOURCE_READERS[kind](source, cfg, notes)
 
 # %% ../../nbs/pretraining/10_sources.ipynb #26f5d43b
 def _counted(rows, tally):
-    "The rows, counted by source and licence on their way"
+    "The rows, looked at and counted by source and licence on their way"
     for row in rows:
+        wrong = trouble(row.row)
+        if wrong: raise UserError(f"{row.id!r} of {row.source} makes no row of a knowledge file: {wrong}")
         source,_,_ = row.source.partition(',')
         sums = tally.setdefault((source, row.licence), dict(rows=0, names=0, definitions=0, relations=0))
         sums['rows'] += 1
@@ -184,8 +201,8 @@ def make_knowledge(
     notes,tally = [],{}
     def rows():
         for source in sources: yield from _rows_of(source, cfg, notes)
-    written = write_knowledge(cfg.out, _counted(rows(), tally))
-    if not written: raise UserError(f"there is nothing in {', '.join(map(str, sources))}")
+        if not tally: raise UserError(f"there is nothing in {', '.join(map(str, sources))}") # while the file has its temporary name
+    write_knowledge(cfg.out, _counted(rows(), tally))
     licences = {licence for _,licence in tally}
     if 'unknown' in licences: notes.append("the licence of some rows is unknown; --licence says it")
     told = []

@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..core import UserError
-from .knowledge import Concept, KnowledgeCfg, leading_side, listed_words, open_text
+from .knowledge import Concept, KnowledgeCfg, leading_side, listed_words, one_line, open_text
 
 # %% ../../nbs/pretraining/04_umls.ipynb #244caf9c
 UMLS_FIELDS = dict( # of the lines, by number
@@ -25,7 +25,7 @@ def umls_table(
     name:str,  # Such as MRCONSO
 )->Path:       # Or None
     "Where a table of the UMLS lies"
-    for place in (f'{name}.RRF', f'{name}.RRF.gz', f'META/{name}.RRF'):
+    for place in (f'{name}.RRF', f'{name}.RRF.gz', f'META/{name}.RRF', f'META/{name}.RRF.gz'):
         path = Path(folder)/place
         if path.exists(): return path
 
@@ -39,6 +39,7 @@ def _lines(
     needed = max(wanted.values())+1
     with open_text(path) as file:
         for number,line in enumerate(file, 1):
+            if line.isspace(): continue
             cells = line.rstrip('\r\n').split('|')
             if len(cells)<needed:
                 raise UserError(f"{path}, line {number}: {len(cells)} fields, {needed} are needed; is the file whole?")
@@ -66,62 +67,81 @@ def _rank(line, languages):
     return languages.index(line['language']),*others
 
 def _umls_names(folder, cfg):
-    "`{concept: [(rank, line)]}`, lines of different texts, the preferred one first"
+    "`{concept: [(rank, line)]}`, lines of different texts, the preferred one first; and `{vocabulary: strictest level}`"
     languages = listed_words(cfg.languages.upper())
     vocabularies = listed_words(cfg.vocabularies.upper())
     chosen = _of_types(folder, listed_words(cfg.types.upper()))
-    found = defaultdict(dict)
+    found,levels = defaultdict(dict),{}
     for line in _lines(folder, 'MRCONSO'):
-        if line['language'] not in languages or _left_out(line, vocabularies): continue
-        cui,text = line['cui'],line['text']
+        if line['language'] not in languages: continue
+        vocabulary = line['vocabulary']
+        if vocabularies and vocabulary not in vocabularies: continue
+        strictest = levels.get(vocabulary, '')
+        levels[vocabulary] = max(line['level'], strictest)
+        if line['suppress'] in SUPPRESSED: continue
+        cui = line['cui']
         if chosen is not None and cui not in chosen: continue
+        text = one_line(line['text'])
+        if not text: continue
+        line['text'] = text
         rank = _rank(line, languages)
         texts = found[cui]
         if text not in texts or rank<texts[text][0]: texts[text] = rank,line
     ordered = {}
     for cui,texts in found.items():
         ordered[cui] = sorted(texts.values(), key=lambda o: o[0])
-    return ordered
-
-def _umls_definitions(folder, known, vocabularies):
-    "`{concept: definitions}`"
-    found = defaultdict(dict)
-    for line in _lines(folder, 'MRDEF'):
-        if _left_out(line, vocabularies) or line['cui'] not in known: continue
-        found[line['cui']][line['text']] = True
-    return found
+    return ordered,levels
 
 # %% ../../nbs/pretraining/04_umls.ipynb #a47c1662
+def _umls_definitions(folder, known, vocabularies):
+    "`{concept: {definition: vocabulary}}`"
+    found = defaultdict(dict)
+    for line in _lines(folder, 'MRDEF'):
+        if line['suppress'] in SUPPRESSED: continue
+        cui,vocabulary = line['cui'],line['vocabulary']
+        if cui not in known or vocabulary not in vocabularies: continue
+        text = one_line(line['text'])
+        if text: found[cui].setdefault(text, vocabulary)
+    return found
+
 def _umls_relations(folder, known, vocabularies):
-    "`{concept: relations}`; a line says what the second concept is to the first"
+    "`{concept: {relation: vocabulary}}`; a line says what the second concept is to the first"
     found = defaultdict(dict)
     for line in _lines(folder, 'MRREL'):
         first,second = line['first'],line['second']
         if _left_out(line, vocabularies) or not line['relation'] or first==second: continue
         if first not in known or second not in known: continue
         relation = line['relation'].replace('_', ' ')
-        found[second][relation, f'UMLS:{first}'] = True
+        link = relation,f'UMLS:{first}'
+        found[second].setdefault(link, line['vocabulary'])
     return found
 
+# %% ../../nbs/pretraining/04_umls.ipynb #f61ca890
 def umls_rows(
     folder,              # With MRCONSO.RRF, and MRDEF, MRREL and MRSTY where they are
     cfg:KnowledgeCfg,
     notes:list,          # What was left out is added here
 ):
     "Concepts of the UMLS as rows"
-    names = _umls_names(folder, cfg)
+    if not umls_table(folder, 'MRCONSO'): raise UserError(f"{folder} is no folder with MRCONSO.RRF; name the one that has the tables")
+    names,levels = _umls_names(folder, cfg)
     vocabularies = listed_words(cfg.vocabularies.upper())
-    if not names: raise UserError(f"{folder} has no name in {cfg.languages} of {cfg.vocabularies or 'any vocabulary'}; look at the filters")
+    if not names:
+        spoken,whose = cfg.languages or 'no language',cfg.vocabularies or 'any vocabulary'
+        raise UserError(f"{folder} has no name in {spoken} of {whose}; look at the filters")
     lost = [name for name in ('MRDEF','MRREL') if not umls_table(folder, name)]
     if lost: notes.append(f"there is no {' and no '.join(lost)} in the folder")
-    definitions = _umls_definitions(folder, names.keys(), vocabularies)
+    definitions = _umls_definitions(folder, names.keys(), levels)
     relations = _umls_relations(folder, names.keys(), vocabularies)
     for cui,ranked in names.items():
         lines = [line for _,line in ranked]
         first,*rest = [line['text'] for line in lines]
-        used = sorted({line['vocabulary'] for line in lines})
-        level = max(line['level'] for line in lines)
-        told = cfg.told(f"UMLS, {' '.join(used)}", f"UMLS Metathesaurus License, restriction level {level}")
+        beside = {*definitions[cui].values(), *relations[cui].values()}
+        used = beside.union(line['vocabulary'] for line in lines)
+        strict = [line['level'] for line in lines]
+        strict += [levels.get(name, '') for name in beside]
+        level = max(strict)
+        told = cfg.told(f"UMLS, {' '.join(sorted(used))}", f"UMLS Metathesaurus License, restriction level {level}")
         yield Concept(
             id=f'UMLS:{cui}',
             names=(first,),

@@ -189,7 +189,7 @@ def start_run(
     return run
 
 # %% ../../nbs/training/60_loop.ipynb #1887a849
-LOSSES = ('loss','dice','bce') # what `sample_losses` returns, by name
+LOSSES = ('loss','dice','bce') # the whole, and the parts of `seg_loss` that are logged: what `sample_losses` returns, by name
 
 def sample_losses(
     logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
@@ -204,9 +204,8 @@ def sample_losses(
         counted = None if batch.counted is None else batch.counted[one]
         answers = [o[one] for o in scales]
         loss,parts = seg_loss(answers, batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted)
-        dice = parts['dice'].to(loss)
-        bce = parts['bce'].to(loss)
-        rows.append(torch.stack([loss, dice, bce]))
+        named = [parts[name].to(loss) for name in LOSSES[1:]]
+        rows.append(torch.stack([loss, *named]))
     return torch.stack(rows)
 
 # %% ../../nbs/training/60_loop.ipynb #0ffeb6e3
