@@ -7,6 +7,7 @@ __all__ = ['GRID', 'FILE', 'MASK_NAME', 'MOVED', 'read_marks', 'write_marks', 'P
            'as_marks', 'locate', 'draw', 'rasterize']
 
 # %% ../nbs/prompts/60_spatial.ipynb #e51f3b0a
+import os
 import re
 from dataclasses import MISSING, fields, replace
 from importlib import import_module
@@ -99,7 +100,7 @@ def _mask_data(
     wanted = 'data of a mask should be the name of a file of labels'
     if not isinstance(name, str): raise UserError(f"{wanted}, got {short(name)}")
     file = folder/name
-    if not named_segment(file)[0].is_file(): raise UserError(f"{wanted}, got {short(name)}, and there is no such file")
+    if not os.path.isfile(named_segment(file)[0]): raise UserError(f"{wanted}, got {short(name)}, and there is no such file")
     labels,_ = read_labels(file)
     if scan is None: return labels.data>0
     placed = labels.onto(scan, same_voxels) if scan.has_orientation else scan.like(labels.data)
