@@ -220,8 +220,8 @@ def one_series(
     if is_file and not is_dicom(path):
         raise UserError(f"--series chooses among the series in a folder or an archive, and {word} is none")
     group,_ = pick_series(word, series)
-    if is_file and not any(one.path.samefile(path) for one in group):
-        raise UserError(f"--series chooses among the series in a folder or an archive, or the volumes in a file, and {word} is none that holds {series}")
+    if is_file and not all(one.path.samefile(path) for one in group):
+        raise UserError(f"--series chooses among the series in a folder or an archive, or the volumes in a file, and {word} is none of these")
     return f'{path.parent if is_file else word}#{group[0].series}'
 
 def lone_scan(
