@@ -221,7 +221,7 @@ def one_series(
         raise UserError(f"--series chooses among the series in a folder or an archive, and {word} is none")
     group,_ = pick_series(word, series)
     if is_file and not all(one.path.samefile(path) for one in group):
-        raise UserError(f"--series chooses among the series in a folder or an archive, or the volumes in a file, and {word} is none of these")
+        raise UserError(f"--series chooses among series in a folder or an archive, or volumes in a file, and {word} is none of these")
     return f'{path.parent if is_file else word}#{group[0].series}'
 
 def lone_scan(
