@@ -209,6 +209,8 @@ def split_words(
     if not images: raise UserError("name a scan, or several, got none; words that are no files are sentences")
     return images,[word for word in words if word not in images]
 
+
+# %% ../../nbs/commands/02_images.ipynb #fa99bbd2
 def one_series(
     word:str,    # Folder, archive or DICOM file, as it was typed
     series:str,  # UID, number or part of the description; of a file in an archive, a part of its name
@@ -224,6 +226,7 @@ def one_series(
         raise UserError(f"--series chooses among series in a folder or an archive, or volumes in a file, and {word} is none of these")
     return f'{path.parent if is_file else word}#{group[0].series}'
 
+# %% ../../nbs/commands/02_images.ipynb #f13af6ba
 def lone_scan(
     words:list,   # Scans, as they were typed
     found:dict,   # From `find_images`
