@@ -237,3 +237,15 @@ def test_code_is_a_step_a_line():
 def test_an_exported_cell_is_short(page):
     "A class begins small and grows by `@patch`"
     assert not [text(c).splitlines()[1] for c in cells(page) if exported(c) and len(lines(c))>50]
+
+
+@pytest.mark.parametrize('page', pages, ids=name_of)
+def test_imports_of_an_example_stand_in_a_cell_of_their_own(page):
+    "nbdev runs a whole cell in which something is imported when it makes the site, without the cells above it"
+    mixed = []
+    for c in cells(page):
+        if c['cell_type']!='code' or exported(c): continue
+        code = '\n'.join(o for o in text(c).splitlines() if not o.startswith(('%','!')))
+        kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(code).body}
+        if len(kinds)==2: mixed.append(code)
+    assert not mixed

@@ -142,11 +142,28 @@ BAD = [(away, 'lies beyond the slices'), (across, 'goes across slices'), (wide, 
 
 @pytest.mark.parametrize('change, says', BAD, ids=[o[0].__name__ for o in BAD])
 def test_structures_that_cannot_be_laid_are_refused_in_one_sentence(tmp_path, change, says):
+    own = tmp_path/'study'/'rt' # a folder of its own: what others keep two levels above is theirs
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        plan(tmp_path, change)
-    with pytest.raises(UserError, match=says) as e: read_structures(tmp_path/'rt.dcm')
+        plan(own, change)
+    with pytest.raises(UserError, match=says) as e: read_structures(own/'rt.dcm')
     assert '\n' not in str(e.value) and len(str(e.value))<500
+
+
+def test_a_series_is_looked_for_near_and_what_is_broken_elsewhere_does_not_matter(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        _,mask = plan(tmp_path/'study'/'plan')
+    study = tmp_path/'study'
+    (study/'plan'/'s').rename(study/'ct') # a series in the folder beside, as exports lay it
+    (study/'other').mkdir()
+    (study/'other'/'0001.dcm').write_bytes(b'no DICOM')
+    got = read_structures(study/'plan'/'rt.dcm')
+    assert np.array_equal(got['box'], mask) or got['box'].sum()==mask.sum()
+    deep = study/'a'/'b'/'c'
+    deep.parent.mkdir(parents=True)
+    (study/'ct').rename(deep) # in no export does a series lie that far away
+    with pytest.raises(UserError, match='no file of that lies in'): read_structures(study/'plan'/'rt.dcm')
 
 
 def test_what_is_left_out_is_said(tmp_path):
