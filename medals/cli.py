@@ -203,7 +203,7 @@ def evaluate(
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, HD95 and other distances, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
     summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')
