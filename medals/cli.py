@@ -199,7 +199,7 @@ def prepare(
 
 # %% ../nbs/commands/30_cli.ipynb #93e86e9c
 def evaluate(
-    pred:str,        # Folder of predictions, matched by name: a label map, DICOM SEG or RTSTRUCT, or a folder of masks per case; or one file
+    pred:str,        # Predictions, a folder, matched by name: per case a label map, DICOM SEG, RTSTRUCT or folder of masks; or one file
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
