@@ -205,7 +205,7 @@ def evaluate(
 ):
     "Score predictions: DSC, NSD, HD95 and other distances, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
-    rows,notes,fails = run(pred, truth, cfg)
+    rows,notes,fails = run(pred, truth, cfg, _tell)
     summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')
     means,_,_ = summary.partition('## Classes')
     _,_,*head = means.splitlines() # without the title
