@@ -51,7 +51,8 @@ def plain(path, axes='zyx', x=None, unit='millimeter', steps=None, after=None, v
     said = [dict(name=o, type=kinds[o]) if o in kinds else dict(name=o, type='space', unit=unit) for o in axes]
     level = dict(path='0', coordinateTransformations=steps or [dict(type='scale', scale=[1]*len(axes))])
     image = dict(axes=said, datasets=[level], **({'coordinateTransformations': after} if after else {}))
-    group.attrs.update({'multiscales': [{'version': version, **image}]} if version=='0.4' else {'ome': {'version': version, 'multiscales': [image]}})
+    old,new = {'multiscales': [{'version': version, **image}]},{'ome': {'version': version, 'multiscales': [image]}}
+    group.attrs.update(old if version=='0.4' else new)
     return group
 
 
@@ -122,7 +123,8 @@ def test_channel_time_level_and_labels_are_chosen(cells, tmp_path, monkeypatch):
     for wish,there in (('c=1,t=0', x[0,1]), ('c=DAPI,t=1', x[1,0]), ('channel=1;time=1', x[1,1])):
         assert np.array_equal(read_volume(f'{path}#{wish}').data, there.T)
     assert read_volume(f'{path}#c=0,t=0,level=1').spacing==(.001,.001,.002)
-    for wish,said in (('', '2 times'), ('t=0', 'DAPI, actin'), ('t=0,c=7', "no '7'"), ('t=0,c=x', "no 'x'"), ('t=0,c=0,level=9', "no '9'"), ('z=1', 'z cannot')):
+    wrong = {'': '2 times', 't=0': 'DAPI, actin', 't=0,c=7': "no '7'", 't=0,c=x': "no 'x'", 't=0,c=0,level=9': "no '9'", 'z=1': 'z cannot'}
+    for wish,said in wrong.items():
         with pytest.raises(UserError, match=said): read_volume(f'{path}#{wish}' if wish else path)
     ids,names = read_labels(path)
     assert np.array_equal(ids.data, labels.T) and names=={1: 'nucleus', 2: 'cell'}
@@ -154,7 +156,7 @@ def test_orientation_of_axes_is_believed(tmp_path):
     assert np.allclose(vol.affine[:3,3], np.array([lps.translation[o] for o in 'xyz'])*[-1,-1,1])
 
 
-def test_commands_see_one_scan_in_a_store(cells, tmp_path):
+def test_commands_see_one_scan_in_a_store(cells, tmp_path, monkeypatch):
     path,x,labels = cells
     folder = tmp_path/'set'
     shutil.copytree(path, folder/'a.ome.zarr')
@@ -162,13 +164,14 @@ def test_commands_see_one_scan_in_a_store(cells, tmp_path):
     assert list(find_images([folder]))==['a','b']
     truth,names = read_labels(folder/'a.ome.zarr')
     for case in 'ab': write_labels(tmp_path/'pred'/f'{case}.nii.gz', truth.data, truth, names)
-    assert main(['evaluate', str(tmp_path/'pred'), str(folder), '-o', str(tmp_path/'scores'), '--workers', '1'])==0
-    assert main(['evaluate', str(tmp_path/'pred'/'a.nii.gz'), str(folder/'a.ome.zarr/labels/parts'), '-o', str(tmp_path/'one'), '--workers', '1'])==0
+    both = ['pred', 'set', '-o', 'scores'],['pred/a.nii.gz', 'set/a.ome.zarr/labels/parts', '-o', 'one']
+    monkeypatch.chdir(tmp_path)
+    for words in both: assert main(['evaluate', *words, '--workers', '1'])==0
     for out in ('scores','one'):
         scored = [o.split(',') for o in (tmp_path/out/'table.csv').read_text().splitlines()[1:]]
         assert scored and all(float(o[2])==1 for o in scored)
-    (tmp_path/'cells.toml').write_text('name = "cells"\nmodality = "microscopy"\nimage = "*.ome.zarr#c=1,t=0"\nlabels = "*.ome.zarr/labels/parts"\n'
-                                       'classes = {nucleus = 1, cell = 2}')
+    (tmp_path/'cells.toml').write_text('name = "cells"\nmodality = "microscopy"\nimage = "*.ome.zarr#c=1,t=0"\n'
+                                       'labels = "*.ome.zarr/labels/parts"\nclasses = {nucleus = 1, cell = 2}')
     index(folder, tmp_path/'list.jsonl', tmp_path/'cells.toml', workers=1)
     rows = [json.loads(o) for o in (tmp_path/'list.jsonl').read_text().splitlines()]
     assert [row['ids'] for row in rows]==[[1,2],[1,2]]
