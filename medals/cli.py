@@ -202,11 +202,11 @@ def prepare(
 
 # %% ../nbs/commands/30_cli.ipynb #93e86e9c
 def evaluate(
-    pred:str,        # Folder of predictions, matched by name: .nii, .nii.gz, .npz, or one folder of masks per case; or one file
+    pred:str,        # Predictions, a folder, matched by name: per case a label map, DICOM SEG, RTSTRUCT or folder of masks; or one file
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, HD95 and other distances, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
     rows,notes,fails = run(pred, truth, cfg)
     summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')

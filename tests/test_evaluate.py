@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from helpers import here
 from medals.cli import EvaluateCfg
 from medals.core import UserError
-from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, score_case
+from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, read_scores, score_case
 from medals.evaluation.labeling import case_masks
+from medals.masks.distances import surface_distances
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.volume import Volume, phantom, write_labels, write_volume
 
@@ -212,3 +213,22 @@ def test_an_interval_covers_what_it_should():
     gen = np.random.default_rng(0)
     hits = [lo<.7<hi for _,lo,hi in (interval(gen.beta(7, 3, 40), 400, i) for i in range(200))]
     assert .88<np.mean(hits)<.99
+
+
+def test_distances_in_the_table_and_the_summary(tmp_path):
+    "One class found, one missed, one invented, one absent: what is infinite is counted, and in no mean"
+    truth,pred = (np.where(np.isin(LBL, own), LBL, 0).astype(np.uint8) for own in ((1,2), (1,3)))
+    for k in range(2):
+        write_labels(tmp_path/'t'/f'c{k}.nii.gz', truth, VOL, NAMES)
+        write_labels(tmp_path/'p'/f'c{k}.nii.gz', np.roll(pred, k, 0), VOL, NAMES)
+    rows,*_ = run(tmp_path/'p', tmp_path/'t', tmp_path/'o', metrics='hd95,assd,rve')
+    first = {r['outcome']: (r['rve'], r['hd95'], r['assd']) for r in rows if r['case']=='c0'}
+    assert first==dict(found=(0,0,0), missed=(-1,np.inf,np.inf), invented=(np.inf,)*3, absent=('',)*3)
+    table = rows_of(tmp_path/'o'/'table.csv')
+    assert list(table[0])[:6]==['case','sentence','dsc','rve','hd95','assd'] and table[1]['hd95']=='inf'
+    assert read_scores(tmp_path/'o'/'table.csv')==rows
+    text = (tmp_path/'o'/'summary.md').read_text()
+    want = np.mean([0, surface_distances(LBL==1, np.roll(LBL==1, 1, 0), VOL.spacing).percentile()])
+    assert '| DSC | RVE | HD95 | ASSD |' in text and f'{want:.3f} (0.000-8.000), 4 inf' in text and 'a distance is infinite' in text
+    for bad,says in ((dict(metrics='hd95,iou'), 'no metric iou'), (dict(metrics='nsd', mode='challenge'), 'metrics of their own')):
+        with pytest.raises(UserError, match=says): run(tmp_path/'p', tmp_path/'t', tmp_path/'o2', **bad)

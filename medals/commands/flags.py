@@ -78,6 +78,7 @@ class EvaluateCfg:
     mode:str='correct'    # correct, or challenge: the rules of the CVPR-BiomedSegFM evaluator, and its columns in challenge.csv
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
+    metrics:str=''        # Columns, such as dsc,nsd,hd95,assd,rve; hd95_voxels, assd_voxels: as MONAI has them; all; empty: dsc,nsd
     tolerance:float=2.    # Of the NSD, mm
     same_voxels:bool=False # Do predictions lie on the voxels of the truth, whatever their headers say? For masks whose header was lost
     worst:int=4           # How many cases are shown as overlays

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_ENDINGS', 'IMAGE_ENDINGS', 'LIKE_LABELS', 'LIKE_NEITHER', 'LIKE_AN_IMAGE', 'IMAGE_FOLDERS', 'LABEL_FOLDERS',
-           'PARENT_MASK_FOLDERS', 'COLLECTIONS', 'MADE_OF_MASKS', 'A_FEW', 'THE_ROOT', 'SCAN_NAMES', 'case_of',
-           'kind_of', 'made_by_medals', 'masks_in', 'holds_masks_of_one', 'Side', 'pairs']
+           'PARENT_MASK_FOLDERS', 'COLLECTIONS', 'MADE_OF_MASKS', 'SCAN_NAMES', 'A_FEW', 'THE_ROOT', 'case_of',
+           'kind_of', 'is_called_scan', 'made_by_medals', 'masks_in', 'holds_masks_of_one', 'Side', 'pairs']
 
 # %% ../../nbs/evaluation/00_cases.ipynb #c36636a8
 import re
@@ -13,7 +13,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 from fastcore.basics import patch
 
 from ..core import UserError
@@ -59,6 +58,14 @@ PARENT_MASK_FOLDERS = ('segmentations','segmentation','masks','mask','labels','l
 COLLECTIONS = ('labelstr','labelsts','imagestr','imagests') # They hold cases, as nnU-Net calls them
 MADE_OF_MASKS = re.compile(r'.+_objects|(mark|drawn)_\d+') # What medals writes beside its masks
 
+SCAN_NAMES = ('ct','mri','mr','pet','us','image','imaging','img','scan','t1','t1c','t1ce','t1n','t2','t2f','t2w','flair') # Beside masks
+
+def is_called_scan(
+    file:Path,
+)->bool:
+    "Has a file beside masks the name of a scan?"
+    return stem(file).lower() in SCAN_NAMES
+
 def made_by_medals(
     folder:Path,
 )->bool:
@@ -76,20 +83,26 @@ def masks_in(
     found = [f for f in files if not is_challenge(f) and case_of(f)[1]!=LIKE_AN_IMAGE]
     if made_by_medals(folder):
         found = [f for f in found if not MADE_OF_MASKS.fullmatch(stem(f))]
+    found = [f for f in found if not is_called_scan(f)] or found
     masks = [f for f in found if stem(f).lower()!='labels']
     return masks or found
 
 # %% ../../nbs/evaluation/00_cases.ipynb #efd9ab99
-A_FEW = 3 # Files of a folder whose headers are looked at
+A_FEW = 2 # Files of a folder that are looked at
+
+def _grid(file):
+    "Shape and affine of a mask"
+    labels,_ = read_labels(file, soft=True)
+    return labels.shape,labels.affine
 
 def _on_one_grid(files):
-    "Do files lie on the same voxels, as far as their headers tell?"
-    try: grids = [nib.load(f) for f in files]
-    except Exception: return True # nibabel raises many kinds for what it cannot read, which is said when the case is scored
-    first = grids[0]
-    for other in grids[1:]:
-        if other.shape!=first.shape: return False
-        if grid_difference(first.shape[:3], other.affine, first.affine): return False
+    "Do files lie on the same voxels? Segments may be cut to what is in them, which says nothing"
+    if has_segments(files[0]): return True
+    try: grids = [_grid(f) for f in files]
+    except UserError: return True # what cannot be read is said when the case is scored
+    shape,affine = grids[0]
+    for its_shape,its_affine in grids[1:]:
+        if its_shape!=shape or grid_difference(shape, its_affine, affine): return False
     return True
 
 def _is_mask(file):
@@ -117,7 +130,7 @@ def holds_masks_of_one(
     files = masks_in(folder)
     name = folder.name.lower()
     if not files or name in COLLECTIONS: return False
-    if not _on_one_grid(files[:A_FEW]) or not _is_mask(files[0]): return False
+    if not _is_mask(files[0]) or not _on_one_grid(files[:A_FEW]): return False
     return likely or name=='segmentations' or _named_like_organs(files)
 
 # %% ../../nbs/evaluation/00_cases.ipynb #6e3bbde0
@@ -147,7 +160,6 @@ def _labels_and_images(files):
 
 # %% ../../nbs/evaluation/00_cases.ipynb #60006621
 THE_ROOT = '' # Stands for the folder that was given, if it may be a case itself
-SCAN_NAMES = ('ct','mri','mr','pet','us','image','img','scan','t1') # How a scan is called beside its masks
 
 def _owner(folder, root):
     "The folder of the case whose masks may lie in a folder"
@@ -167,6 +179,12 @@ def _likely_scan(file):
     name = stem(file).lower()
     return name not in SCAN_NAMES,name
 
+def _scans_beside(files, inner):
+    "Those files of a case that are no masks: all, if masks have an inner folder, or those that are called like a scan"
+    if inner: return files
+    scans = [f for f in files if is_called_scan(f)]
+    return scans if len(scans)<len(files) else []
+
 def _folders(files, root):
     "By case, the folders that may hold its masks, the names of their files as cases, and a scan beside them"
     folders,inside,scans = defaultdict(list),defaultdict(set),{}
@@ -177,8 +195,8 @@ def _folders(files, root):
         folders[case].append(inner[0] if inner else owner)
         for found in holders.values():
             inside[case] |= {case_of(f)[0] for f in found}
-        beside = holders.get(owner)
-        if inner and beside: scans[case] = min(beside, key=_likely_scan)
+        beside = _scans_beside(holders.get(owner, []), inner)
+        if beside: scans[case] = min(beside, key=_likely_scan)
     return dict(folders),dict(inside),scans
 
 # %% ../../nbs/evaluation/00_cases.ipynb #7044f442
@@ -259,8 +277,9 @@ def _common(pred, truth):
         if not inside&both: continue
         folder = truth.folders[name][0]
         plain = folder.name.lower() not in PARENT_MASK_FOLDERS
-        likely = plain or pred.repeats(inside) or truth.repeats(inside)
-        if holds_masks_of_one(folder, likely): both -= inside
+        recurs = pred.repeats(inside) or truth.repeats(inside)
+        is_one_file = recurs and len(masks_in(folder))==1
+        if is_one_file or holds_masks_of_one(folder, plain or recurs): both -= inside
         else: both.discard(name)
     return both
 

@@ -155,10 +155,19 @@ def shared_grid(
     image=None,   # The scan
 ):                # `Volume`, or None: the grid of the truth
     "The grid on which a truth is compared that may be cut to what is in it"
-    if not has_segments(truth): return None
-    own = _first_mask(truth)
-    if not has_segments(pred): return own.onto(_first_mask(pred))
-    return own.onto(read_volume(image)) if image else own.around(_first_mask(pred))
+    own = _cut_files(truth)
+    if not own: return None
+    first = _first_mask(own[0])
+    others = _cut_files(pred)
+    if not others: return first.onto(_first_mask(pred))
+    if image: return first.onto(read_volume(image))
+    return reduce(Volume.around, map(_first_mask, (*own[1:], *others)), first)
+
+def _cut_files(path):
+    "The files of a case that may be cut to what is in them"
+    path = Path(path)
+    files = masks_in(path) if path.is_dir() else [path]
+    return [f for f in files if has_segments(f)]
 
 def _first_mask(path):
     "A mask of a case, for where its voxels lie"
