@@ -63,17 +63,20 @@ def segment(
 ):
     "Segment a scan, or many, by sentences"
     from medals.commands.cohort import check_before
-    from medals.commands.images import find_images, lone_scan, one_series, split_words
+    from medals.commands.images import find_images, lone_scan, one_series, split_words, with_choice
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
     notes = []
     found = find_images(images, notes, cfg.series=='all')
+    choice = dict(channel=cfg.channel, time=cfg.time, level=cfg.level)
     mute = [] if sentences else [p.name for p in found.values() if not is_challenge(p)]
     if mute:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
-    scan = lone_scan(images, found)
+    lone = lone_scan(images, found)
+    scan = lone and with_choice(lone, **choice)
+    found = {case: with_choice(path, **choice) for case,path in found.items()}
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
     _note(notes)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)

@@ -6,7 +6,7 @@
 __all__ = ['PHANTOM_NAMES', 'SIDES', 'MODALITY_NAMES', 'ROUNDING', 'SIDE', 'INT_TYPES', 'LABEL_MAP', 'Volume', 'phantom',
            'read_volume', 'sound', 'label_ids', 'segment_paths', 'read_labels', 'side_file', 'write_volume',
            'write_labels', 'AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge',
-           'is_scan', 'read_prompts', 'stem']
+           'is_scan', 'is_single', 'is_zarr', 'on_disk', 'read_prompts', 'stem']
 
 # %% ../nbs/scans/50_volume.ipynb #57d68931
 import json
@@ -25,14 +25,16 @@ from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series
 from .scans.compressed import open_gzip
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
-from .scans.formats import READABLE, READERS, ending, has_segments, is_challenge, is_scan, named_segment, reader_of, stem
+from .scans.formats import (
+    READABLE, READERS, ending, has_segments, is_challenge, is_scan, is_single, is_zarr, named_segment, on_disk, reader_of, stem)
 from .scans.axes import Region
 from .scans.grids import grid_difference
 from .scans.nifti import image_at, image_under, placement
 from .scans.seg_nrrd import single_map
 from .scans.slice_stack import nearest_voxels, straight_grid, straighten_labels
 
-_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge', 'is_scan', 'read_prompts', 'stem'] # handed on
+_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge', 'is_scan', 'is_single',
+         'is_zarr', 'on_disk', 'read_prompts', 'stem'] # handed on
 
 # %% ../nbs/scans/50_volume.ipynb #voltimes
 def _times(sizes):
@@ -269,16 +271,17 @@ def _assembled(path, data, affine, facts, modality=None):
 
 # %% ../nbs/scans/50_volume.ipynb #55c3b1f9
 def read_volume(
-    path,           # `.nii`, `.nii.gz`, `.img` and `.hdr`, challenge `.npz`; or a DICOM series: folder, `folder#SERIES`, one of its files
+    path,           # File in one of `READERS`, `x.zarr#c=1`, or a DICOM series: folder, `folder#SERIES`, one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
-    series=None,    # UID, number or part of the description, if the folder holds several; the channel of a NIfTI file with four axes
+    series=None,    # UID, number or part of the description, if the folder holds several; a channel, of NIfTI with four axes or of OME-Zarr
     resample=False, # Interpolate DICOM slices that are unevenly spaced onto an even grid?
 )->Volume:
     "A scan from a file or folder"
     path = Path(path).expanduser()
     modality = _modality(modality)
     names_series = '#' in path.name
-    if not names_series and not path.exists(): raise UserError(f"no file {path}")
+    is_there = path.exists() or names_series or is_zarr(path)
+    if not is_there: raise UserError(f"no file {path}")
     parts = reader_of(path).read(path, series, resample)
     return _assembled(path, *parts, modality)
 
@@ -358,6 +361,7 @@ def read_labels(
     "A label map, and its names if they were saved with it"
     path = Path(path).expanduser()
     if has_segments(named_segment(path)[0]): return _of_segments(path)
+    if path.exists() or is_zarr(path): path = _label_path(path)
     if is_challenge(path): vol = _assembled(path, *read_case_npz(path, ('gts','segs')))
     else: vol = read_volume(path)
     ids,notes = label_ids(vol.data, path, soft)
@@ -365,6 +369,11 @@ def read_labels(
     names,named = _names(path, ids)
     labels = replace(vol, data=ids, notes=(*told, *notes, *named))
     return labels,names
+
+def _label_path(path):
+    "The label map that belongs to an image, where a format keeps both in one place"
+    find = reader_of(path).labels
+    return find(path) if find else path
 
 SIDE = '.medals.json' # Ending of the file beside a label map, which no other program uses
 

@@ -26,7 +26,7 @@ from ..inference.result import check_save, format_of, ranking
 from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences
-from ..volume import is_challenge, read_prompts, read_volume
+from ..volume import is_challenge, is_zarr, on_disk, read_prompts, read_volume
 from ..weights import find_model
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
@@ -111,9 +111,8 @@ class CohortCfg(AskCfg):
 
 def _stats(path):
     "Size and date of a file, or of all files of a folder; None if it is neither"
-    folder = str(path).rpartition('#')[0]  # of FOLDER#SERIES; empty for a name such as `nano`
-    there = Path(folder) if folder and not path.exists() else path
-    if there.is_dir(): files = files_below(there)
+    there = on_disk(path)
+    if there.is_dir(): files = files_below(there, most=10**7 if is_zarr(there) else 10**5) # chunks are files, and many
     else: files = [there] if there.exists() else []
     stats = [f.stat() for f in files]
     if not stats: return None

@@ -22,6 +22,9 @@ class SegmentCfg(AskCfg):
     marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
     series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them
+    channel:str=''        # Of OME-Zarr this channel: its number from 0, or its name
+    time:str=''           # Of OME-Zarr this point in time, counted from 0
+    level:str=''          # Of OME-Zarr this resolution, 0 is the finest; empty: the finest of moderate size
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core

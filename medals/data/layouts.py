@@ -17,7 +17,7 @@ from ..scans.dicom_structures import series_drawn_on, structure_kind
 from .maskfolder import mask_cases
 from .nnunet import is_file, read_raw, scans_below
 from ..scans.formats import READERS, has_segments
-from ..volume import MODALITY_NAMES, is_challenge, is_scan, stem
+from ..volume import MODALITY_NAMES, is_challenge, is_scan, is_zarr, stem
 
 # %% ../../nbs/data/30_layouts.ipynb #65d84176
 @dataclass
@@ -111,11 +111,13 @@ def _paired(root, name, image, labels):
     if len(STARS.findall(image))!=len(STARS.findall(labels)):
         raise UserError(f"{name}: the patterns {image!r} and {labels!r} should have the same number of *, for the name of the case")
     rows,there = [],False
+    image,wish,said = image.partition('#') # of a store: which channel or level
     for file,stars in matches(root, image):
         found = filled(root, labels, stars)
         if found==file: continue
-        row = dict(data=file, labels=found, dataset=name)
-        if found.is_dir() or has_segments(found): row['masks'] = []
+        row = dict(data=f'{file}{wish}{said}', labels=found, dataset=name)
+        is_folder = found.is_dir() and not is_zarr(found)
+        if is_folder or has_segments(found): row['masks'] = []
         rows.append(row)
         there = there or found.exists()
     return rows,there

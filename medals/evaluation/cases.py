@@ -20,7 +20,8 @@ from ..base.files import files_below, read_json
 from ..scans.grids import grid_difference
 from ..scans.labelmap import single_label
 from ..vocab import resolve
-from ..volume import has_segments, is_challenge, is_scan, read_labels, stem
+from ..scans.ome_metadata import FOLDER_ENDINGS
+from ..volume import has_segments, is_challenge, is_scan, is_single, on_disk, read_labels, stem
 
 # %% ../../nbs/evaluation/00_cases.ipynb #cfd97f17
 LABEL_ENDINGS = ('lab','label','labels','seg','segs','mask','gt','gts','pred')
@@ -78,7 +79,7 @@ def masks_in(
     folder:Path,
 )->list:      # Files, in the order of their names
     "The masks in the folder of a case"
-    files = [f for f in sorted(folder.iterdir()) if f.is_file() and (is_scan(f) or has_segments(f))]
+    files = [f for f in sorted(folder.iterdir()) if is_single(f) and (is_scan(f) or has_segments(f))]
     found = [f for f in files if not is_challenge(f) and case_of(f)[1]!=LIKE_AN_IMAGE]
     if made_by_medals(folder):
         found = [f for f in found if not MADE_OF_MASKS.fullmatch(stem(f))]
@@ -136,7 +137,7 @@ def holds_masks_of_one(
 def _visible_scans(root):
     "The scans and label maps below a folder, without what is hidden or lies in a hidden folder"
     found = []
-    for file in files_below(root, most=10**7):
+    for file in files_below(root, most=10**7, whole=FOLDER_ENDINGS):
         parts = file.relative_to(root).parts
         hidden = any(o.startswith('.') for o in parts)
         if not hidden and (is_scan(file) or has_segments(file)): found.append(file)
@@ -212,8 +213,8 @@ class Side:
     def of(cls, root):
         "Sort a file, or the files below a folder, by case"
         root = Path(root).expanduser()
-        if not root.exists(): raise UserError(f"no file or folder {root}")
-        if root.is_file():
+        if not on_disk(root).exists(): raise UserError(f"no file or folder {root}")
+        if is_single(root):
             case,_ = case_of(root)
             return cls(root, {case: [root]}, {}, {}, {})
         files = _visible_scans(root)
@@ -284,7 +285,7 @@ def _common(pred, truth):
 
 def _only_case(side):
     "Name, and file or folder of masks, of the only case of a side; None if there are several, or if nothing tells"
-    if side.root.is_file(): return next(iter(side.files)),side.root
+    if is_single(side.root): return next(iter(side.files)),side.root
     if side.inside.get(THE_ROOT, set())&set(side.images): return None # each with a scan of its own
     if THE_ROOT not in side.folders and len(side.folders)!=1: return None
     case = THE_ROOT if THE_ROOT in side.folders else next(iter(side.folders))
@@ -294,7 +295,7 @@ def _only_case(side):
 
 def _as_one(pred, truth, both):
     "Name, prediction and truth, if what was given are two single cases; else None"
-    pred_is_file,truth_is_file = pred.root.is_file(),truth.root.is_file()
+    pred_is_file,truth_is_file = is_single(pred.root),is_single(truth.root)
     if both and pred_is_file!=truth_is_file: return None # a case of a folder has the name of the file
     by_name = both&(set(pred.folders)|set(truth.folders))
     if by_name and not truth_is_file: return None

@@ -23,7 +23,7 @@ from ..base.fields import Field
 from ..scans.labelmap import label_boxes, single_label
 from ..data.nnunet import is_ignored, named_labels
 from ..vocab import resolve
-from ..volume import AS_STORED, Volume, has_segments, is_challenge, label_ids, read_labels, read_volume, segment_paths, stem
+from ..volume import AS_STORED, Volume, has_segments, is_challenge, is_single, label_ids, read_labels, read_volume, segment_paths, stem
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #4f24c301
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def case_masks(
     "The masks of a case, on the voxels of `like`"
     path = Path(path)
     if has_segments(path): return _masks(list(segment_paths(path).values()), like, same_voxels)
-    if not path.is_dir(): return _label_map(path, like, same_voxels)
+    if not path.is_dir() or is_single(path): return _label_map(path, like, same_voxels)
     files = masks_in(path)
     if not files: raise UserError(f"{path} holds no masks and no label map")
     only = files[0]
@@ -173,9 +173,9 @@ def _first_mask(path):
     "A mask of a case, for where its voxels lie"
     path = Path(path)
     if has_segments(path): files = list(segment_paths(path).values())
-    else: files = masks_in(path) if path.is_dir() else [path]
+    else: files = [path] if is_single(path) else masks_in(path)
     if not files: raise UserError(f"{path} holds no masks and no label map")
-    if path.is_dir() and has_segments(files[0]): return _first_mask(files[0])
+    if not is_single(path) and has_segments(files[0]): return _first_mask(files[0])
     return read_labels(files[0], soft=True)[0]
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #f1f29828
