@@ -87,7 +87,7 @@ def _one_scan(image, sentences, cfg):
     from medals.spatial import read_marks
     from medals.volume import is_challenge, read_volume
     if cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
-    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels) if cfg.marks else None
+    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
