@@ -87,7 +87,7 @@ def _one_scan(image, sentences, cfg):
     from medals.spatial import read_marks
     from medals.volume import is_challenge, read_volume
     if cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
-    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels) if cfg.marks else None
+    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
@@ -208,7 +208,7 @@ def evaluate(
 ):
     "Score predictions: DSC, NSD, HD95 and other distances, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
-    rows,notes,fails = run(pred, truth, cfg)
+    rows,notes,fails = run(pred, truth, cfg, _tell)
     summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')
     means,_,_ = summary.partition('## Classes')
     _,_,*head = means.splitlines() # without the title

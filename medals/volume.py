@@ -25,8 +25,9 @@ from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series
 from .scans.compressed import open_gzip
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
-from .scans.formats import (
-    READABLE, READERS, ending, has_segments, is_challenge, is_scan, is_single, is_zarr, named_segment, on_disk, reader_of, stem)
+from medals.scans.formats import (
+    READABLE, READERS, ending, has_segments, is_challenge, is_scan, is_single, is_zarr, named_segment, on_disk, one_of_several, reader_of,
+    stem)
 from .scans.axes import Region
 from .scans.bids import bids_labels
 from .scans.grids import grid_difference
@@ -272,7 +273,7 @@ def _assembled(path, data, affine, facts, modality=None):
 
 # %% ../nbs/scans/50_volume.ipynb #55c3b1f9
 def read_volume(
-    path,           # File in one of `READERS`, `x.zarr#c=1`, or a DICOM series: folder, `folder#SERIES`, one of its files
+    path,           # File in one of `READERS`, `bold.nii.gz#7`, `x.zarr#c=1`, or a DICOM series: folder, `folder#SERIES`, one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
     series=None,    # UID, number or part of the description, if the folder holds several; a channel, of NIfTI with four axes or of OME-Zarr
     resample=False, # Interpolate DICOM slices that are unevenly spaced onto an even grid?
@@ -283,7 +284,8 @@ def read_volume(
     names_series = '#' in path.name
     is_there = path.exists() or names_series or is_zarr(path)
     if not is_there: raise UserError(f"no file {path}")
-    parts = reader_of(path).read(path, series, resample)
+    file,number = one_of_several(path)
+    parts = reader_of(path).read(file, series if number is None else number, resample)
     return _assembled(path, *parts, modality)
 
 
@@ -387,7 +389,8 @@ def side_file(
 
 def _names(path, ids):
     "Names from inside a label map, else from beside it; notes"
-    find = reader_of(path).names
+    path,number = one_of_several(path)
+    find = reader_of(path).names if number is None else None # those inside a file are of all its volumes
     inside,notes = find(path, ids) if find else ({}, ())
     if inside: return inside,notes
     listed,said = bids_labels(path, np.unique(ids))

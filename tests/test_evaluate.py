@@ -1,8 +1,10 @@
 "Cohorts scored from files: names, grids, rules, failures, and the command"
 import csv
 import json
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -232,3 +234,48 @@ def test_distances_in_the_table_and_the_summary(tmp_path):
     assert '| DSC | RVE | HD95 | ASSD |' in text and f'{want:.3f} (0.000-8.000), 4 inf' in text and 'a distance is infinite' in text
     for bad,says in ((dict(metrics='hd95,iou'), 'no metric iou'), (dict(metrics='nsd', mode='challenge'), 'metrics of their own')):
         with pytest.raises(UserError, match=says): run(tmp_path/'p', tmp_path/'t', tmp_path/'o2', **bad)
+
+
+def killed_after(cmd, cwd, file, cases):
+    "Start a command, kill it when its file holds some cases; how many there are"
+    p = subprocess.Popen(cmd, cwd=cwd, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not (file.exists() and file.read_bytes().count(b'\n')>cases):
+        assert p.poll() is None and time.monotonic()-begun<120
+        time.sleep(.002)
+    p.kill()
+    p.wait()
+    return file.read_bytes().count(b'\n')-1
+
+
+def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path):
+    "The same table and summary, byte for byte, as of a run that nobody stopped"
+    vol,lbl,names = phantom((48,56,30), (4.,4.,6.))
+    for k in range(9):
+        write_labels(tmp_path/'t'/f'c{k}.nii.gz', lbl, vol, names)
+        write_labels(tmp_path/'p'/f'c{k}.nii.gz', np.roll(np.where(lbl==k%5, 0, lbl), k%3, 0), vol, names)
+    (tmp_path/'p'/'c8.nii.gz').write_text('no image')
+    run(tmp_path/'p', tmp_path/'t', tmp_path/'whole', metrics='all')
+    cmd = [sys.executable, '-m', 'medals.cli', 'evaluate', 'p', 't', '-o', 'o', '--workers', '1', '--worst', '1', '--metrics', 'all']
+    n = killed_after(cmd, tmp_path, tmp_path/'o'/'finished.jsonl', 3)
+    assert 3<=n<8 and not (tmp_path/'o'/'table.csv').exists()
+    with open(tmp_path/'o'/'finished.jsonl', 'a') as f: f.write('{"case": "c7", "key": "0') # the disk was full, too
+    p = subprocess.run(cmd, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert f'{n} of 9 cases were scored before, {9-n} are left' in p.stdout and '1 of 9 cases failed' in p.stderr
+    for name in ('table.csv','summary.md'): assert (tmp_path/'o'/name).read_bytes()==(tmp_path/'whole'/name).read_bytes()
+
+
+def test_what_has_changed_is_scored_again(cohort):
+    said = []
+    def again(**kw): return evaluate(cohort/'pred', cohort/'truth', EvaluateCfg(out=str(cohort/'o'), workers=1, worst=0, **kw), said.append)
+    first,*_ = again(metrics='rve')
+    write_labels(cohort/'pred'/'c3.nii.gz', LBL, VOL, NAMES) # failed before
+    os.utime(cohort/'truth'/'c0_lab.nii.gz', (1, 1))
+    rows,_,fails = again(metrics='rve')
+    assert said==['2 of 5 cases were scored before, 3 are left']
+    assert [r for r in rows if r['case']!='c3']==first and {r['case'] for r in fails.rows}=={'c4'}
+    rows,*_ = again()
+    assert 'were scored with other settings (metrics); all are scored anew' in said[-1] and 'rve' not in rows[0]
+    (cohort/'o'/'finished.jsonl').write_text('{"mine": 1}')
+    with pytest.raises(UserError, match='medals did not write it'): again()
+    assert (cohort/'o'/'finished.jsonl').read_text()=='{"mine": 1}'

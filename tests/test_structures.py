@@ -330,3 +330,23 @@ def test_a_structure_is_a_mark(tmp_path):
     scan = read_volume(tmp_path/'data'/'p0'/'MR')
     (mark,) = read_marks(tmp_path/'data'/'p0'/'marks.json', scan)['cerebral ventricles']
     assert np.array_equal(mark.data, vol.like(masks['cerebral ventricles']).onto(scan).data)
+
+
+def test_a_file_of_structures_is_marks_for_an_archive(tmp_path):
+    "By the meaning of names; in the Studio and for a series in a zip file"
+    import shutil
+
+    from medals.spatial import read_marks
+    (vol,masks), = patients(tmp_path/'data', 1).values()
+    shutil.make_archive(str(tmp_path/'scan'), 'zip', tmp_path/'data'/'p0'/'MR')
+    rt = tmp_path/'data'/'p0'/'RT'/'RS.dcm'
+    scan = read_volume(tmp_path/'scan.zip')
+    marks = read_marks(rt, scan, sentences=['brain in MRI','liver'])
+    want = vol.like(masks['brain']).onto(scan).data
+    assert list(marks)==['brain in MRI'] and np.array_equal(marks['brain in MRI'][0].data, want)
+    assert list(read_marks(rt, scan))==list(masks)
+    with pytest.raises(UserError, match="no mask of 'liver'; there is brain, cere"): read_marks(rt, scan, sentences=['liver'])
+    pytest.importorskip('anywidget')
+    from medals.widgets import Studio
+    studio = Studio(None, tmp_path/'scan.zip', ['brain in MRI'], marks=rt, out=str(tmp_path/'out'))
+    assert np.array_equal(studio.drawn['brain in MRI'], want) and np.array_equal(studio.volume.data, scan.data)

@@ -19,9 +19,9 @@ from ..base.settings import AskCfg, InferenceCfg, WeightsCfg
 class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
     out:str='out'         # Folder for masks, table and manifest, of many scans one each; or a file, such as .nii.gz or .seg.nrrd
-    marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
+    marks:str=''          # Marks per sentence: what the Studio saved, its folder or file, your own JSON, or masks such as RTSTRUCT
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
-    series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them
+    series:str=''         # Of a DICOM folder this series: UID, number, part of its description; all: each; of 4D NIfTI the volume, from 0
     channel:str=''        # Of OME-Zarr this channel: its number from 0, or its name
     time:str=''           # Of OME-Zarr this point in time, counted from 0
     level:str=''          # Of OME-Zarr this resolution, 0 is the finest; empty: the finest of moderate size

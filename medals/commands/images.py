@@ -17,7 +17,7 @@ from ..dicom import MOST_TOLD, about_series, is_dicom, is_volume, pick_series, s
 from ..core import UserError
 from ..base.files import files_below, read_json
 from ..vocab import resolve
-from ..scans.formats import READABLE, ending, is_scan, is_zarr, stem
+from ..scans.formats import READABLE, ending, has_several, is_scan, is_zarr, stem
 from ..scans.bids import bids_scans, is_bids
 from ..scans.ome_metadata import FOLDER_ENDINGS, with_wish
 from ..base.parallel import try_task
@@ -220,14 +220,20 @@ def split_words(
 
 
 # %% ../../nbs/commands/02_images.ipynb #fa99bbd2
+def _numbered_volume(path, number):
+    "`FILE#NUMBER`, one volume of a file with several"
+    if str(number).isdecimal(): return type(path)(f'{path}#{number}')
+    raise UserError(f"the volumes of {path} have no names but numbers, counted from 0; got {number!r}")
+
 def one_series(
-    word:str,    # Folder, archive or DICOM file, as it was typed
-    series:str,  # UID, number or part of the description; of a file in an archive, a part of its name
-)->str:          # `FOLDER#SERIES`
+    word:str,    # Folder, archive or file, as it was typed
+    series:str,  # UID, number or part of the description; in an archive, part of a file's name; in a file of several volumes, which
+)->str:          # `FOLDER#SERIES`, or `FILE#NUMBER`
     "The series of a DICOM folder or an archive that was named"
     path = Path(word).expanduser()
     if is_zarr(path): return with_wish(word, series)
     if path.is_file() and is_archive(path) and archived_scans(path): return f'{word}#{series}'
+    if path.is_file() and has_several(path): return _numbered_volume(word, series)
     is_file = path.is_file() and not is_archive(path)
     if is_file and not is_dicom(path):
         raise UserError(f"--series chooses among the series in a folder or an archive, and {word} is none")
@@ -240,13 +246,15 @@ def one_series(
 def with_choice(
     path,        # Scan
     **chosen,    # `channel`, `time`, `level`, as they were typed; empty: not said
-):               # `x.zarr#c=1`; the same as `path` if nothing was said
+):               # `x.zarr#c=1` or `bold.nii.gz#1`; the same as `path` if nothing was said
     "A scan with the part of it that was chosen"
     said = [f'{key}={value}' for key,value in chosen.items() if value]
     if not said: return path
+    numbers = [value for key,value in chosen.items() if value and key!='level']
+    if has_several(path) and len(said)==len(numbers)==1: return _numbered_volume(path, numbers[0])
     if not is_zarr(Path(path).expanduser()):
         flags = ', '.join(f'--{key}' for key in chosen)
-        raise UserError(f"{flags} choose in an image of OME-Zarr, and {path} is none")
+        raise UserError(f"{flags} choose in an image of OME-Zarr, the first two also a volume of a file with several; {path} is neither")
     return type(path)(with_wish(path, ','.join(said)))
 
 # %% ../../nbs/commands/02_images.ipynb #f13af6ba

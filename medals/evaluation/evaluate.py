@@ -17,6 +17,7 @@ from .cases import case_of, pairs # noqa: F401 `case_of` and others are looked f
 from ..core import UserError
 from ..base.files import atomic, write_table
 from .labeling import align, label_table, case_masks, read_names, table_beside # noqa: F401
+from .finished import Finished
 from ..metrics import check_tolerance, chosen_metrics
 from .scoring import by_case, finite, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
 from ..show import compare_fig, figure, save_fig
@@ -286,21 +287,30 @@ def _check_settings(cfg):
     if cfg.metrics and cfg.mode=='challenge':
         raise UserError("the rules of the challenge have metrics of their own; leave out --metrics or --mode")
 
+def _scored(tasks, fails, cfg, tell):
+    "The result of every case that can be scored, of this run or of one before it"
+    finished = Finished(cfg.out, tasks)
+    if tell and finished.told: tell(finished.told)
+    left = {case: task for case,task in tasks.items() if case not in finished.done}
+    for case,res in run_tasks(score_case, left, cfg.workers, cfg.scheduler, 'evaluate'):
+        if not fails.add(case, res): finished.add(case, res)
+    return {case: finished.done[case] for case in tasks if case in finished.done}
+
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
     cfg,            # `EvaluateCfg` of `medals.commands.flags`
+    tell=None,      # Is called with a sentence, if an earlier run has left scores
 )->tuple:           # Rows, notes, `FailureLog`
     """Score a cohort, and write table.csv, summary.md, scores.png and overlays.
+    A run that was stopped goes on with the cases that are missing; what is finished is in finished.jsonl.
     A case that cannot be scored is in failed.jsonl; only if nothing belongs together is there an error."""
     _check_settings(cfg)
     found,left,lost = pairs(pred, truth, cfg.images)
     tasks,notes = _tasks(found, truth, pred, cfg)
     out = Path(cfg.out)
     fails = FailureLog(out/'failed.jsonl')
-    got = {}
-    for case,res in run_tasks(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
-        if not fails.add(case, res): got[case] = res
+    got = _scored(tasks, fails, cfg, tell)
     notes += _as_one_mask(got)
     notes += _nothing_shared(got)
     unasked = _leave_unasked(got)
