@@ -29,6 +29,7 @@ from medals.scans.formats import (
     READABLE, READERS, ending, has_segments, is_challenge, is_scan, is_single, is_zarr, named_segment, on_disk, one_of_several, reader_of,
     stem)
 from .scans.axes import Region
+from .scans.bids import bids_labels
 from .scans.grids import grid_difference
 from .scans.nifti import image_at, image_under, placement
 from .scans.seg_nrrd import single_map
@@ -392,6 +393,8 @@ def _names(path, ids):
     find = reader_of(path).names if number is None else None # those inside a file are of all its volumes
     inside,notes = find(path, ids) if find else ({}, ())
     if inside: return inside,notes
+    listed,said = bids_labels(path, np.unique(ids))
+    if listed: return listed,(*notes, *said)
     beside = side_file(path)
     if beside.is_file(): return _names_in(read_json(beside)),()
     former = Path(path).with_name(stem(path)+'.json') # where version 0.1.0 wrote them; it may be a file of somebody else
@@ -455,6 +458,7 @@ def write_labels(
     like:Volume,       # The scan they belong to
     names:dict=None,   # `{id: name}`
     colours:dict=None, # `{id: '#rrggbb'}`
+    beside=True,       # A file beside it that says the same?
 ):
     "A label map on the voxels of a scan, with its names"
     labels = like.like(np.asarray(labels)).data
@@ -467,4 +471,4 @@ def write_labels(
     img.header.extensions.append(nib.nifti1.Nifti1Extension('comment', comment))
     img.header['intent_code'] = LABEL_MAP
     _save(path, img)
-    write_json(side_file(path), said)
+    if beside: write_json(side_file(path), said)

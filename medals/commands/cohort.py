@@ -23,7 +23,8 @@ from ..core import UserError, part_of, seed_of
 from ..base.files import files_below, read_json, remove_stale, write_json, write_table
 from ..scans.outputs import check_out, check_table, file_ending, mentioned, replacing, result_files
 from ..base.progress import progress
-from ..inference.result import FORMATS, check_save, format_of, ranking
+from ..inference.bids_writer import check_tree, set_aside
+from ..inference.result import FORMATS, check_save, format_of, ranking, write_into
 from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences
@@ -152,7 +153,7 @@ def is_done(
     try: return f.exists() and read_json(f).get('mark')==mark
     except (UserError, AttributeError): return False # damaged: then it is made again
 
-# %% ../../nbs/commands/05_cohort.ipynb #9447a344
+# %% ../../nbs/commands/05_cohort.ipynb #91faf743
 def load_case(
     path:Path,
     cfg:CohortCfg,
@@ -172,7 +173,8 @@ def begin_case(
     cfg = task['cfg']
     vol,asked,instance = load_case(path, cfg)
     texts = asked.values() if isinstance(asked, dict) else asked
-    check_save(task['out'], cfg.format, str(path), texts, instance, cfg.priority)
+    if _is_tree(cfg.format): check_tree(Path(task['out']).parent, str(path), texts)
+    else: check_save(task['out'], cfg.format, str(path), texts, instance, cfg.priority)
     return vol,asked,instance
 
 @cache
@@ -190,6 +192,11 @@ def ask_case(
     segmenter = _loaded(cfg.weights, own_device(cfg.device), cfg.precision)
     return segmenter(vol, texts, cfg.modality or None, None, instance, **how)
 
+# %% ../../nbs/commands/05_cohort.ipynb #182aabb3
+def _is_tree(format):
+    "Do the results of all scans share one folder?"
+    return bool(format) and FORMATS[format].tree
+
 def write_result(
     res,            # `Segmentation`
     folder,           # Of the case; an earlier result in it is replaced
@@ -199,7 +206,10 @@ def write_result(
 ):
     "A result to its folder, whole or not at all"
     with replacing(folder, [res.volume.source or '']) as new:
-        res.save(new, format, priority)
+        if _is_tree(format):
+            write_into(res, Path(folder).parent, format, priority)
+            set_aside(Path(folder).parent, Path(folder).name)
+        else: res.save(new, format, priority)
         write_table(new/'table.csv', res.table)
         write_json(new/'manifest.json', {**res.manifest, 'mark': mark})
 

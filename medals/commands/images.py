@@ -18,6 +18,7 @@ from ..core import UserError
 from ..base.files import files_below, read_json
 from ..vocab import resolve
 from ..scans.formats import READABLE, ending, has_several, is_scan, is_zarr, stem
+from ..scans.bids import bids_scans, is_bids
 from ..scans.ome_metadata import FOLDER_ENDINGS, with_wish
 from ..base.parallel import try_task
 
@@ -102,6 +103,10 @@ def _in_archive(archive, notes):
 
 def _below(folder, notes, every):
     "The scans in a folder"
+    if is_bids(folder):
+        found,said = bids_scans(folder)
+        notes.extend(said)
+        if found: return list(found)
     seen = [f for f in files_below(folder, whole=FOLDER_ENDINGS) if not _is_hidden(f.relative_to(folder))]
     files = _without_results(seen)
     scans = [f for f in files if is_scan(f)]

@@ -23,6 +23,7 @@ from ..base.fields import Field
 from ..scans.labelmap import label_boxes, single_label
 from ..data.nnunet import is_ignored, named_labels
 from ..vocab import resolve
+from ..scans.bids import bids_mask
 from ..volume import AS_STORED, Volume, has_segments, is_challenge, is_single, label_ids, read_labels, read_volume, segment_paths, stem
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #4f24c301
@@ -120,7 +121,7 @@ def _masks(files, like, same_voxels):
         if single_label(vol.data) is None:
             notes.append(f'{file} holds several labels, so it is no mask and is left out')
             continue
-        name = next(iter(own.values()), case_of(file)[0])
+        name = next(iter(own.values()), bids_mask(file) or case_of(file)[0])
         if name in names: raise UserError(f"{file.parent} has two masks called {name}, such as {file.name}")
         names[name] = name
         mask = vol.data!=0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'PRESENCE_WORDS', 'PLANES_COUNTED', 'HIDDEN', 'FRACTIONS', 'FORMATS', 'presence_of', 'Segmentation',
-           'ranking', 'Format', 'format_of', 'check_save', 'save_segmentation']
+           'ranking', 'Format', 'format_of', 'check_save', 'write_into', 'save_segmentation']
 
 # %% ../../nbs/inference/70_result.ipynb #29bb9ece
 from copy import deepcopy
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 
 from ..core import UserError
 from ..base.files import atomic, write_json, write_table
+from .bids_writer import check_tree, set_aside, write_bids
 from .dicom_seg import SEGMENT_CODES, check_source, code_of, write_seg
 from .rtstruct import write_rtstruct
 from ..scans.itk_writer import write_itk_image
@@ -315,6 +316,19 @@ def _note_bare(res, bare):
     _note_place(res)
     if bare: _note(res, f"no voxel was found, so there is no surface of {', '.join(bare)}")
 
+# %% ../../nbs/inference/70_result.ipynb #3ddb58be
+def _save_bids(res, root, order):
+    "Derivatives of BIDS, of which many scans share a folder"
+    lbl,names = res.labels(order)
+    bits = res.masks.bits
+    shown = np.count_nonzero(lbl)
+    every = sum(mask.sum() for mask in bits.values())
+    if res.instances: _note(res, 'objects are not told apart in derivatives of BIDS')
+    colours = dict(zip(names, palette(len(names))))
+    if shown==every: write_bids(root, res.masks, res.volume, lbl, names, colours)
+    else: write_bids(root, res.masks, res.volume)
+    set_aside(root, stem(res.volume.source or 'scan'))
+
 # %% ../../nbs/inference/70_result.ipynb #ab011343
 @dataclass(frozen=True)
 class Format:
@@ -324,6 +338,7 @@ class Format:
     each:str=''      # Ending of the file of each mask, if there are many
     on_series:bool=False # Does it refer to the slices of a DICOM series?
     is_scored:bool=False # Does it need the score of every voxel?
+    tree:bool=False  # Do many results share one folder, in which each has its own place?
 
 FORMATS = dict(
     nifti=Format(_save_nifti, each='.nii.gz'),
@@ -338,7 +353,8 @@ FORMATS = dict(
     rtstruct=Format(partial(_save_on_series, write_rtstruct), 'structures.dcm', on_series=True),
     stl=Format(partial(_save_meshes, '.stl'), each='.stl'),
     obj=Format(partial(_save_meshes, '.obj'), each='.obj'),
-    glb=Format(_save_glb, 'masks.glb'))
+    glb=Format(_save_glb, 'masks.glb'),
+    bids=Format(_save_bids, tree=True))
 
 # %% ../../nbs/inference/70_result.ipynb #1c709d7b
 def format_of(
@@ -364,6 +380,7 @@ def _files_of(format, sentences, instance, source):
     if format=='nifti':
         maps.append('labels.nii.gz')
         if instance: maps += [f'{name}_objects.nii.gz' for name in names]
+    if how.tree: maps = [] # they are looked at by themselves
     files = list(maps)
     for name in maps:
         if name.endswith('.nii.gz'): files.append(side_file(name).name)
@@ -376,6 +393,9 @@ def _settled(out, format, source, sentences, instance, reads):
     path = check_out(out, reads, RESULT_ENDINGS)
     format = format_of(out, format)
     if file_ending(out): return format
+    if FORMATS[format].tree:
+        check_tree(path, source, sentences, reads)
+        path = path/stem(source or 'scan') # of the table and the manifest
     gone = [] if format=='npz' else result_files(path) # files of the challenge gather in a folder, other results replace each other
     files = _files_of(format, sentences, instance, source)
     check_files(path, {*files, *gone}, reads)
@@ -402,6 +422,15 @@ def check_save(
     return format
 
 # %% ../../nbs/inference/70_result.ipynb #086deb30
+def write_into(
+    res:Segmentation,
+    root,           # Folder that many results share
+    format,         # One of `FORMATS`
+    priority=None,  # As for `save_segmentation`
+):
+    "The files of a result in a folder that it shares with others, without table and manifest"
+    FORMATS[format].write(res, Path(root), _order(res, priority))
+
 def save_segmentation(
     res:Segmentation,
     out,            # Folder or file
@@ -419,8 +448,9 @@ def save_segmentation(
         name = how.name.format(case=stem(source or 'scan'))
         how.write(res, path/name, order)
     else:
+        if how.tree: path = path/stem(source or 'scan')
         with replacing(path, [source]) as new: # the notes are complete when the masks are written
-            how.write(res, new/how.name, order)
+            how.write(res, path.parent if how.tree else new/how.name, order)
             write_table(new/'table.csv', res.table)
             write_json(new/'manifest.json', res.manifest)
     return Path(out)
