@@ -55,6 +55,6 @@ class AskCfg(InferenceCfg, WeightsCfg):
     "What is asked of a scan beside its sentences, by which network and how"
     modality:str=''        # ct, mri, us, pet or microscopy; empty: from the file, the grey values or the weights
     instance:bool=False    # Tell objects apart, such as cells or lesions?
-    format:str=''          # nifti, multilabel, nrrd, segnrrd, mha, npz, dicomseg, dicomlabelmap, dicomfractional, rtstruct, stl, obj, glb, bids
+    format:str='' # nifti, multilabel, nrrd, segnrrd, mha, npz, dicomseg, dicomlabelmap, dicomfractional, rtstruct, stl, obj, glb, bids
     resample:bool=False    # Interpolate DICOM slices that are unevenly spaced onto an even grid? Else they are refused
     priority:str=''        # Where masks overlap in a label map: smallest (the default), first, last, or sentences with ; between
