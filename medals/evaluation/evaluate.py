@@ -74,6 +74,7 @@ def spread(
         values = sum(of.values(), [])
         if min(values)>=0 and max(values)<=1: ax.set(xlim=(-.03,1.03))
         ax.set(ylim=(-.6, n-.4), title=score.upper())
+        if panels>4: ax.title.set_fontsize(8)
         ax.set_yticks(range(n), labels)
         ax.tick_params(labelsize=7)
         ax.grid(axis='x', alpha=.3)
