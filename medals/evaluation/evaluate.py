@@ -54,6 +54,7 @@ def _worst_last(per, most):
     names = sorted(first, key=lambda name: (-first[name], name))
     return names[-most:]
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #2106aded
 def spread(
     rows:list,
     most:int=40,  # Classes; of more, the worst are shown
@@ -297,6 +298,7 @@ def _scored(tasks, fails, cfg, tell):
         if not fails.add(case, res): finished.add(case, res)
     return {case: finished.done[case] for case in tasks if case in finished.done}
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #5b2d01cc
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
