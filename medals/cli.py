@@ -62,7 +62,7 @@ def segment(
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
-    from medals.commands.cohort import check_before
+    from medals.commands.cohort import check_before, with_scores
     from medals.commands.images import find_images, lone_scan, one_series, split_words, with_choice
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
@@ -78,6 +78,7 @@ def segment(
     scan = lone and with_choice(lone, **choice)
     found = {case: with_choice(path, **choice) for case,path in found.items()}
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
+    cfg = with_scores(cfg)
     _note(notes)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
