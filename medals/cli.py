@@ -58,7 +58,7 @@ def _few(items):
 
 # %% ../nbs/commands/30_cli.ipynb #12000434
 def segment(
-    words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
+    words:list,      # Scans (.nii.gz, .npz, .ome.zarr, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
@@ -156,7 +156,7 @@ def demo(
 
 # %% ../nbs/commands/30_cli.ipynb #2e787d32
 def index(
-    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, NIfTI pairs, or one folder of masks per case
+    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, BIDS, NIfTI pairs, or one folder of masks per case
     cfg:IndexCfg
 ):
     "List the cases of a data set and what is in them"

@@ -77,6 +77,11 @@ class Volume:
         "Where the axes point, such as RAS"
         return ''.join(aff2axcodes(self.affine))
 
+    @property
+    def is_placed(self):
+        "Does its source say where the voxels are, be it in a patient or not? Challenge files do not"
+        return self.has_orientation or tuple(self.codes)!=(0,0)
+
     def like(self, data):
         "Other values on the same voxels"
         if tuple(data.shape)!=self.shape: raise UserError(f"{tuple(data.shape)} voxels do not lie on a volume of {self.shape}")

@@ -15,6 +15,7 @@ from medals.cli import main
 from medals.commands.images import find_images
 from medals.core import UserError
 from medals.data.indexing import index
+from medals.inference.request import make_request
 from medals.scans import ome_zarr
 from medals.scans.grids import corner_gap
 from medals.volume import read_labels, read_volume, write_labels
@@ -132,6 +133,15 @@ def test_channel_time_level_and_labels_are_chosen(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(ome_zarr, 'MOST_VOXELS', 16*12*16)
     coarse = read_volume(f'{path}#c=0,t=0')
     assert coarse.shape==(16,12,16) and any('level 1 of 0 to 1' in o for o in coarse.notes)
+
+
+def test_bytes_are_no_grey_values_yet(tmp_path):
+    "Values of 0..255 are grey values in a file of the challenge; in a microscope's they are what it counted"
+    x = values((8,8,8)).astype(np.uint8)
+    plain(tmp_path/'a.zarr', x=x)
+    np.savez(tmp_path/'MICRO_a.npz', imgs=x, spacing=[1.,1.,1.])
+    rules = [make_request(str(tmp_path/o), ['nucleus'], 'microscopy').groups[0].rule for o in ('a.zarr','MICRO_a.npz')]
+    assert rules[0] is not None and rules[1] is None
 
 
 def test_one_file_of_either_kind(cells, tmp_path):

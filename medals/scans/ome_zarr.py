@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_VOXELS', 'LARGEST_VOXELS', 'MOST_CHUNKS', 'LARGEST_CHUNK', 'CODECS', 'CHOSEN_BY', 'AXIS_POINTS', 'PLACED_CODES',
-           'NOT_PLACED', 'NAME_KEYS', 'MOST_PROPERTIES', 'read_ome_zarr', 'zarr_names', 'labels_of', 'label_map_at']
+           'NOT_SURE', 'NOT_PLACED', 'NAME_KEYS', 'MOST_PROPERTIES', 'read_ome_zarr', 'zarr_names', 'labels_of',
+           'label_map_at']
 
 # %% ../../nbs/scans/47_ome_zarr.ipynb #3096a340
 import itertools
@@ -209,6 +210,7 @@ AXIS_POINTS = { # How a place along an axis of the patient, RAS, depends on one 
     'inferior-to-superior': (2,1),
     'superior-to-inferior': (2,-1)}
 PLACED_CODES = (0,2) # NIfTI's, of places that are those of another file, and not of a scanner
+NOT_SURE = 'the axes say where they lead, but not on which side their origin is counted: the scan as a whole may lie elsewhere'
 NOT_PLACED = 'OME-Zarr does not say how a patient lies: x, y, z are taken as they are stored, so left and right may be exchanged'
 
 def _directions(axes):
@@ -255,6 +257,7 @@ def _placed(
         affine[row,column] = sign*step
         affine[row,3] = sign*offset
     if not is_known: notes.append(NOT_PLACED)
+    elif any(offset for _,offset in lengths.values()): notes.append(NOT_SURE)
     return check_affine(affine, f'the affine of {where}'),is_known,tuple(notes)
 
 def _upright(x, pyramid):
