@@ -235,7 +235,7 @@ def train(
     stores:list=('store',),  # Folders made by `medals prepare`
     cfg:LazyCfg('medals.training.train.TrainCfg')=None
 ):
-    "Train a network from stores; with torchrun on many GPUs, see sh/train.sh"
+    "Train a network from stores; on many GPUs by `torchrun --nproc_per_node 4 -m medals train`"
     from medals.training.train import train as run
     return _trained(run(stores, cfg), cfg)
 
@@ -267,7 +267,7 @@ def pretrain(
     sources:list=(),         # Knowledge files, made by `medals knowledge`; none: images of --store alone
     cfg:LazyCfg('medals.pretraining.lessons.PretrainCfg')=None
 ):
-    "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
+    "Pre-train a text encoder on knowledge, with --store on images too; on many GPUs by `torchrun --nproc_per_node 4 -m medals pretrain`"
     from medals.pretraining.pretrain import pretrain as run
     return _trained(run(sources, cfg), cfg, "the encoder for `medals train --text` is")
 

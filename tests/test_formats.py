@@ -283,7 +283,7 @@ def test_a_bad_file_ends_the_command_with_2_and_writes_nothing(tmp_path):
 def test_one_sentence_where_simpleitk_is_missing(tmp_path, monkeypatch):
     file = sample(tmp_path, '.nrrd')
     monkeypatch.setattr('medals.scans.itk_image.find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'medals\[formats\]'"): read_volume(file)
+    with pytest.raises(UserError, match=r'pip install "medals\[formats\] @ git\+https:'): read_volume(file)
 
 
 def test_gzip_without_isal_is_the_same(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-from ..core import UserError
+from ..core import UserError, install_line
 from .files import read_lines, write_lines
 from .progress import progress
 
@@ -111,7 +111,7 @@ def _processes(fn, tasks, workers):
 def _dask(fn, tasks, address):
     "Results as they come, from a Dask cluster"
     try: from dask.distributed import Client, as_completed
-    except ImportError as e: raise UserError("a scheduler needs Dask: pip install 'medals[cluster]'") from e
+    except ImportError as e: raise UserError(f"a scheduler needs Dask: {install_line('cluster')}") from e
     try: client = Client(address, timeout=5)
     except (OSError, ValueError) as e:
         raise UserError(f"no Dask scheduler answers at {address} ({type(e).__name__}); start one with `dask scheduler`") from e

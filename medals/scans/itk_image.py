@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..core import UserError, check_affine, check_volume, clean_values
+from ..core import UserError, check_affine, check_volume, clean_values, install_line
 from ..base.files import reading
 from ..dicom import LPS_TO_RAS
 from .compressed import GROWTH, ZlibFile, fill, open_gzip
@@ -193,7 +193,7 @@ class ItkHeader:
 def _itk():
     "SimpleITK, if it is there"
     if not find_spec('SimpleITK'):
-        raise UserError("NRRD and MetaImage files are read by SimpleITK, which is not installed; pip install 'medals[formats]'")
+        raise UserError(f"NRRD and MetaImage files are read by SimpleITK, which is not installed; {install_line('formats')}")
     import SimpleITK
     return SimpleITK
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import UserError
+from ..core import UserError, install_line
 from ..base.fields import Field
 from ..base.files import reading
 from .archives import STORES, zip_infos
@@ -94,9 +94,9 @@ def is_zarr(
 # %% ../../nbs/scans/47_ome_metadata.ipynb #a1efda72
 def _zarr():
     "The zarr package, if it is there"
-    if not find_spec('zarr'): raise UserError("OME-Zarr is read by zarr, which is not installed; pip install 'medals[formats]'")
+    if not find_spec('zarr'): raise UserError(f"OME-Zarr is read by zarr, which is not installed; {install_line('formats')}")
     import zarr
-    if zarr.__version__<'3': raise UserError(f"OME-Zarr is read by zarr 3, this is {zarr.__version__}; pip install 'medals[formats]'")
+    if zarr.__version__<'3': raise UserError(f"OME-Zarr is read by zarr 3, this is {zarr.__version__}; {install_line('formats')}")
     return zarr
 
 GROUP_FILES = ('zarr.json','.zgroup','.zattrs') # By one of which a group of either version is known
