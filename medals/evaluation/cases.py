@@ -224,6 +224,7 @@ def _bids_images(files):
         if said and said.suffix in BIDS_MODALITIES and said.place==said.case: found[f'{said.case}_space-{said.suffix}'] = file
     return found
 
+# %% ../../nbs/evaluation/00_cases.ipynb #d4b321b0
 @dataclass(frozen=True)
 class Side:
     "The files of one side, as cases and as masks of cases"
@@ -351,12 +352,13 @@ def _in_own_spaces(side, other):
     for name in side.names:
         scan = bids_scan_of(name)
         if scan and scan in other.names-side.names: spaces[scan].append(name)
-    new = {names[0]: scan for scan,names in spaces.items() if len(names)==1}
-    def renamed(table):
-        kept = {case: found for case,found in table.items() if case not in new and case not in new.values()}
-        return {**kept, **{scan: table[case] for case,scan in new.items() if case in table}}
-    images = {**side.images, **renamed(side.images)}
-    return replace(side, files=renamed(side.files), folders=renamed(side.folders), images=images)
+    files,folders,images = dict(side.files),dict(side.folders),dict(side.images)
+    for scan,names in spaces.items():
+        if len(names)>1: continue
+        for table in (files, folders, images):
+            found = table.pop(names[0], None)
+            if found: table[scan] = found
+    return replace(side, files=files, folders=folders, images=images)
 
 # %% ../../nbs/evaluation/00_cases.ipynb #b9c39405
 def pairs(
