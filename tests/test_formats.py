@@ -92,6 +92,10 @@ def test_every_space_is_placed_as_itk_places_it(tmp_path, space):
     vol = read_volume(tmp_path/'a.nrrd')
     assert corner_gap(x.shape, vol.affine, by_itk(tmp_path/'a.nrrd')[1])[0]<1e-6 and corner_gap(x.shape, vol.affine, affine)[0]<1e-6
     assert bool(vol.notes)==(space in ('scanner-xyz', '3D-right-handed'))
+    for unit in ('mm','um'): # which ITK does not look at, and viewers do as ITK
+        write_nrrd(tmp_path/'a.nrrd', x, affine, space, **{'space units': [unit]*3})
+        got = read_volume(tmp_path/'a.nrrd')
+        assert np.allclose(got.affine, vol.affine) and any('lengths in um' in o for o in got.notes)==(unit=='um')
 
 
 def test_nrrd_without_a_space_is_placed_as_itk_places_it(tmp_path):
