@@ -184,9 +184,18 @@ def _default(f):
     if f.default_factory is not MISSING: return f.default_factory()
     return None
 
+def _places(parser, names, groups):
+    "Where the flag of a field goes: into a group of its own title, if one names it"
+    places = {}
+    for title,members in groups.items():
+        here = [o for o in members if o in names]
+        if here: places.update(dict.fromkeys(here, parser.add_argument_group(title)))
+    return places
+
 def add_flags(
-    parser,  # `argparse.ArgumentParser`, gets one flag per field
-    cls,     # Dataclass; the comment of a field is the help of its flag
+    parser,          # `argparse.ArgumentParser`, gets one flag per field
+    cls,             # Dataclass; the comment of a field is the help of its flag
+    groups:dict=None # Titles and names of fields, for the help; the others are options
 ):
     "Every field of `cls` as a flag"
     from argparse import BooleanOptionalAction
@@ -194,6 +203,8 @@ def add_flags(
     own = vars(cls).get('__annotations__', {})
     hidden = getattr(cls, 'no_flags', ())
     second = getattr(cls, 'also_called', {})
+    shown = {f.name for f in fields(cls)}.difference(hidden)
+    places = _places(parser, shown, groups or {})
     for f in sorted(fields(cls), key=lambda f: f.name not in own): # those of the class before those that it inherits
         if f.name in hidden: continue
         default = _default(f)
@@ -206,7 +217,7 @@ def add_flags(
         short = ['-o'] if f.name=='out' else []
         names = [f.name, second[f.name]] if f.name in second else [f.name]
         flags = ['--'+name.replace('_','-') for name in names]
-        parser.add_argument(*short, *flags, **kw)
+        places.get(f.name, parser).add_argument(*short, *flags, **kw)
 
 # %% ../nbs/base/00_core.ipynb #0c2bc1f0
 def flags_cfg(
