@@ -145,9 +145,9 @@ def beside(change):
 def bare(ds): del ds.StructureSetROISequence
 def none(ds): ds.StructureSetROISequence = []
 
-BAD = [(point, 'points or open lines only'), (away, 'lies beyond the slices'), (across, 'goes across slices'), (wide, 'far beyond the slices'),
-       (two, 'three numbers each'),
-       (nan, 'three numbers each'), (foreign, 'was drawn on series 1.2.3'), (bare, 'damaged'), (none, 'holds no structure')]
+BAD = [(point, 'points or open lines only'), (away, 'lies beyond the slices'), (across, 'goes across slices'),
+       (wide, 'far beyond the slices'), (two, 'three numbers each'), (nan, 'three numbers each'), (foreign, 'was drawn on series 1.2.3'),
+       (bare, 'damaged'), (none, 'holds no structure')]
 
 @pytest.mark.parametrize('change, says', BAD, ids=[o[0].__name__ for o in BAD])
 def test_structures_that_cannot_be_laid_are_refused_in_one_sentence(tmp_path, change, says):
