@@ -16,7 +16,8 @@ from .core import UserError, pick_device, pick_dtype as number_type
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
-from .inference.stages import NetworkStage, load_stages
+from .network.repertoire import Repertoire
+from .inference.stages import NetworkStage, classes_of, load_stages
 from .inference.predictor import WindowPredictor, flips_of
 from .inference.request import make_request
 from .inference.memory import Forecast
@@ -43,6 +44,7 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # Numbers inside the network: auto, float32, bf16, fp16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
+        classes=None,       # `TrainedClass` of all that the weights were trained to find; None: they do not say
         split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = NetworkStage(stages, frame)
@@ -52,6 +54,7 @@ class Segmenter:
         self.device = pick_device(device)
         self.source = source
         self.split = split
+        self.repertoire = Repertoire(classes, enc) if classes else None
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
         dtype = number_type(precision, self.device)
@@ -90,6 +93,7 @@ def load(
 ):
     "Networks, frames and text encoder from one source"
     stages,enc = load_stages(source)
+    kwargs.setdefault('classes', classes_of(source))
     return cls(stages, enc, None, device, str(source), **kwargs)
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd
