@@ -44,7 +44,6 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # Numbers inside the network: auto, float32, bf16, fp16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
-        classes=None,       # `TrainedClass` of all that the weights were trained to find; None: they do not say
         split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = NetworkStage(stages, frame)
@@ -54,7 +53,7 @@ class Segmenter:
         self.device = pick_device(device)
         self.source = source
         self.split = split
-        self.repertoire = Repertoire(classes, enc) if classes else None
+        self.repertoire = None # what the weights were trained to find; None: they do not say
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
         dtype = number_type(precision, self.device)
@@ -93,8 +92,10 @@ def load(
 ):
     "Networks, frames and text encoder from one source"
     stages,enc = load_stages(source)
-    kwargs.setdefault('classes', classes_of(source))
-    return cls(stages, enc, None, device, str(source), **kwargs)
+    segmenter = cls(stages, enc, None, device, str(source), **kwargs)
+    classes = classes_of(source)
+    if classes: segmenter.repertoire = Repertoire(classes, enc)
+    return segmenter
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd
 @patch

@@ -65,7 +65,7 @@ class Segmentation:
     again:object=field(default=None, repr=False) # What `refine` calls
     doubts:list=field(default_factory=list)    # What looks wrong with the scan or does not fit the weights, one sentence each
     remarks:dict=field(default_factory=dict)   # `{sentence: what is odd about it}`
-    unknown:dict=field(default_factory=dict)   # `{sentence: Familiar}` of what the weights were not trained to find, with the closest that they were
+    unknown:dict=field(default_factory=dict)   # `{sentence: Familiar}` of what the weights were not trained to find
 
     def __post_init__(self):
         if not isinstance(self.masks, MaskDict): self.masks = MaskDict(self.masks)

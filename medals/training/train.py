@@ -204,10 +204,10 @@ def weight_saver(
         for name in ('last','best') if best else ('last',):
             folder = Path(cfg.out)/name
             if not (folder/'text').exists(): enc.save(folder/'text')
-            facts = dict(frame=frame) if frame else {}
-            loop = asdict(part_of(cfg, LoopCfg))
             lists = sampler is not None
-            save_model(merge_adapters(net), folder, keep=('text',), **facts, lists_classes=lists, train=loop, step=run.step, val_dsc=run.best)
+            facts = dict(lists_classes=lists, train=asdict(part_of(cfg, LoopCfg)))
+            if frame: facts['frame'] = frame
+            save_model(merge_adapters(net), folder, keep=('text',), **facts, step=run.step, val_dsc=run.best)
             if not lists: continue
             taught = trained_classes(sampler, validator.rows if validator else ())
             names = {c.name for c in taught}
