@@ -59,23 +59,27 @@ def _few(items):
 
 # %% ../nbs/commands/30_cli.ipynb #12000434
 def segment(
-    words:list,      # Scans (.nii, .nii.gz, .npz, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
+    words:list,      # Scans (.nii.gz, .npz, .ome.zarr, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
     cfg:SegmentCfg
 ):
     "Segment a scan, or many, by sentences"
-    from medals.commands.cohort import check_before
-    from medals.commands.images import find_images, lone_scan, one_series, split_words
+    from medals.commands.cohort import check_before, with_scores
+    from medals.commands.images import find_images, lone_scan, one_series, split_words, with_choice
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
     notes = []
     found = find_images(images, notes, cfg.series=='all')
+    choice = dict(channel=cfg.channel, time=cfg.time, level=cfg.level)
     mute = [] if sentences else [p.name for p in found.values() if not is_challenge(p)]
     if mute:
         raise UserError(f"what is wanted of {_few(mute)}? Add sentences such as \"left kidney\"")
-    scan = lone_scan(images, found)
+    lone = lone_scan(images, found)
+    scan = lone and with_choice(lone, **choice)
+    found = {case: with_choice(path, **choice) for case,path in found.items()}
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
+    cfg = with_scores(cfg)
     _note(notes)
     if not scan: cfg = _with_weights(cfg, sentences, cfg.modality or None)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
@@ -102,7 +106,7 @@ def _one_scan(image, sentences, cfg):
         image = read_volume(image, kind, resample=cfg.resample)
         kind = modality_of_scan(image, kind, None).modality
     cfg = _with_weights(cfg, asked, kind)
-    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels) if cfg.marks else None
+    marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
@@ -170,7 +174,7 @@ def demo(
 
 # %% ../nbs/commands/30_cli.ipynb #2e787d32
 def index(
-    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, NIfTI pairs, or one folder of masks per case
+    root:str,      # Folder of a data set: CVPR-BiomedSegFM, nnU-Net raw, BIDS, NIfTI pairs, or one folder of masks per case
     cfg:IndexCfg
 ):
     "List the cases of a data set and what is in them"
@@ -217,13 +221,13 @@ def prepare(
 
 # %% ../nbs/commands/30_cli.ipynb #93e86e9c
 def evaluate(
-    pred:str,        # Folder of predictions, matched by name: .nii, .nii.gz, .npz, or one folder of masks per case; or one file
+    pred:str,        # Predictions, a folder, matched by name: per case a label map, DICOM SEG, RTSTRUCT or folder of masks; or one file
     truth:str,       # The same of the truth
     cfg:EvaluateCfg
 ):
-    "Score predictions: DSC, NSD, what was found, F1 of objects; a table, a summary with intervals, and pictures"
+    "Score predictions: DSC, NSD, HD95 and other distances, what was found, F1 of objects; a table, a summary with intervals, and pictures"
     from medals.evaluation.evaluate import evaluate as run
-    rows,notes,fails = run(pred, truth, cfg)
+    rows,notes,fails = run(pred, truth, cfg, _tell)
     summary = Path(cfg.out, 'summary.md').read_text(encoding='utf-8')
     means,_,_ = summary.partition('## Classes')
     _,_,*head = means.splitlines() # without the title

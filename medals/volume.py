@@ -6,7 +6,7 @@
 __all__ = ['PHANTOM_NAMES', 'SIDES', 'MODALITY_NAMES', 'ROUNDING', 'SIDE', 'INT_TYPES', 'LABEL_MAP', 'Volume', 'phantom',
            'read_volume', 'sound', 'label_ids', 'segment_paths', 'read_labels', 'side_file', 'write_volume',
            'write_labels', 'AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge',
-           'is_scan', 'read_prompts', 'stem']
+           'is_scan', 'is_single', 'is_zarr', 'on_disk', 'read_prompts', 'stem']
 
 # %% ../nbs/scans/50_volume.ipynb #57d68931
 import json
@@ -25,14 +25,18 @@ from .base.files import atomic, read_json, read_table, write_json
 from .dicom import dicom_series
 from .scans.compressed import open_gzip
 from .scans.challenge_npz import AS_STORED, read_case_npz, read_prompts
-from .scans.formats import READABLE, READERS, ending, has_segments, is_challenge, is_scan, named_segment, reader_of, stem
+from medals.scans.formats import (
+    READABLE, READERS, ending, has_segments, is_challenge, is_scan, is_single, is_zarr, named_segment, on_disk, one_of_several, reader_of,
+    stem)
 from .scans.axes import Region
+from .scans.bids import bids_labels
 from .scans.grids import grid_difference
 from .scans.nifti import image_at, image_under, placement
 from .scans.seg_nrrd import single_map
 from .scans.slice_stack import nearest_voxels, straight_grid, straighten_labels
 
-_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge', 'is_scan', 'read_prompts', 'stem'] # handed on
+_all_ = ['AS_STORED', 'READABLE', 'READERS', 'dicom_series', 'has_segments', 'is_challenge', 'is_scan', 'is_single',
+         'is_zarr', 'on_disk', 'read_prompts', 'stem'] # handed on
 
 # %% ../nbs/scans/50_volume.ipynb #voltimes
 def _times(sizes):
@@ -72,6 +76,11 @@ class Volume:
     def orientation(self):
         "Where the axes point, such as RAS"
         return ''.join(aff2axcodes(self.affine))
+
+    @property
+    def is_placed(self):
+        "Does its source say where the voxels are, be it in a patient or not? Challenge files do not"
+        return self.has_orientation or tuple(self.codes)!=(0,0)
 
     def like(self, data):
         "Other values on the same voxels"
@@ -269,17 +278,19 @@ def _assembled(path, data, affine, facts, modality=None):
 
 # %% ../nbs/scans/50_volume.ipynb #55c3b1f9
 def read_volume(
-    path,           # `.nii`, `.nii.gz`, `.img` and `.hdr`, challenge `.npz`; or a DICOM series: folder, `folder#SERIES`, one of its files
+    path,           # File in one of `READERS`, `bold.nii.gz#7`, `x.zarr#c=1`, or a DICOM series: folder, `folder#SERIES`, one of its files
     modality=None,  # ct, mri, us, pet or microscopy; None: from the tags of DICOM or the name of an npz, else unknown
-    series=None,    # UID, number or part of the description, if the folder holds several; the channel of a NIfTI file with four axes
+    series=None,    # UID, number or part of the description, if the folder holds several; a channel, of NIfTI with four axes or of OME-Zarr
     resample=False, # Interpolate DICOM slices that are unevenly spaced onto an even grid?
 )->Volume:
     "A scan from a file or folder"
     path = Path(path).expanduser()
     modality = _modality(modality)
     names_series = '#' in path.name
-    if not names_series and not path.exists(): raise UserError(f"no file {path}")
-    parts = reader_of(path).read(path, series, resample)
+    is_there = path.exists() or names_series or is_zarr(path)
+    if not is_there: raise UserError(f"no file {path}")
+    file,number = one_of_several(path)
+    parts = reader_of(path).read(file, series if number is None else number, resample)
     return _assembled(path, *parts, modality)
 
 
@@ -358,6 +369,7 @@ def read_labels(
     "A label map, and its names if they were saved with it"
     path = Path(path).expanduser()
     if has_segments(named_segment(path)[0]): return _of_segments(path)
+    if path.exists() or is_zarr(path): path = _label_path(path)
     if is_challenge(path): vol = _assembled(path, *read_case_npz(path, ('gts','segs')))
     else: vol = read_volume(path)
     ids,notes = label_ids(vol.data, path, soft)
@@ -365,6 +377,11 @@ def read_labels(
     names,named = _names(path, ids)
     labels = replace(vol, data=ids, notes=(*told, *notes, *named))
     return labels,names
+
+def _label_path(path):
+    "The label map that belongs to an image, where a format keeps both in one place"
+    find = reader_of(path).labels
+    return find(path) if find else path
 
 SIDE = '.medals.json' # Ending of the file beside a label map, which no other program uses
 
@@ -377,9 +394,12 @@ def side_file(
 
 def _names(path, ids):
     "Names from inside a label map, else from beside it; notes"
-    find = reader_of(path).names
+    path,number = one_of_several(path)
+    find = reader_of(path).names if number is None else None # those inside a file are of all its volumes
     inside,notes = find(path, ids) if find else ({}, ())
     if inside: return inside,notes
+    listed,said = bids_labels(path, np.unique(ids))
+    if listed: return listed,(*notes, *said)
     beside = side_file(path)
     if beside.is_file(): return _names_in(read_json(beside)),()
     former = Path(path).with_name(stem(path)+'.json') # where version 0.1.0 wrote them; it may be a file of somebody else
@@ -443,6 +463,7 @@ def write_labels(
     like:Volume,       # The scan they belong to
     names:dict=None,   # `{id: name}`
     colours:dict=None, # `{id: '#rrggbb'}`
+    beside=True,       # A file beside it that says the same?
 ):
     "A label map on the voxels of a scan, with its names"
     labels = like.like(np.asarray(labels)).data
@@ -455,4 +476,4 @@ def write_labels(
     img.header.extensions.append(nib.nifti1.Nifti1Extension('comment', comment))
     img.header['intent_code'] = LABEL_MAP
     _save(path, img)
-    write_json(side_file(path), said)
+    if beside: write_json(side_file(path), said)

@@ -88,7 +88,7 @@ class Studio(VBox):
         segmenter,          # `Segmenter`; None: only draw
         image,              # Path, `Volume`, or (array `(x,y,z)`, affine)
         sentences=(),       # What to ask for; more can be typed
-        marks=None,         # `{sentence: [marks]}`, or a file of them, or the folder that `save` wrote
+        marks=None,         # `{sentence: [marks]}`, a file of them, the folder that `save` wrote, or masks such as an RTSTRUCT
         modality=None,      # ct, mri, us, pet, microscopy; None: from the file
         out='studio',       # Folder that the save button writes
         height:int=300,     # Of a slice, screen pixels
@@ -111,7 +111,7 @@ class Studio(VBox):
         for o in (self.canvas, self.list): o.on_msg(self._message)
         self.canvas.observe(lambda c: setattr(self.board, 'window', tuple(c['new'])), 'window')
         self._say('type a sentence and press Run' if segmenter else 'no segmenter: draw and save')
-        if isinstance(marks, (str, Path)): marks = read_marks(marks, self.volume)
+        if isinstance(marks, (str, Path)): marks = read_marks(marks, self.volume, sentences=sentences)
         self._change(self.board.set_marks, marks) if marks else self._show()
 
     sentences = property(

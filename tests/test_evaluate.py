@@ -1,8 +1,10 @@
 "Cohorts scored from files: names, grids, rules, failures, and the command"
 import csv
 import json
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 from helpers import here
 from medals.cli import EvaluateCfg
 from medals.core import UserError
-from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, score_case
+from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, read_scores, score_case
 from medals.evaluation.labeling import case_masks
+from medals.masks.distances import surface_distances
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.volume import Volume, phantom, write_labels, write_volume
 
@@ -212,3 +215,67 @@ def test_an_interval_covers_what_it_should():
     gen = np.random.default_rng(0)
     hits = [lo<.7<hi for _,lo,hi in (interval(gen.beta(7, 3, 40), 400, i) for i in range(200))]
     assert .88<np.mean(hits)<.99
+
+
+def test_distances_in_the_table_and_the_summary(tmp_path):
+    "One class found, one missed, one invented, one absent: what is infinite is counted, and in no mean"
+    truth,pred = (np.where(np.isin(LBL, own), LBL, 0).astype(np.uint8) for own in ((1,2), (1,3)))
+    for k in range(2):
+        write_labels(tmp_path/'t'/f'c{k}.nii.gz', truth, VOL, NAMES)
+        write_labels(tmp_path/'p'/f'c{k}.nii.gz', np.roll(pred, k, 0), VOL, NAMES)
+    rows,*_ = run(tmp_path/'p', tmp_path/'t', tmp_path/'o', metrics='hd95,assd,rve')
+    first = {r['outcome']: (r['rve'], r['hd95'], r['assd']) for r in rows if r['case']=='c0'}
+    assert first==dict(found=(0,0,0), missed=(-1,np.inf,np.inf), invented=(np.inf,)*3, absent=('',)*3)
+    table = rows_of(tmp_path/'o'/'table.csv')
+    assert list(table[0])[:6]==['case','sentence','dsc','rve','hd95','assd'] and table[1]['hd95']=='inf'
+    assert read_scores(tmp_path/'o'/'table.csv')==rows
+    text = (tmp_path/'o'/'summary.md').read_text()
+    want = np.mean([0, surface_distances(LBL==1, np.roll(LBL==1, 1, 0), VOL.spacing).percentile()])
+    assert '| DSC | RVE | HD95 | ASSD |' in text and f'{want:.3f} (0.000-8.000), 4 inf' in text and 'a distance is infinite' in text
+    for bad,says in ((dict(metrics='hd95,iou'), 'no metric iou'), (dict(metrics='nsd', mode='challenge'), 'metrics of their own')):
+        with pytest.raises(UserError, match=says): run(tmp_path/'p', tmp_path/'t', tmp_path/'o2', **bad)
+
+
+def killed_after(cmd, cwd, file, cases):
+    "Start a command, kill it when its file holds some cases; how many there are"
+    p = subprocess.Popen(cmd, cwd=cwd, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    while not (file.exists() and file.read_bytes().count(b'\n')>cases):
+        assert p.poll() is None and time.monotonic()-begun<120
+        time.sleep(.002)
+    p.kill()
+    p.wait()
+    return file.read_bytes().count(b'\n')-1
+
+
+def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path):
+    "The same table and summary, byte for byte, as of a run that nobody stopped"
+    vol,lbl,names = phantom((48,56,30), (4.,4.,6.))
+    for k in range(9):
+        write_labels(tmp_path/'t'/f'c{k}.nii.gz', lbl, vol, names)
+        write_labels(tmp_path/'p'/f'c{k}.nii.gz', np.roll(np.where(lbl==k%5, 0, lbl), k%3, 0), vol, names)
+    (tmp_path/'p'/'c8.nii.gz').write_text('no image')
+    run(tmp_path/'p', tmp_path/'t', tmp_path/'whole', metrics='all')
+    cmd = [sys.executable, '-m', 'medals.cli', 'evaluate', 'p', 't', '-o', 'o', '--workers', '1', '--worst', '1', '--metrics', 'all']
+    n = killed_after(cmd, tmp_path, tmp_path/'o'/'finished.jsonl', 3)
+    assert 3<=n<8 and not (tmp_path/'o'/'table.csv').exists()
+    with open(tmp_path/'o'/'finished.jsonl', 'a') as f: f.write('{"case": "c7", "key": "0') # the disk was full, too
+    p = subprocess.run(cmd, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert f'{n} of 9 cases were scored before, {9-n} are left' in p.stdout and '1 of 9 cases failed' in p.stderr
+    for name in ('table.csv','summary.md'): assert (tmp_path/'o'/name).read_bytes()==(tmp_path/'whole'/name).read_bytes()
+
+
+def test_what_has_changed_is_scored_again(cohort):
+    said = []
+    def again(**kw): return evaluate(cohort/'pred', cohort/'truth', EvaluateCfg(out=str(cohort/'o'), workers=1, worst=0, **kw), said.append)
+    first,*_ = again(metrics='rve')
+    write_labels(cohort/'pred'/'c3.nii.gz', LBL, VOL, NAMES) # failed before
+    os.utime(cohort/'truth'/'c0_lab.nii.gz', (1, 1))
+    rows,_,fails = again(metrics='rve')
+    assert said==['2 of 5 cases were scored before, 3 are left']
+    assert [r for r in rows if r['case']!='c3']==first and {r['case'] for r in fails.rows}=={'c4'}
+    rows,*_ = again()
+    assert 'were scored with other settings (metrics); all are scored anew' in said[-1] and 'rve' not in rows[0]
+    (cohort/'o'/'finished.jsonl').write_text('{"mine": 1}')
+    with pytest.raises(UserError, match='medals did not write it'): again()
+    assert (cohort/'o'/'finished.jsonl').read_text()=='{"mine": 1}'

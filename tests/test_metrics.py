@@ -12,7 +12,10 @@ from scipy.optimize import linear_sum_assignment
 
 from helpers import here, shared
 from medals.core import UserError
-from medals.metrics import challenge_metrics, components, dice, instance_scores, match_objects, surface_dice, surfel_areas, surfels
+from medals.masks.distances import SURFACES, surface_distances
+from medals.metrics import (
+    challenge_metrics, chosen_metrics, components, dice, instance_scores, mask_scores, match_objects, surface_dice, surfel_areas, surfels,
+    volume_error)
 
 golden = np.load(here/'golden'/'challenge_metrics.npz')
 META = json.loads(str(golden['meta']))
@@ -181,3 +184,47 @@ def test_label_ids_are_not_bits():
     "Masks given as label ids mean what is not zero"
     a,b = np.full((4,4,4), 2),np.full((4,4,4), 4)
     assert dice(a, b)==1 and surface_dice(a, b, (1,1,1))==1
+
+
+@pytest.mark.filterwarnings('ignore')
+@settings(max_examples=25, deadline=None)
+@given(ab=blobs(2), spacing=SPACINGS, percent=st.sampled_from((50, 90, 95, 100)))
+def test_distances_are_those_of_monai_and_of_surface_distance(ab, spacing, percent):
+    "Each by its own convention: centres of border voxels, and elements by their area"
+    deepmind = pytest.importorskip('surface_distance')
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+    a,b = ab
+    if not (a.any() and b.any()): return
+    got = surface_distances(a, b, spacing, 'voxels')
+    y,p = (torch.as_tensor(o)[None,None] for o in (a, b))
+    how = dict(include_background=True, spacing=spacing)
+    assert got.percentile(percent)==pytest.approx(float(compute_hausdorff_distance(p, y, percentile=percent, **how)), rel=1e-5)
+    assert got.mean==pytest.approx(float(compute_average_surface_distance(p, y, symmetric=True, **how)), rel=1e-5, abs=1e-6)
+    got,want = surface_distances(a, b, spacing),deepmind.compute_surface_distances(a, b, spacing)
+    # at the very edge between two distances the last digit of an area decides
+    near = [deepmind.compute_robust_hausdorff(want, min(100, percent+o)) for o in (-1e-6, 0, 1e-6)]
+    assert any(got.percentile(percent)==pytest.approx(o) for o in near)
+    areas = want['surfel_areas_gt'].sum(),want['surfel_areas_pred'].sum()
+    assert got.mean==pytest.approx(np.average(deepmind.compute_average_surface_distance(want), weights=areas))
+
+
+@settings(max_examples=30, deadline=None)
+@given(ab=blobs(2), spacing=SPACINGS, surface=st.sampled_from(SURFACES))
+def test_distances_hold_what_distances_should(ab, spacing, surface):
+    "Zero only between equals, the same both ways, and the mean below the largest; nothing beside a mask is infinitely far"
+    a,b = ab
+    there,back = surface_distances(a, b, spacing, surface),surface_distances(b, a, spacing, surface)
+    assert there.mean==pytest.approx(back.mean) and there.percentile()==pytest.approx(back.percentile())
+    assert surface_distances(a, a, spacing, surface).percentile(100)==0
+    if a.any() and b.any(): assert there.mean<=there.percentile(100)<np.inf and (there.percentile(100)==0)==(a==b).all()
+    else: assert there.mean==there.percentile()==(np.inf if a.any()!=b.any() else 0)
+    if a.any(): assert volume_error(a, b)==pytest.approx(b.sum()/a.sum()-1)
+
+
+def test_metrics_are_measured_where_they_are_named():
+    a,b = np.zeros((2, 9,9,9), bool)
+    a[2:6,2:6,2:6] = b[3:7,2:6,2:6] = True
+    everything = mask_scores(a, b, (2,1,1), wanted=chosen_metrics('all'))
+    assert list(mask_scores(a, b, (2,1,1)))==['dsc','nsd'] and everything['hd']==everything['hd95_voxels']==2 and everything['rve']==0
+    assert chosen_metrics('')==('dsc','nsd') and chosen_metrics('assd, HD95')==('dsc','hd95','assd')
+    with pytest.raises(UserError, match='no metric hd99; there is dsc, nsd, rve, hd95'): chosen_metrics('hd95,hd99')

@@ -330,3 +330,45 @@ def test_a_structure_is_a_mark(tmp_path):
     scan = read_volume(tmp_path/'data'/'p0'/'MR')
     (mark,) = read_marks(tmp_path/'data'/'p0'/'marks.json', scan)['cerebral ventricles']
     assert np.array_equal(mark.data, vol.like(masks['cerebral ventricles']).onto(scan).data)
+
+
+def test_a_file_of_structures_is_marks_for_an_archive(tmp_path):
+    "By the meaning of names; in the Studio and for a series in a zip file"
+    import shutil
+
+    from medals.spatial import read_marks
+    (vol,masks), = patients(tmp_path/'data', 1).values()
+    shutil.make_archive(str(tmp_path/'scan'), 'zip', tmp_path/'data'/'p0'/'MR')
+    rt = tmp_path/'data'/'p0'/'RT'/'RS.dcm'
+    scan = read_volume(tmp_path/'scan.zip')
+    marks = read_marks(rt, scan, sentences=['brain in MRI','liver'])
+    want = vol.like(masks['brain']).onto(scan).data
+    assert list(marks)==['brain in MRI'] and np.array_equal(marks['brain in MRI'][0].data, want)
+    assert list(read_marks(rt, scan))==list(masks)
+    with pytest.raises(UserError, match="no mask of 'liver'; there is brain, cere"): read_marks(rt, scan, sentences=['liver'])
+    pytest.importorskip('anywidget')
+    from medals.widgets import Studio
+    studio = Studio(None, tmp_path/'scan.zip', ['brain in MRI'], marks=rt, out=str(tmp_path/'out'))
+    assert np.array_equal(studio.drawn['brain in MRI'], want) and np.array_equal(studio.volume.data, scan.data)
+
+
+def test_scores_of_voxels_as_a_dicom_seg(tmp_path, capsys):
+    "What highdicom reads back as fractions is the mask at one half, for those who read bits alone, and more than the mask"
+    hd = pytest.importorskip('highdicom')
+    from medals import cli
+    patients(tmp_path/'data', 1)
+    series = tmp_path/'data'/'p0'/'MR'
+    words = ['segment', str(series), 'brain in MRI', 'heart in MRI', '--weights', 'nano']
+    for kind in ('fractional','seg'): assert cli.main([*words, '-o', str(tmp_path/kind), '--format', f'dicom{kind}'])==0
+    scan = read_volume(series)
+    masks,half = (read_seg(tmp_path/kind/'masks.dcm', scan) for kind in ('seg','fractional'))
+    assert list(masks)==list(half) and all(np.array_equal(masks[name], half[name]) for name in masks) and masks['brain in MRI'].any()
+    seg = hd.seg.segread(tmp_path/'fractional'/'masks.dcm')
+    assert (seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue)==('FRACTIONAL','PROBABILITY',255)
+    scores = seg.get_volume(combine_segments=False, rescale_fractional=True)
+    first = scores.array[...,0]
+    placed = Volume(first, np.diag([-1,-1,1,1])@scores.affine, is_part=True).onto(scan).data
+    brain = np.asarray(masks['brain in MRI'])
+    assert np.array_equal(placed>=.5, brain) and len(np.unique(placed))>50 and .02<placed[~brain].max()<.5
+    assert cli.main([*words, '-o', str(tmp_path/'no'), '--format', 'dicomfractional', '--compat'])==2
+    assert 'leave that out' in capsys.readouterr().err and not (tmp_path/'no').exists()

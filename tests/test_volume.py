@@ -223,3 +223,26 @@ def test_a_hostile_pickle_gets_no_memory(tmp_path):
         box[()] = odd
         np.savez(tmp_path/'a.npz', imgs=np.zeros((2,2,2)), spacing=np.ones(3), text_prompts=box)
         with pytest.raises(UserError): read_prompts(tmp_path/'a.npz')
+
+
+def test_a_volume_of_a_file_with_several_has_a_name_everywhere(tmp_path, capsys):
+    "By its number from 0, as nibabel has it; in Python, in a label map, and behind --series, --time and --channel"
+    from medals import cli
+    from medals.commands.images import find_images, one_series, with_choice
+    from medals.volume import read_labels
+    x = np.stack([np.arange(60).reshape(3,4,5)+100*i for i in range(3)], -1).astype(np.int16)
+    nib.save(nib.Nifti1Image(x, np.diag([1,2,3,1])), tmp_path/'four.nii.gz')
+    nib.save(nib.MGHImage(x, np.diag([1,2,3,1])), tmp_path/'four.mgz')
+    for file in ('four.nii.gz','four.mgz'):
+        for n in range(3):
+            named = tmp_path/f'{file}#{n}'
+            assert np.array_equal(read_volume(named).data, nib.load(tmp_path/file).dataobj[...,n])
+            assert read_labels(named)[0].data.max()==100*n+59
+            said = [with_choice(tmp_path/file, **{flag: str(n)}) for flag in ('time','channel')]
+            assert {*said, one_series(tmp_path/file, str(n))}=={named}
+        with pytest.raises(UserError, match='has 3 channels'): read_volume(tmp_path/f'{file}#3')
+    assert list(find_images([tmp_path/'four.nii.gz#1']))==['four.nii.gz#1']
+    bad = {'no names but numbers': ['--series','t1'], 'holds 3 volumes': [], 'is neither': ['--time','1','--channel','0']}
+    for says,extra in bad.items():
+        assert cli.main(['segment', str(tmp_path/'four.nii.gz'), 'liver', '--weights', 'nano', '-o', str(tmp_path/'o'), *extra])==2
+        assert says in capsys.readouterr().err and not (tmp_path/'o').exists()

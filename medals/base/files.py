@@ -139,21 +139,23 @@ def files_below(
     folder,            # Looked through, with all that is in it
     most:int=100_000,  # More files than this can hardly be meant
     deep:int=None,     # Levels of folders that are looked through; None: all
+    whole:tuple=(),    # Endings of folders that count as files, and are not looked into
 )->list:               # Paths, in the order of their names
     "Every file in a folder and below it"
-    found = list(islice(_walk(folder, deep), most+1)) # no more than it takes to see that there are too many
+    found = list(islice(_walk(folder, deep, whole), most+1)) # no more than it takes to see that there are too many
     if len(found)>most: raise UserError(f"{folder} has more than {most} files in it; name the folder of what is meant")
     return found
 
-def _walk(folder, deep):
+def _walk(folder, deep, whole):
     "The files below a folder, one after the other"
     top = len(Path(folder).parts)
     for at,folders,names in os.walk(folder):
-        folders.sort() # in place: so `os.walk` goes on in this order
+        closed = {name for name in folders if name.lower().endswith(whole)}
+        folders[:] = sorted(set(folders)-closed) # in place: so `os.walk` goes on with these, in this order
         if deep is not None and len(Path(at).parts)-top>=deep: folders.clear() # and goes no deeper
-        for name in sorted(names):
+        for name in sorted({*names, *closed}):
             path = Path(at)/name
-            if path.is_file(): yield path
+            if name in closed or path.is_file(): yield path
 
 # %% ../../nbs/base/05_files.ipynb #2eacc077
 def asset(

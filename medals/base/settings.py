@@ -27,7 +27,9 @@ class InferenceCfg:
     min_mm3:float=0.       # Objects smaller than this are left out
     max_memory:float=0.    # GB that the process may use on the host; 0: eight tenths of the machine
 
-    no_flags:ClassVar = ('blind',)
+    keep_scores:bool=False # Keep the score of every voxel, a byte for each sentence, as `--format dicomfractional` needs it?
+
+    no_flags:ClassVar = ('blind','keep_scores')
 
     def __post_init__(self):
         for name,some in CHOICES.items():
@@ -54,6 +56,6 @@ class AskCfg(InferenceCfg, WeightsCfg):
     weights:str='auto'     # As above; auto: those of the bundled weights that know most of what is asked
     modality:str=''        # ct, mri, us, pet or microscopy; empty: from the file, the grey values or the weights
     instance:bool=False    # Tell objects apart, such as cells or lesions?
-    format:str=''          # nifti, multilabel, nrrd, segnrrd, mha, npz, dicomseg, dicomlabelmap, rtstruct, stl, obj, glb; empty: by name
+    format:str='' # nifti, multilabel, nrrd, segnrrd, mha, npz, dicomseg, dicomlabelmap, dicomfractional, rtstruct, stl, obj, glb, bids
     resample:bool=False    # Interpolate DICOM slices that are unevenly spaced onto an even grid? Else they are refused
     priority:str=''        # Where masks overlap in a label map: smallest (the default), first, last, or sentences with ; between

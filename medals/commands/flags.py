@@ -19,9 +19,12 @@ from ..base.settings import AskCfg, InferenceCfg, WeightsCfg
 class SegmentCfg(AskCfg):
     "Settings of `medals segment`"
     out:str='out'         # Folder for masks, table and manifest, of many scans one each; or a file, such as .nii.gz or .seg.nrrd
-    marks:str=''          # Marks per sentence: what the Studio saved, its folder or the file, or JSON of your own
+    marks:str=''          # Marks per sentence: what the Studio saved, its folder or file, your own JSON, or masks such as RTSTRUCT
     same_voxels:bool=False # Do marks speak of the voxels of the scan, whatever the headers of masks and the grid in their file say?
-    series:str=''         # Of a DICOM folder only this series: its UID, its number, or a part of its description; all: each of them
+    series:str=''         # Of a DICOM folder this series: UID, number, part of its description; all: each; of 4D NIfTI the volume, from 0
+    channel:str=''        # Of OME-Zarr this channel: its number from 0, or its name
+    time:str=''           # Of OME-Zarr this point in time, counted from 0
+    level:str=''          # Of OME-Zarr this resolution, 0 is the finest; empty: the finest of moderate size
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
@@ -35,7 +38,7 @@ class ChallengeCfg(InferenceCfg, WeightsCfg):
     rehearse:bool=False   # Each case in a process of its own, as the container would, with time and peak memory?
     limit:float=32.       # GB that a case may take in the rehearsal
 
-    no_flags:ClassVar = ('threshold','tta','blind','seed','min_mm3')  # The container has no say in them
+    no_flags:ClassVar = ('threshold','tta','blind','seed','min_mm3','keep_scores')  # The container has no say in them
 
 # %% ../../nbs/commands/00_flags.ipynb #f8759dae
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +78,7 @@ class EvaluateCfg:
     mode:str='correct'    # correct, or challenge: the rules of the CVPR-BiomedSegFM evaluator, and its columns in challenge.csv
     instance:bool=False   # Are the labels objects to be counted? Challenge files say it themselves
     modality:str=''       # ct, mri, us, pet or microscopy, for all cases; empty: from the files and names
+    metrics:str=''        # Columns, such as dsc,nsd,hd95,assd,rve; hd95_voxels, assd_voxels: as MONAI has them; all; empty: dsc,nsd
     tolerance:float=2.    # Of the NSD, mm
     same_voxels:bool=False # Do predictions lie on the voxels of the truth, whatever their headers say? For masks whose header was lost
     worst:int=4           # How many cases are shown as overlays

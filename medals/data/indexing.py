@@ -18,13 +18,14 @@ from ..base.files import read_json, read_lines, write_json, write_lines
 from .layouts import find_cases
 from .maskfolder import number_kinds, plain, read_masks, wanted_masks
 from .nnunet import LARGEST_LABEL, is_ignored
+from ..scans.formats import disk_stats, on_disk
 from ..volume import has_segments, read_labels
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
 # %% ../../nbs/data/40_indexing.ipynb #40a7cf35
 def look(row):
     "A row with the label ids of the case, its size and its date"
-    if not _on_disk(row['data']).exists(): raise UserError(f"{row['labels']} has no image {row['data']}")
+    if not on_disk(row['data']).exists(): raise UserError(f"{row['labels']} has no image {row['data']}")
     found = _look_at_masks(row) if 'masks' in row else _look_at_map(row)
     return {**row, **_stamp(row), **found}
 
@@ -51,20 +52,13 @@ def _files(row):
     masks = wanted_masks(row['labels'], row['masks']).values()
     return [row['data'], *masks]
 
-def _on_disk(name):
-    "The file, or the folder of a DICOM series that is named as `FOLDER#SERIES`"
-    path = Path(name)
-    if path.exists(): return path
-    folder,_,_ = str(name).rpartition('#')
-    return Path(folder or name)
-
 def _stamp(row):
     "Size and date of the files of a case"
     sizes,dates = [],[]
     for f in _files(row):
-        stat = _on_disk(f).stat()
-        sizes.append(stat.st_size)
-        dates.append(stat.st_mtime_ns)
+        size,date = disk_stats(f)
+        sizes.append(size)
+        dates.append(date)
     return dict(bytes=sizes, mtime_ns=dates)
 
 def _same(old, row):

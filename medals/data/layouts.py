@@ -15,9 +15,11 @@ from ..core import UserError
 from ..base.files import files_below
 from ..scans.dicom_structures import series_drawn_on, structure_kind
 from .maskfolder import mask_cases
+from .derivatives import bids_cases, bids_catalogue
 from .nnunet import is_file, read_raw, scans_below
+from ..scans.bids import is_bids
 from ..scans.formats import READERS, has_segments
-from ..volume import MODALITY_NAMES, is_challenge, is_scan, stem
+from ..volume import MODALITY_NAMES, is_challenge, is_scan, is_zarr, stem
 
 # %% ../../nbs/data/30_layouts.ipynb #65d84176
 @dataclass
@@ -111,11 +113,13 @@ def _paired(root, name, image, labels):
     if len(STARS.findall(image))!=len(STARS.findall(labels)):
         raise UserError(f"{name}: the patterns {image!r} and {labels!r} should have the same number of *, for the name of the case")
     rows,there = [],False
+    image,wish,said = image.partition('#') # of a store: which channel or level
     for file,stars in matches(root, image):
         found = filled(root, labels, stars)
         if found==file: continue
-        row = dict(data=file, labels=found, dataset=name)
-        if found.is_dir() or has_segments(found): row['masks'] = []
+        row = dict(data=f'{file}{wish}{said}', labels=found, dataset=name)
+        is_folder = found.is_dir() and not is_zarr(found)
+        if is_folder or has_segments(found): row['masks'] = []
         rows.append(row)
         there = there or found.exists()
     return rows,there
@@ -253,9 +257,19 @@ def _structures(root, catalogue=None):
     return found if found.rows else None
 
 # %% ../../nbs/data/30_layouts.ipynb #443a172d
+def _bids(root):
+    "Cases of a data set of BIDS"
+    cases,left_out,notes = bids_cases(root)
+    found = FolderContents(bids_catalogue(cases), [], left_out, notes)
+    for case in cases:
+        more = dict(masks=[]) if case.names is None else {}
+        found.add(case.image, case.labels, case.dataset, case=case.name, **more)
+    return found
+
 def _undescribed(root):
     "The cases of a folder for which there is no prompt file"
     if is_file(root/'dataset.json'): return _nnunet(root)
+    if is_bids(root): return _ask_for_masks(_bids(root))
     found = _mask_folders(root)
     found = found or _structures(root)
     if found: return _ask_for_masks(found)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..core import UserError
 from .nnunet import SEQUENCES, is_ignored, scans_below
+from ..scans.bids import bids_mask, bids_name
 from ..volume import MODALITY_NAMES, has_segments, is_scan, read_labels, segment_paths, stem
 
 # %% ../../nbs/data/10_maskfolder.ipynb #392cf154
@@ -38,6 +39,7 @@ def mask_name(
 )->str:      # Empty for a label map of several structures
     "What a mask is called: its file, without the name of the case before it and a word such as `mask` behind it"
     path = Path(path)
+    if bids_name(path): return bids_mask(path)
     words = '|'.join(MAP_WORDS)
     name = re.sub(rf'(^|[_-])({words})$', '', stem(path), flags=re.I)
     for case in (path.parent.name, path.parent.parent.name):

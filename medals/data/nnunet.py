@@ -19,6 +19,7 @@ from ..core import UserError, spacing_of
 from ..base.files import read_json
 from ..base.fields import Field, read_fields, shown
 from ..scans.formats import READERS, ending, is_scan, stem
+from ..scans.ome_metadata import FOLDER_ENDINGS
 from ..volume import MODALITY_NAMES
 
 # %% ../../nbs/data/00_nnunet.ipynb #00cf67e6
@@ -163,8 +164,10 @@ def scans_below(
             continue
         seen.add(real)
         # os.walk goes on into the folders that are left in its list
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(names):
+        shown = [name for name in folders if not _is_hidden(name)]
+        whole = [name for name in shown if name.lower().endswith(FOLDER_ENDINGS)] # scans that are folders
+        folders[:] = sorted(set(shown)-set(whole))
+        for name in sorted((*names, *whole)):
             if is_scan(name): found.append(Path(at)/name)
     return found
 

@@ -101,7 +101,7 @@ def _transposed(img, lbl, recipe):
     order = axis_order(recipe.frame)
     spacing = img.spacing
     # The published code leaves the spacing in the order of the file
-    if not recipe.compat: spacing = [spacing[axis] for axis in order]
+    if img.is_placed or not recipe.compat: spacing = [spacing[axis] for axis in order]
     affine = np.diag([*spacing, 1.])
     return img.data.transpose(order),lbl.data.transpose(order),affine
 
@@ -123,8 +123,8 @@ def load(
     else:
         x,y,affine = _transposed(img, lbl, recipe)
 
-    # Files without orientation are those of the challenge, which hold grey values of 0..255 already
-    if oriented or x.min()<0 or x.max()>255:
+    # Files of the challenge, which place nothing, hold grey values of 0..255 already
+    if img.is_placed or x.min()<0 or x.max()>255:
         rule = rule_for(row.get('modality'))
         between = limits(x, rule)
         dtype = 'uint8' if recipe.dtype=='uint8' else 'float32'

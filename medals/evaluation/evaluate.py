@@ -17,8 +17,9 @@ from .cases import case_of, pairs # noqa: F401 `case_of` and others are looked f
 from ..core import UserError
 from ..base.files import atomic, write_table
 from .labeling import align, label_table, case_masks, read_names, table_beside # noqa: F401
-from ..metrics import METRICS, check_tolerance
-from .scoring import by_case, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
+from .finished import Finished
+from ..metrics import check_tolerance, chosen_metrics
+from .scoring import by_case, finite, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
 from ..show import compare_fig, figure, save_fig
 from ..volume import read_volume
 from ..base.parallel import FailureLog, run_tasks
@@ -42,7 +43,7 @@ def _by_structure(rows, score):
     "`{structure: values}` of a score"
     got = defaultdict(list)
     for row in rows:
-        if row[score]!='': got[row['structure']].append(row[score])
+        for value in finite([row], score): got[row['structure']].append(value)
     return dict(got)
 
 def _worst_last(per, most):
@@ -65,7 +66,8 @@ def spread(
         if values: per[score] = values
     names = _worst_last(per, most)
     n = len(names)
-    fig,axs = figure(6, .8+.18*max(3, n), 1, max(1, len(per)))
+    panels = max(1, len(per))
+    fig,axs = figure(max(6, 1.4*panels), .8+.18*max(3, n), 1, panels)
     labels = list(map(_short, names)) # only beside the first
     for ax,(score,of) in zip(axs[0], per.items()):
         _dots(ax, of, names)
@@ -217,7 +219,7 @@ def _tasks(found, truth, pred, cfg):
     settings['names'] = names
     settings['pred_names'] = pred_names
     settings['ignore'] = ignored
-    settings['metrics'] = tuple(METRICS)
+    settings['metrics'] = chosen_metrics(cfg.metrics)
     tasks = {}
     for case,files in found.items():
         pred_of,truth_of,image = files
@@ -276,23 +278,39 @@ def _write(out, rows, got, tasks, cfg):
     return notes
 
 # %% ../../nbs/evaluation/30_evaluate.ipynb #72985007
+def _check_settings(cfg):
+    "Refuse what no case can be scored by"
+    if cfg.mode not in ('correct','challenge'):
+        raise UserError(f"mode {cfg.mode!r} is not known; it is correct or challenge")
+    check_tolerance(cfg.tolerance)
+    chosen_metrics(cfg.metrics)
+    if cfg.metrics and cfg.mode=='challenge':
+        raise UserError("the rules of the challenge have metrics of their own; leave out --metrics or --mode")
+
+def _scored(tasks, fails, cfg, tell):
+    "The result of every case that can be scored, of this run or of one before it"
+    finished = Finished(cfg.out, tasks)
+    if tell and finished.told: tell(finished.told)
+    left = {case: task for case,task in tasks.items() if case not in finished.done}
+    for case,res in run_tasks(score_case, left, cfg.workers, cfg.scheduler, 'evaluate'):
+        if not fails.add(case, res): finished.add(case, res)
+    return {case: finished.done[case] for case in tasks if case in finished.done}
+
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
     cfg,            # `EvaluateCfg` of `medals.commands.flags`
+    tell=None,      # Is called with a sentence, if an earlier run has left scores
 )->tuple:           # Rows, notes, `FailureLog`
     """Score a cohort, and write table.csv, summary.md, scores.png and overlays.
+    A run that was stopped goes on with the cases that are missing; what is finished is in finished.jsonl.
     A case that cannot be scored is in failed.jsonl; only if nothing belongs together is there an error."""
-    if cfg.mode not in ('correct','challenge'):
-        raise UserError(f"mode {cfg.mode!r} is not known; it is correct or challenge")
-    check_tolerance(cfg.tolerance)
+    _check_settings(cfg)
     found,left,lost = pairs(pred, truth, cfg.images)
     tasks,notes = _tasks(found, truth, pred, cfg)
     out = Path(cfg.out)
     fails = FailureLog(out/'failed.jsonl')
-    got = {}
-    for case,res in run_tasks(score_case, tasks, cfg.workers, cfg.scheduler, 'evaluate'):
-        if not fails.add(case, res): got[case] = res
+    got = _scored(tasks, fails, cfg, tell)
     notes += _as_one_mask(got)
     notes += _nothing_shared(got)
     unasked = _leave_unasked(got)

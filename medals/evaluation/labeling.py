@@ -23,7 +23,8 @@ from ..base.fields import Field
 from ..scans.labelmap import label_boxes, single_label
 from ..data.nnunet import is_ignored, named_labels
 from ..vocab import resolve
-from ..volume import AS_STORED, Volume, has_segments, is_challenge, label_ids, read_labels, read_volume, segment_paths, stem
+from ..scans.bids import bids_mask
+from ..volume import AS_STORED, Volume, has_segments, is_challenge, is_single, label_ids, read_labels, read_volume, segment_paths, stem
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #4f24c301
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _masks(files, like, same_voxels):
         if single_label(vol.data) is None:
             notes.append(f'{file} holds several labels, so it is no mask and is left out')
             continue
-        name = next(iter(own.values()), case_of(file)[0])
+        name = next(iter(own.values()), bids_mask(file) or case_of(file)[0])
         if name in names: raise UserError(f"{file.parent} has two masks called {name}, such as {file.name}")
         names[name] = name
         mask = vol.data!=0
@@ -138,7 +139,7 @@ def case_masks(
     "The masks of a case, on the voxels of `like`"
     path = Path(path)
     if has_segments(path): return _masks(list(segment_paths(path).values()), like, same_voxels)
-    if not path.is_dir(): return _label_map(path, like, same_voxels)
+    if not path.is_dir() or is_single(path): return _label_map(path, like, same_voxels)
     files = masks_in(path)
     if not files: raise UserError(f"{path} holds no masks and no label map")
     only = files[0]
@@ -155,18 +156,27 @@ def shared_grid(
     image=None,   # The scan
 ):                # `Volume`, or None: the grid of the truth
     "The grid on which a truth is compared that may be cut to what is in it"
-    if not has_segments(truth): return None
-    own = _first_mask(truth)
-    if not has_segments(pred): return own.onto(_first_mask(pred))
-    return own.onto(read_volume(image)) if image else own.around(_first_mask(pred))
+    own = _cut_files(truth)
+    if not own: return None
+    first = _first_mask(own[0])
+    others = _cut_files(pred)
+    if not others: return first.onto(_first_mask(pred))
+    if image: return first.onto(read_volume(image))
+    return reduce(Volume.around, map(_first_mask, (*own[1:], *others)), first)
+
+def _cut_files(path):
+    "The files of a case that may be cut to what is in them"
+    path = Path(path)
+    files = masks_in(path) if path.is_dir() else [path]
+    return [f for f in files if has_segments(f)]
 
 def _first_mask(path):
     "A mask of a case, for where its voxels lie"
     path = Path(path)
     if has_segments(path): files = list(segment_paths(path).values())
-    else: files = masks_in(path) if path.is_dir() else [path]
+    else: files = [path] if is_single(path) else masks_in(path)
     if not files: raise UserError(f"{path} holds no masks and no label map")
-    if path.is_dir() and has_segments(files[0]): return _first_mask(files[0])
+    if not is_single(path) and has_segments(files[0]): return _first_mask(files[0])
     return read_labels(files[0], soft=True)[0]
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #f1f29828

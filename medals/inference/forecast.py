@@ -33,7 +33,7 @@ def _always(request, stage, view, n, fine, prompted, refined):
     window = _voxels(stage.frame.window)
     fine_window = window*stage.frame.phases**3
     choices = request.facts('choose')
-    kept = sum(bool(request.instance or choice) for choice in choices)
+    kept = sum(bool(request.instance or request.cfg.keep_scores or choice) for choice in choices)
     masks = n/8*(1+fine) # bits, of the first look as well
     total = scan*(masks+3+kept)
     image = np.dtype(rules.dtype)

@@ -71,7 +71,7 @@ def _spacing(request, turn, shape):
     vol = request.vol
     spacing = turn.of(vol.spacing)
     if not request.cfg.compat: return spacing
-    if not vol.has_orientation: spacing = vol.spacing # rows get the spacing of columns, as the published code reads it
+    if not vol.is_placed: spacing = vol.spacing # rows get the spacing of columns, as the published code reads it
     return repaired(shape, [float(mm) for mm in spacing])
 
 def image_part(

@@ -236,7 +236,7 @@ def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
         sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
-    new = MaskAccumulator(len(asked), look.view.shape, kept)
+    new = MaskAccumulator(len(asked), look.view.shape, kept, found.faint)
     writer = MaskWriter(new, look.view, look.windows.box, self.request.cfg.threshold, size.voxels)
     sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
     for row,i in enumerate(asked): found.add(i, new, row)
@@ -274,8 +274,9 @@ def stage(self:SegmentRun, stage, before=None):
     "All sentences through one stage; `before` is what the one before it found"
     request = self.request
     kept = []  # sentences whose scores are kept: to choose among pieces, or to tell objects apart
-    if not request.rules.compete: kept = [i for i,choose in enumerate(request.facts('choose')) if choose or request.instance]
-    found = MaskAccumulator(len(request.texts), request.vol.shape, kept)
+    every = request.instance or request.cfg.keep_scores
+    if not request.rules.compete: kept = [i for i,choose in enumerate(request.facts('choose')) if choose or every]
+    found = MaskAccumulator(len(request.texts), request.vol.shape, kept, request.cfg.keep_scores)
     labels = {} # `{NetGrid: (LabelWriter, view)}`, where each voxel goes to one sentence only
     for group in request.groups:
         mine = self.seg.wanted(request, group)

@@ -191,7 +191,7 @@ def _keys(known, texts, modalities, instance):
 
 def _grey_rules(vol, known, modalities, frame):
     "Per sentence the rule that makes grey values; None: the scan has them"
-    is_grey = not vol.has_orientation and vol.data.min()>=0 and vol.data.max()<=255
+    is_grey = not vol.is_placed and vol.data.min()>=0 and vol.data.max()<=255
     if is_grey: return [None]*len(known)
     rules = []
     for meant,modality in zip(known, modalities):

@@ -100,8 +100,9 @@ FAINTEST = SCALE//16  # Scores up to here are in no histogram: most voxels are b
 
 class MaskAccumulator:
     "What was found of some classes, on the voxels of the scan"
-    def __init__(self, n, shape, keep=()):
+    def __init__(self, n, shape, keep=(), faint=False): # `keep`: whose scores are kept; `faint`: also where there is no mask?
         self.shape = shape
+        self.faint = faint
         self.bits = [BitMask.zeros(shape) for _ in range(n)]
         self.voxels = np.zeros(n, np.int64)
         self.total = np.zeros(n)               # of the scores in the mask
@@ -135,6 +136,7 @@ def note(self:MaskAccumulator, i, s, lo, where):
 def _merge(self:MaskAccumulator, i, other, j):
     "Add the mask of another one's class `j`, and its scores if they are kept, to class `i`"
     box = other.bits[j].box()
+    if self.faint: np.maximum(self.scores[i], other.scores[j], out=self.scores[i])
     if box is None: return
     at = box.slices
     mask = self.bits[i]
@@ -234,7 +236,8 @@ def _near(self:MaskWriter, hit, axis, rows):
 def _decide(self:MaskWriter, slab, c, at, rows):
     "Write the mask of a class in slices `rows` of the crop, from the box `at` of fine voxels"
     scores = slab.part(c, at.slices)
-    hit = _hit_box(scores>self.limit)
+    faintest = min(self.limit, FAINTEST) if self.found.faint else self.limit
+    hit = _hit_box(scores>faintest)
     if hit is None: return
     # an average never exceeds what it is made of, so that nothing else can lie above the threshold
     near = self._near(hit.shift(at.start), slab.axis, rows)

@@ -193,6 +193,9 @@ def _shape(header, path, size, channel):
     shape = _axes(header)
     grid = shape[:3]
     wanted = shape if channel is None else grid
+    count = math.prod(shape[3:])
+    if channel is None and count>1:
+        raise UserError(f"{path} holds {count} volumes; take one channel or time point, from 0: {path.name}#0, or --series 0")
     check_volume(SimpleNamespace(shape=wanted), str(path))
     # as floats, because a header may multiply to more than an int64 holds
     ends = header['vox_offset']+np.prod(shape, dtype=float)*kind.itemsize

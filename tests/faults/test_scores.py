@@ -587,7 +587,8 @@ def test_what_an_earlier_run_left_does_not_stay(tmp_path):
     assert (tmp_path/'o'/'challenge.csv').exists()
     (tmp_path/'o'/'mine.txt').write_text('mine')
     score(tmp_path/'p'/'c1.nii.gz', tmp_path/'t'/'c1.nii.gz', tmp_path/'o')
-    assert sorted(f.name for f in (tmp_path/'o').rglob('*') if f.is_file())==['c1.png','mine.txt','scores.png','summary.md','table.csv']
+    left = sorted(f.name for f in (tmp_path/'o').rglob('*') if f.is_file())
+    assert left==['c1.png','finished.jsonl','mine.txt','scores.png','summary.md','table.csv']
 
 
 @pytest.mark.parametrize('image', ['on another grid','damaged'])
