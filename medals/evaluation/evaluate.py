@@ -54,6 +54,7 @@ def _worst_last(per, most):
     names = sorted(first, key=lambda name: (-first[name], name))
     return names[-most:]
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #2106aded
 def spread(
     rows:list,
     most:int=40,  # Classes; of more, the worst are shown
@@ -74,6 +75,7 @@ def spread(
         values = sum(of.values(), [])
         if min(values)>=0 and max(values)<=1: ax.set(xlim=(-.03,1.03))
         ax.set(ylim=(-.6, n-.4), title=score.upper())
+        if panels>4: ax.title.set_fontsize(8)
         ax.set_yticks(range(n), labels)
         ax.tick_params(labelsize=7)
         ax.grid(axis='x', alpha=.3)
@@ -296,6 +298,7 @@ def _scored(tasks, fails, cfg, tell):
         if not fails.add(case, res): finished.add(case, res)
     return {case: finished.done[case] for case in tasks if case in finished.done}
 
+# %% ../../nbs/evaluation/30_evaluate.ipynb #5b2d01cc
 def evaluate(
     pred,           # Folder of predictions, or one file
     truth,          # Folder of truths, or one file
