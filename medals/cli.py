@@ -81,36 +81,46 @@ def segment(
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
     cfg = with_scores(cfg)
     _note(notes)
-    if not scan: cfg = _with_weights(cfg, sentences, cfg.modality or None)
+    if not scan:
+        cfg,chosen = _with_weights(cfg, sentences, cfg.modality or None)
+        _note(chosen)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
 def _with_weights(cfg, sentences, modality):
-    "The settings with the name of weights, where they are to be chosen; says which"
+    "The settings with the name of weights, where they are to be chosen, and notes that say which"
     from medals.inference.bundles import AUTO, choose_bundle
-    if cfg.weights!=AUTO: return cfg
+    if cfg.weights!=AUTO: return cfg,[]
     choice = choose_bundle(sentences, modality)
-    _note([f'weights {choice.name}: {choice.why}; --weights chooses others'])
-    _note(f'{text}: --weights {name} knows it' for text,name in choice.others.items())
-    return replace(cfg, weights=choice.name)
+    notes = [f'weights {choice.name}: {choice.why}; --weights chooses others']
+    for text,name in choice.others.items(): notes.append(f'{text}: --weights {name} knows it')
+    return replace(cfg, weights=choice.name),notes
+
+def _read_for_choice(image, sentences, cfg):
+    "A scan, what is asked of it and what kind it is, where the weights depend on that"
+    from medals.inference.modality import modality_of_scan
+    from medals.volume import is_challenge, read_prompts, read_volume
+    kind = cfg.modality or None
+    if is_challenge(image): return image,sentences or list(read_prompts(image)[0].values()),kind
+    vol = read_volume(image, kind, resample=cfg.resample)
+    return vol,sentences,modality_of_scan(vol, kind, None).modality
 
 def _one_scan(image, sentences, cfg):
-    from medals.inference.modality import modality_of_scan
+    from medals.inference.bundles import AUTO
     from medals.inference.request import as_volume
     from medals.segment import Segmenter
     from medals.spatial import read_marks
-    from medals.volume import is_challenge, read_prompts, read_volume
-    kind = cfg.modality or None
-    asked = sentences
-    if is_challenge(image): asked = sentences or list(read_prompts(image)[0].values())
-    else:
-        image = read_volume(image, kind, resample=cfg.resample)
-        kind = modality_of_scan(image, kind, None).modality
-    cfg = _with_weights(cfg, asked, kind)
+    from medals.volume import is_challenge, read_volume
+    chosen = []
+    if cfg.weights==AUTO:
+        image,asked,kind = _read_for_choice(image, sentences, cfg)
+        cfg,chosen = _with_weights(cfg, asked, kind)
+    elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)
+    _note(chosen)
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format, cfg.priority)
     made = res.manifest

@@ -7,7 +7,7 @@
 # BODIES: CTs without a head, NAME_img.nii.gz, with organs NAME_lab.nii.gz and their names in labels.json
 # OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
 #
-# MINUTES (default 180) is the time to train, from the weights nano; more flags for `medals train` stand in MORE.
+# MINUTES (default 180) is the time to train, from the weights in brain/begin (see brain/README.md) or in $BEGIN; more flags for `medals train` stand in MORE.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/brain
 heads=$1 bodies=$2 out=$3
@@ -27,7 +27,7 @@ done
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
-  --weights nano --text small --datasets "$here/tissues.toml" \
+  --weights "${BEGIN:-$here/begin}" --text small --datasets "$here/tissues.toml" \
   --patch 64,64,64 --queries 20 --least 4 --lr .002 \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}

@@ -55,7 +55,7 @@ def read_classes(
     except TypeError as e: raise UserError(f"{file} is not a list of classes as training writes it ({e}); copy the weights again") from e
 
 # %% ../../nbs/network/35_repertoire.ipynb #0a32cfc7
-SIMILAR_FROM = .8 # Cosine from which a sentence that the vocabulary does not understand means a trained one
+SIMILAR_FROM = .6 # Cosine from which a sentence that the vocabulary does not understand means a trained one
 
 @dataclass(frozen=True)
 class Familiar:

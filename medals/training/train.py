@@ -162,7 +162,7 @@ def frame_of(
         joint=joint_sentences(stores))
 
 # %% ../../nbs/training/80_train.ipynb #19d68ec9
-SENTENCES_KEPT = 3 # Of a class, in the list beside the weights
+SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is known word by word
 
 def trained_classes(
     sampler:Sampler,
