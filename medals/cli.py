@@ -21,7 +21,7 @@ from fastcore.docments import docments
 
 import medals
 from .core import UserError, add_flags, flags_cfg, part_of, pick_device
-from .base.files import cache_dir
+from .base.files import cache_dir, read_table
 from .base.settings import AskCfg, InferenceCfg
 from medals.commands.flags import (
     ChallengeCfg, DemoCfg, DownloadCfg, EvaluateCfg, IndexCfg, InfoCfg, LazyCfg, ModelsCfg, PrepareCfg, SegmentCfg,
@@ -263,7 +263,7 @@ def train(
     stores:list=('store',),  # Folders made by `medals prepare`
     cfg:LazyCfg('medals.training.train.TrainCfg')=None
 ):
-    "Train a network from stores; with torchrun on many GPUs, see sh/train.sh"
+    "Train a network from stores; on many GPUs by `torchrun --nproc_per_node 4 -m medals train`"
     from medals.training.train import train as run
     return _trained(run(stores, cfg), cfg)
 
@@ -295,7 +295,7 @@ def pretrain(
     sources:list=(),         # Knowledge files, made by `medals knowledge`; none: images of --store alone
     cfg:LazyCfg('medals.pretraining.lessons.PretrainCfg')=None
 ):
-    "Pre-train a text encoder on knowledge, with --store on images as well; with torchrun on many GPUs, see sh/pretrain.sh"
+    "Pre-train a text encoder on knowledge, with --store on images too; on many GPUs by `torchrun --nproc_per_node 4 -m medals pretrain`"
     from medals.pretraining.pretrain import pretrain as run
     return _trained(run(sources, cfg), cfg, "the encoder for `medals train --text` is")
 
@@ -358,15 +358,19 @@ def add_verb(
     subs,            # What `add_subparsers` returned
     fn,              # The verb; an argument called `cfg` is a dataclass and becomes flags
     full:bool=True,  # Its arguments as well?
-):
+)->argparse.ArgumentParser:
     "One verb with its arguments, flags and help"
-    p = subs.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, formatter_class=_Help)
+    about = read_table('flags.toml') if full else {}
+    first = about.get('examples', {}).get(fn.__name__)
+    p = subs.add_parser(fn.__name__, help=fn.__doc__, description=fn.__doc__, epilog=first and f'example: {first}', formatter_class=_Help)
     p.set_defaults(verb=fn)
-    if not full: return
+    if not full: return p
+    kind = 'learn' if fn in (train, finetune, pretrain) else 'use'
+    groups = {title: names.split() for title,names in about['groups'][kind].items()}
     docs = docments(fn)
     for name,par in inspect.signature(fn).parameters.items():
         if name=='cfg':
-            add_flags(p, settings_of(par.annotation))
+            add_flags(p, settings_of(par.annotation), groups)
             continue
         must = par.default is inspect.Parameter.empty
         many = None if must else '?'
@@ -375,6 +379,7 @@ def add_verb(
             many = '+' if must else '*'
             default = None if must else list(par.default)
         p.add_argument(name, nargs=many, help=docs[name], default=default)
+    return p
 
 def parser(
     verb:str=None, # Its arguments are added; None: those of all verbs

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, check_affine, clean_values
+from .core import UserError, check_affine, clean_values, install_line
 from .base.files import files_below, reading
 from .scans.archives import is_archive, unpacked
 from .scans.dicom_frames import divided, read_slices
@@ -411,7 +411,8 @@ def _pixels(s, whole):
         return _smallest(x)
     except Exception as e: # from pydicom and from the decoders that it calls
         syntax = _syntax(s)
-        hint = "pip install 'medals[dicom]', or decompress it with `gdcmconv --raw`" if syntax.startswith(PACKED) else 'copy it again'
+        hint = 'copy it again'
+        if syntax.startswith(PACKED): hint = f"decompress it with `gdcmconv --raw`, or {install_line('dicom')}"
         why = ' '.join(str(e).split())[:100]
         raise UserError(f"{s.path}: its pixels cannot be decoded, {syntax.name} ({type(e).__name__}: {why}); {hint}") from e
 

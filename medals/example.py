@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage as ndi
 
 from .scans.axes import Region
-from .core import UserError, floats, make_gen, torch_gen
+from .core import UserError, floats, install_line, make_gen, torch_gen
 from .geometry import Grid, grid_of, rigid, resample_points
 from .preprocessing.intensity import normalize
 from .scans.labelmap import components, largest, piece_sizes
@@ -44,7 +44,7 @@ def _file(name):
     "A file inside the nilearn package"
     spec = importlib.util.find_spec('nilearn')
     if not spec:
-        raise UserError("the demo's head MRI comes inside the nilearn package, which is not installed; try: pip install 'medals[demo]'")
+        raise UserError(f"the demo's head MRI comes inside the nilearn package, which is not installed; {install_line('demo')}")
     return Path(spec.origin).parent/'datasets'/'data'/name
 
 def _map(kind):

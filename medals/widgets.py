@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from ipywidgets import HTML, HBox, VBox
 
 from .studio.canvas import Board, board_fig, erased, mark_from_pointer, slice_image
-from .core import UserError
+from .core import UserError, install_line
 from .base.files import asset
 from .inference.request import as_volume
 from .scans.outputs import check_out, replacing
@@ -39,7 +39,7 @@ def _parts():
     "The two front ends"
     try: import anywidget
     except ImportError as e:
-        need = "Studio needs anywidget: pip install 'medals[widgets]'; `slices` works without it"
+        need = f"Studio needs anywidget, while `slices` works without it; {install_line('widgets')}"
         raise UserError(need) from e
     from traitlets import Dict, Int, List, Unicode
     def read(name): return (asset('studio')/name).read_text(encoding='utf-8')

@@ -7,13 +7,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medals.cli import main
+from medals.cli import EvaluateCfg, main
 from medals.commands.cohort import write_result
 from medals.commands.images import find_images
 from medals.core import UserError
 from medals.data.layouts import find_cases
+from medals.evaluation.cases import pairs
+from medals.evaluation.evaluate import evaluate
 from medals.inference.result import Segmentation, check_save
 from medals.scans.bids import bids_labels, bids_mask, bids_name, bids_word
+from medals.metrics import dice
 from medals.scans.grids import corner_gap
 from medals.volume import phantom, read_labels, read_volume
 
@@ -95,6 +98,33 @@ def test_index_and_evaluate_from_the_command_line(heads, tmp_path, monkeypatch, 
     put(tmp_path/'bare', 'sub-1/anat/sub-1_T1w.nii.gz', np.asarray(vol.data))
     assert main(['index', 'bare', '-o', 'none.jsonl'])==2
     assert capsys.readouterr().err.count('\n')==1
+
+
+def test_masks_of_one_folder_belong_to_their_runs_and_spaces(tmp_path):
+    "Scans of a subject lie in one folder in BIDS: each has its own masks, and one is never the truth of another"
+    for side,shift in (('truth', 0), ('pred', 1)):
+        describe(tmp_path/side, DatasetType='derivative', GeneratedBy=[dict(Name='Manual')])
+        for run in (1,2):
+            for name,i in (('brain', 1), ('lesion', 3)):
+                x = np.roll(lbl==i, shift*(run-1), 0)
+                put(tmp_path/side, f'sub-01/anat/sub-01_run-{run}_label-{name}_mask.nii.gz', x.astype(np.uint8))
+        for space in ('T1w','FLAIR'):
+            x = np.roll(lbl, 2*shift*(space=='FLAIR'), 0)
+            put(tmp_path/side, f'sub-02/anat/sub-02_space-{space}_dseg.nii.gz', x)
+        put(tmp_path/side, f'sub-03/anat/sub-03_space-{"T1w" if shift else "FLAIR"}_dseg.nii.gz', lbl) # of two scans
+        put(tmp_path/side, f'sub-04/anat/sub-04{"_space-T1w" if shift else ""}_dseg.nii.gz', lbl) # one side does not say it
+    scan = np.asarray(vol.data)
+    for suffix in ('T1w','FLAIR'): put(tmp_path/'raw', f'sub-02/anat/sub-02_{suffix}.nii.gz', scan)
+    found,left,lost = pairs(tmp_path/'pred', tmp_path/'truth', tmp_path/'raw')
+    assert sorted(found)==['sub-01_run-1','sub-01_run-2','sub-02_space-FLAIR','sub-02_space-T1w','sub-04']
+    assert (left, lost)==(['sub-03_space-T1w'], ['sub-03_space-FLAIR'])
+    assert [found[f'sub-02_space-{o}'][2].name for o in ('T1w','FLAIR')]==['sub-02_T1w.nii.gz','sub-02_FLAIR.nii.gz']
+    rows,_,fails = evaluate(tmp_path/'pred', tmp_path/'truth', EvaluateCfg(out=str(tmp_path/'o'), workers=1, worst=0))
+    dsc = {(row['case'], row['sentence']): row['dsc'] for row in rows}
+    assert not fails.rows and [dsc['sub-01_run-1', o] for o in ('brain','lesion')]==[1,1]
+    for name,i in (('brain', 1), ('lesion', 3)):
+        assert dsc['sub-01_run-2', name]==pytest.approx(dice(lbl==i, np.roll(lbl==i, 1, 0)))
+    assert all((dsc[case, name]==1)==(case!='sub-02_space-FLAIR') for case,name in dsc if case[:6]!='sub-01')
 
 
 def result(path, masks):

@@ -3,6 +3,7 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medals.cli import main
+from medals.base.files import read_table
+from medals.cli import VERBS, main, parser
 from medals.volume import phantom, read_labels, write_volume
 
 
@@ -22,6 +24,19 @@ HERE = Path(__file__)  # a file that is there
 def medals(*args, **kw):
     cmd = [sys.executable, '-m', 'medals.cli', *map(str, args)]
     return subprocess.run(cmd, capture_output=True, text=True, timeout=600, **kw)
+
+
+def test_examples_can_be_typed_and_groups_name_flags():
+    about = read_table('flags.toml')
+    assert set(about['examples'])=={fn.__name__ for fn in VERBS}
+    known = set()
+    for verb,line in about['examples'].items():
+        first,*words = shlex.split(line)
+        known |= set(vars(parser(verb).parse_args(words)))
+        assert first=='medals' and words[0]==verb
+    named = [o for groups in about['groups'].values() for names in groups.values() for o in names.split()]
+    assert not set(named)-known
+    assert all(len(' '.join(g.values()).split())==len(set(' '.join(g.values()).split())) for g in about['groups'].values())
 
 
 def test_help_names_every_verb_and_flag():

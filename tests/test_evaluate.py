@@ -5,9 +5,13 @@ import os
 import subprocess
 import sys
 import time
+import warnings
+from unicodedata import normalize
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +19,13 @@ from helpers import here
 from medals.cli import EvaluateCfg
 from medals.core import UserError
 from medals.evaluation.evaluate import align, by_case, case_of, evaluate, interval, pairs, read_names, read_scores, score_case
+from medals.evaluation.finished import case_key
 from medals.evaluation.labeling import case_masks
+from medals.inference.rtstruct import write_rtstruct
 from medals.masks.distances import surface_distances
 from medals.metrics import challenge_metrics, dice, surface_dice
 from medals.volume import Volume, phantom, write_labels, write_volume
+from test_dicom import write_series
 
 VOL,LBL,NAMES = phantom((24,28,22), (8.,8.,8.))
 
@@ -66,6 +73,9 @@ def test_a_mistake_is_said(cohort):
     for bad,says in (((cohort/'none', cohort/'truth'), 'no file or folder'), ((cohort/'twice', cohort/'truth'), 'several files for c0')):
         with pytest.raises(UserError, match=says): run(*bad, cohort/'o')
     with pytest.raises(UserError, match='correct or challenge'): run(cohort/'pred', cohort/'truth', cohort/'o', mode='fair')
+    for odd in (dict(modality='xray'), dict(worst=-1), dict(workers=-1)):
+        with pytest.raises(UserError, match=str(*odd.values())):
+            evaluate(cohort/'pred', cohort/'truth', EvaluateCfg(**dict(dict(out=str(cohort/'o'), workers=1), **odd)))
     (cohort/'other').mkdir()
     with pytest.raises(UserError, match='matched by name'): run(cohort/'other', cohort/'truth', cohort/'o')
     assert not (cohort/'o').exists()
@@ -75,6 +85,34 @@ def test_a_mistake_is_said(cohort):
     ('a.nii.gz','a',1), ('a_seg.nii','a',0), ('CT_AMOS_amos_0018_gts.npz','CT_AMOS_amos_0018',0), ('x_0000.nii.gz','x',2),
     ('a-label.nii.gz','a',0), ('amos_0018.nii.gz','amos_0018',1), ('seg.nii.gz','seg',1), ('a_IMG.nii.gz','a',2)])
 def test_names_of_cases(name, case, rank): assert case_of(name)==(case, rank)
+
+
+def test_names_as_a_mac_spells_them(tmp_path):
+    for side,how in (('truth', 'NFC'), ('pred', 'NFD')): write_labels(tmp_path/side/normalize(how, 'Jörg.nii.gz'), LBL, VOL, NAMES)
+    rows,_,_ = run(tmp_path/'pred', tmp_path/'truth', tmp_path/'o')
+    assert {row['dsc'] for row in rows}=={1}
+
+
+def test_a_case_is_scored_again_if_anything_that_it_was_read_from_changes(tmp_path):
+    "Values beside a header, the table of names above a label map, and the series under an RTSTRUCT"
+    image = sitk.GetImageFromArray(LBL.T)
+    for name in ('a.mhd','b.nhdr'): sitk.WriteImage(image, tmp_path/name)
+    nib.save(nib.Nifti1Pair(LBL, VOL.affine), tmp_path/'c.img')
+    write_labels(tmp_path/'sub-1'/'anat'/'sub-1_dseg.nii.gz', LBL, VOL)
+    (tmp_path/'dseg.tsv').write_text('index\tname\n1\tbrain\n')
+    (tmp_path/'dataset_description.json').write_text('{}')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        write_series(tmp_path/'s', VOL)
+        write_rtstruct(tmp_path/'rt.dcm', {'box': LBL==1}, VOL, tmp_path/'s')
+    kept = {'a.mhd': 'a.raw', 'b.nhdr': 'b.raw', 'c.img': 'c.hdr', 'sub-1/anat/sub-1_dseg.nii.gz': 'dseg.tsv',
+            'rt.dcm': next((tmp_path/'s').iterdir())}
+    for name,other in kept.items():
+        one = task(tmp_path/name, tmp_path/name)
+        before = case_key(one)
+        assert case_key(one)==before
+        os.utime(tmp_path/other, (1,1))
+        assert case_key(one)!=before, name
 
 
 def test_other_axes_and_other_ids_are_no_difference(tmp_path):

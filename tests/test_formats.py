@@ -92,6 +92,10 @@ def test_every_space_is_placed_as_itk_places_it(tmp_path, space):
     vol = read_volume(tmp_path/'a.nrrd')
     assert corner_gap(x.shape, vol.affine, by_itk(tmp_path/'a.nrrd')[1])[0]<1e-6 and corner_gap(x.shape, vol.affine, affine)[0]<1e-6
     assert bool(vol.notes)==(space in ('scanner-xyz', '3D-right-handed'))
+    for unit in ('mm','um'): # which ITK does not look at, and viewers do as ITK
+        write_nrrd(tmp_path/'a.nrrd', x, affine, space, **{'space units': [unit]*3})
+        got = read_volume(tmp_path/'a.nrrd')
+        assert np.allclose(got.affine, vol.affine) and any('lengths in um' in o for o in got.notes)==(unit=='um')
 
 
 def test_nrrd_without_a_space_is_placed_as_itk_places_it(tmp_path):
@@ -279,7 +283,7 @@ def test_a_bad_file_ends_the_command_with_2_and_writes_nothing(tmp_path):
 def test_one_sentence_where_simpleitk_is_missing(tmp_path, monkeypatch):
     file = sample(tmp_path, '.nrrd')
     monkeypatch.setattr('medals.scans.itk_image.find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'medals\[formats\]'"): read_volume(file)
+    with pytest.raises(UserError, match=r'pip install "medals\[formats\] @ git\+https:'): read_volume(file)
 
 
 def test_gzip_without_isal_is_the_same(tmp_path, monkeypatch):

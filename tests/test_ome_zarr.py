@@ -281,4 +281,4 @@ def test_without_zarr_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     from medals.scans import ome_metadata
     plain(tmp_path/'a.zarr')
     monkeypatch.setattr(ome_metadata, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'medals\[formats\]'"): read_volume(tmp_path/'a.zarr')
+    with pytest.raises(UserError, match=r'pip install "medals\[formats\] @ git\+https:'): read_volume(tmp_path/'a.zarr')

@@ -181,6 +181,31 @@ def test_what_is_imported_is_required():
     assert not {o for o in used-here if dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image').get(o, o).lower() not in names}
 
 
+def test_what_is_said_of_installing_can_be_typed():
+    "There is no medals on PyPI yet, so a line names the repository or a clone; the extras of messages and pages exist"
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(root/'settings.ini')
+    extras = {k.removesuffix('_requirements') for k in ini['DEFAULT'] if k.endswith('_requirements')}
+    named = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', 'nbs', 'medals', 'sh', '*.md', '.github', 'Dockerfile'],
+                           cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    texts = [root/o for o in named if o.endswith(('.ipynb','.py','.sh','.md','.yml','file'))]
+    said = {name_of(p): p.read_text(encoding='utf-8').replace('\\"', '"') for p in texts}
+    index = re.compile(r"""pip install[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ git\+|[\w/\[])""")
+    assert not [f'{k}: {m[0]}' for k,v in said.items() for m in index.finditer(v)]
+    asked = re.compile(r"""install_line\('(\w+)'\)|pip install [^\n`]*?(?:medals|\.)\[([\w,]+)\]""")
+    wanted = {o for v in said.values() for pair in asked.findall(v) for o in ','.join(pair).split(',') if o}
+    assert {'formats','demo','dev'}<=wanted<=extras
+
+
+def test_the_version_and_the_script_of_the_container_are_said_once():
+    yaml = pytest.importorskip('yaml')
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(root/'settings.ini')
+    cited = yaml.safe_load((root/'CITATION.cff').read_text())
+    assert medals.__version__==ini['DEFAULT']['version']==str(cited['version']) and cited['repository-code']==ini['DEFAULT']['git_url']
+    assert (root/'sh'/'predict.sh').read_text()==(root/'medals'/'assets'/'predict.sh').read_text()
+
+
 def links(page):
     for c in cells(page):
         if c['cell_type']=='markdown': yield from re.findall(r'\]\(([^)#\s]+)', text(c))

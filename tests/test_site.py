@@ -77,6 +77,19 @@ def test_no_link_and_no_image_is_dead(page):
     assert not dead
 
 
+@pytest.mark.parametrize('page', pages, ids=lambda p: p.relative_to(nbs).as_posix())
+def test_a_shell_block_fits_the_column_and_a_picture_has_words(page):
+    said = '\n'.join(text(c) for c in cells(page) if c['cell_type']=='markdown')
+    assert not [o for block in re.findall(r'(?s)```(?:sh|bash)\n(.*?)```', said) for o in block.splitlines() if len(o)>80]
+    assert not re.findall(r'!\[\s*\]\(\S+|<img(?![^>]*alt="[^"]+)[^>]*', said)
+
+
+def test_page_names_are_unique_without_their_numbers():
+    "nbdev strips the numbers, and two pages of a folder that are called alike become one"
+    names = [(p.parent, re.sub(r'^\d+[a-z]?_', '', p.name)) for p in pages]
+    assert len(names)==len(set(names))
+
+
 def test_pictures_are_small_and_used():
     said = '\n'.join(text(c) for p in pages for c in cells(p))+(root/'README.md').read_text(encoding='utf-8')
     pictures = list((nbs/'images').iterdir())
@@ -88,8 +101,44 @@ def test_the_workflow_publishes_what_nbdev_makes():
     steps = flow['jobs']['build']['steps']
     uses,runs = [o.get('uses', '').split('@')[0] for o in steps],[o.get('run', '') for o in steps]
     upload = uses.index('actions/upload-pages-artifact')
-    assert uses.index('quarto-dev/quarto-actions/setup')<runs.index('nbdev_docs')<upload<uses.index('actions/deploy-pages')
+    quarto = uses.index('quarto-dev/quarto-actions/setup')
+    assert re.fullmatch(r'\d+[.]\d+[.]\d+', str(steps[quarto]['with']['version'])) and any('<title>medals' in o for o in runs)
+    assert cfg['format']['html']['code-overflow']=='wrap'
+    assert quarto<runs.index('nbdev_docs')<upload<uses.index('actions/deploy-pages')
     assert flow['permissions']['pages']=='write' and steps[upload]['with']['path']=='_docs'
+
+
+def outputs(cell):
+    "What a processed cell shows as markdown"
+    return [''.join(o['data']['text/markdown']) for o in cell.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+
+
+def check_processed(done):
+    "No markdown in the code of signatures, links that stay here and arrive, a text for every figure"
+    names,heads,links = {},{},[]
+    for k,p in done.items():
+        said = []
+        for c in cells(p):
+            said += [text(c)] if c['cell_type']=='markdown' else outputs(c)
+            drawn = [o for o in c.get('outputs', []) if any(m.startswith('image/') for m in o.get('data', {}))]
+            assert not drawn or re.match(r'#\| fig-alt: "[^"]{3,}', text(c)), (k, text(c)[:200])
+        md = '\n\n'.join(said)
+        assert not [o for o in re.findall(r'(?s)```.*?```', md) if '[`' in o and '](' in o], k
+        front = re.search(r'(?m)^output-file: (\S+)$', text(cells(p)[0]))
+        name = (Path(k).parent/front[1]).as_posix()
+        heads[name] = {re.sub(r'[^\w\-. ]', '', o.lower()).replace(' ', '-') for o in re.findall(r'(?m)^#+ (.+)$', md)}
+        names[name] = k
+        links += [(k, o) for o in targets(md)]
+    assert len(names)==len(done)
+    away = [o for o in links if o[1].startswith('https://medals.github.io/medals/')]
+    assert not away, away[:5]
+    lost = []
+    for k,o in links:
+        path,_,at = o.partition('#')
+        if re.match(r'[a-z]+:', o) or not path.endswith('.html'): continue
+        goal = os.path.normpath(os.path.join(os.path.dirname(k), path))
+        if not (goal in names and (not at or at in heads[goal])): lost.append((k, o))
+    assert not lost, lost[:9]
 
 
 def test_every_page_goes_through_nbdev(tmp_path):
@@ -110,3 +159,4 @@ def test_every_page_goes_through_nbdev(tmp_path):
         assert not [c for c in cells(p) if c['cell_type']=='code' and text(c).startswith('#| export')], k
         api = 'default_exp' in (nbs/k).read_text()
         assert ('source' in p.read_text()) and (not api or 'doclinks' in p.read_text() or '[source]' in p.read_text()), k
+    check_processed(done)

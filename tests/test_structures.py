@@ -134,11 +134,20 @@ def foreign(ds):
     study = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     study.RTReferencedSeriesSequence[0].SeriesInstanceUID = '1.2.3'
     ds.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = '1.2.4'
+def beside(change):
+    "A file in which a second structure is changed, and the first is not"
+    def both(ds):
+        for items in (ds.StructureSetROISequence, ds.ROIContourSequence): items.insert(0, deepcopy(items[0]))
+        ds.StructureSetROISequence[0].ROIName = 'other'
+        ds.StructureSetROISequence[0].ROINumber = ds.ROIContourSequence[0].ReferencedROINumber = 99
+        change(ds) # the first in the file
+    return both
 def bare(ds): del ds.StructureSetROISequence
 def none(ds): ds.StructureSetROISequence = []
 
-BAD = [(away, 'lies beyond the slices'), (across, 'goes across slices'), (wide, 'far beyond the slices'), (two, 'three numbers each'),
-       (nan, 'three numbers each'), (foreign, 'was drawn on series 1.2.3'), (bare, 'damaged'), (none, 'holds no structure')]
+BAD = [(point, 'points or open lines only'), (away, 'lies beyond the slices'), (across, 'goes across slices'),
+       (wide, 'far beyond the slices'), (two, 'three numbers each'), (nan, 'three numbers each'), (foreign, 'was drawn on series 1.2.3'),
+       (bare, 'damaged'), (none, 'holds no structure')]
 
 @pytest.mark.parametrize('change, says', BAD, ids=[o[0].__name__ for o in BAD])
 def test_structures_that_cannot_be_laid_are_refused_in_one_sentence(tmp_path, change, says):
@@ -148,6 +157,29 @@ def test_structures_that_cannot_be_laid_are_refused_in_one_sentence(tmp_path, ch
         plan(own, change)
     with pytest.raises(UserError, match=says) as e: read_structures(own/'rt.dcm')
     assert '\n' not in str(e.value) and len(str(e.value))<500
+
+
+@pytest.mark.parametrize('change, says', BAD[:4], ids=[o[0].__name__ for o in BAD[:4]])
+def test_one_structure_that_cannot_be_laid_does_not_keep_the_others_away(tmp_path, change, says):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        vol,mask = plan(tmp_path, beside(change))
+    seg = read_structures(tmp_path/'rt.dcm')
+    assert [row.name for row in seg.rows]==['box'] and np.array_equal(back_on(seg, vol)['box'], mask)
+    assert len(seg.notes)==1 and says in seg.notes[0] and 'other' in seg.notes[0] and 'left out' in seg.notes[0]
+
+
+def test_lines_of_the_kind_xor_take_from_each_other_what_they_share(tmp_path):
+    def crossing(ds):
+        for one,column in ((line(ds), 0), (deepcopy(line(ds)), 2)):
+            one.ContourGeometricType = 'CLOSEDPLANAR_XOR'
+            one.ContourData = [float(o)+16*column*(i%3==0) for i,o in enumerate(line(ds).ContourData)]
+            if column: ds.ROIContourSequence[0].ContourSequence.append(one)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        vol,mask = plan(tmp_path, crossing)
+    want = mask^np.roll(mask, 2, 0)
+    assert np.array_equal(back_on(read_structures(tmp_path/'rt.dcm'), vol)['box'], want)
 
 
 def test_a_series_is_looked_for_near_and_what_is_broken_elsewhere_does_not_matter(tmp_path):

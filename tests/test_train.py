@@ -110,7 +110,7 @@ def ended(p):
 
 
 MEDALS = [sys.executable, '-c', 'import sys; from medals.cli import main; sys.exit(main(["train", *sys.argv[1:]]))']
-TWO = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(root/'sh'/'train.sh')]
+TWO = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'medals', 'train']
 
 
 def state(out): return read_state(newest(out))

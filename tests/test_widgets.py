@@ -503,7 +503,7 @@ slices(vol, lbl, names).snapshot()
 try: Studio(None, vol)
 except UserError as e: print(e)'''
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert "pip install 'medals[widgets]'" in out.stdout, out.stderr
+    assert 'pip install "medals[widgets] @ git+' in out.stdout, out.stderr
 
 
 def test_an_l_is_an_l_wherever_it_falls_on_the_pixels():

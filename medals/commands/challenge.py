@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-import medals
 from ..core import UserError, part_of
-from ..base.files import atomic, npz_array, open_npz
+from ..base.files import asset, atomic, npz_array, open_npz
 from ..inference.memory import memory_there
 from ..base.progress import progress
 from ..segment import Segmenter
@@ -107,11 +106,9 @@ def challenge(
 
 # %% ../../nbs/commands/10_challenge.ipynb #d1ed0fd4
 def _script(path=None):
-    "`predict.sh`, of the checkout if none is named"
-    checkout = Path(medals.__file__).parents[1]
-    path = Path(path) if path else checkout/'sh'/'predict.sh'
-    if not path.exists():
-        raise UserError(f"no {path}; the rehearsal runs the container's script, which is in a checkout of medals")
+    "The container's script, the one that ships with medals if none is named"
+    path = Path(path) if path else asset('predict.sh')
+    if not path.exists(): raise UserError(f"no {path}; the rehearsal runs the script of a container")
     return path
 
 KEPT = ('PYTHONPATH','LD_LIBRARY_PATH','CUDA_VISIBLE_DEVICES','OMP_NUM_THREADS')  # what Python needs to be found
@@ -178,7 +175,7 @@ def rehearse_case(
     path:Path,     # Input file
     out:Path,      # Folder for the output
     cfg,           # `ChallengeCfg` of `medals.commands.flags`
-    script=None,   # Instead of sh/predict.sh
+    script=None,   # Instead of the one that ships with medals
 )->dict:           # A row: case, seconds, peak memory in GB, exit code
     "One case as the container does it"
     with tempfile.TemporaryDirectory() as box:
@@ -202,7 +199,7 @@ def rehearse_case(
 def rehearse(
     inputs,        # Folder
     cfg,           # `ChallengeCfg` of `medals.commands.flags`
-    script=None,   # Instead of sh/predict.sh
+    script=None,   # Instead of the one that ships with medals
 )->tuple:          # Rows, `FailureLog`
     "All cases of a folder as the container does them, one process each"
     paths = cases_in(inputs)

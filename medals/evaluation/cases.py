@@ -10,8 +10,10 @@ __all__ = ['LABEL_ENDINGS', 'IMAGE_ENDINGS', 'LIKE_LABELS', 'LIKE_NEITHER', 'LIK
 # %% ../../nbs/evaluation/00_cases.ipynb #c36636a8
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from unicodedata import normalize
 
 from fastcore.basics import patch
 
@@ -20,7 +22,7 @@ from ..base.files import files_below, read_json
 from ..scans.grids import grid_difference
 from ..scans.labelmap import single_label
 from ..vocab import resolve
-from ..scans.bids import bids_mask, bids_name
+from ..scans.bids import BIDS_MODALITIES, bids_mask, bids_name, bids_scan_of
 from ..scans.ome_metadata import FOLDER_ENDINGS
 from ..volume import has_segments, is_challenge, is_scan, is_single, on_disk, read_labels, stem
 
@@ -34,7 +36,7 @@ def case_of(
     path,      # File
 )->tuple:      # Name of its case; 0 if it looks like labels, 2 if like an image, else 1
     "Which case a file belongs to"
-    name = stem(path)
+    name = normalize('NFC', stem(path)) # a Mac takes letters and their dots apart
     bids = bids_name(path)
     if bids: return bids.place,BIDS_KINDS.get(bids.suffix, LIKE_AN_IMAGE)
     endings = '|'.join(LABEL_ENDINGS+IMAGE_ENDINGS)
@@ -193,7 +195,7 @@ def _folders(files, root):
     "By case, the folders that may hold its masks, the names of their files as cases, and a scan beside them"
     folders,inside,scans = defaultdict(list),defaultdict(set),{}
     for owner,holders in sorted(_by_owner(files, root).items()):
-        case = THE_ROOT if owner==root else owner.name
+        case = THE_ROOT if owner==root else normalize('NFC', owner.name)
         inner = [o for o in holders if o!=owner]
         inner.sort(key=lambda o: PARENT_MASK_FOLDERS.index(o.name.lower()))
         folders[case].append(inner[0] if inner else owner)
@@ -205,23 +207,32 @@ def _folders(files, root):
 
 # %% ../../nbs/evaluation/00_cases.ipynb #7044f442
 def _bids_masks(labels):
-    "Take the cases of BIDS that have several masks out of `labels`; by case, their folder"
-    folders = {}
+    "Take the cases of BIDS that have several masks out of `labels`; by case, these as one"
+    sets = {}
     for case,files in list(labels.items()):
         homes = {file.parent for file in files}
         if len(files)>1 and len(homes)==1 and all(map(bids_mask, files)):
-            folders[case] = [*homes]
+            sets[case] = [tuple(sorted(files))]
             del labels[case]
-    return folders
+    return sets
 
+def _bids_images(files):
+    "By place, the scan whose space it is: sub-01_space-T1w has the T1w"
+    found = {}
+    for file in files:
+        said = bids_name(file)
+        if said and said.suffix in BIDS_MODALITIES and said.place==said.case: found[f'{said.case}_space-{said.suffix}'] = file
+    return found
+
+# %% ../../nbs/evaluation/00_cases.ipynb #d4b321b0
 @dataclass(frozen=True)
 class Side:
     "The files of one side, as cases and as masks of cases"
     root:Path
     files:dict     # `{case: files that may be its labels}`
     images:dict    # `{case: its scan}`
-    folders:dict   # `{case: folders that may hold its masks}`
-    inside:dict    # `{case: names of cases that its files would be}`
+    folders:dict   # `{case: folders that may hold its masks, or a tuple of masks}`
+    inside:dict    # `{case: names of cases that its files would be}`; none of BIDS
 
     @classmethod
     def of(cls, root):
@@ -237,6 +248,7 @@ class Side:
         folders,inside,scans = _folders(others, root)
         folders.update(_bids_masks(labels))
         scans.update(images)
+        scans.update(_bids_images(files))
         return cls(root, labels, scans, folders, inside)
 
     @property
@@ -263,7 +275,7 @@ def repeats(self:Side, names):
 
 @patch
 def labels_of(self:Side, case):
-    "The one file or folder of a case"
+    "The one file or folder of a case, or its masks"
     files = self.files.get(case, [])
     folders = self.folders.get(case, [])
     at_home = [f for f in files if f.parent in folders]
@@ -288,10 +300,10 @@ def _common(pred, truth):
     "Names of the cases that both sides have"
     both = pred.names&truth.names
     for name in sorted(both&set(pred.folders)&set(truth.folders)):
-        inside = pred.inside[name]|truth.inside[name]
+        inside = pred.inside.get(name, set())|truth.inside.get(name, set())
         inside = inside-{name}
-        if not inside&both: continue
         folder = truth.folders[name][0]
+        if isinstance(folder, tuple) or not inside&both: continue
         plain = folder.name.lower() not in PARENT_MASK_FOLDERS
         recurs = pred.repeats(inside) or truth.repeats(inside)
         is_one_file = recurs and len(masks_in(folder))==1
@@ -306,7 +318,7 @@ def _only_case(side):
     if THE_ROOT not in side.folders and len(side.folders)!=1: return None
     case = THE_ROOT if THE_ROOT in side.folders else next(iter(side.folders))
     folder = side.folders[case][0]
-    if not holds_masks_of_one(folder, likely=False): return None
+    if isinstance(folder, tuple) or not holds_masks_of_one(folder, likely=False): return None # in BIDS, names say whose masks they are
     return case or side.own_name,folder
 
 def _as_one(pred, truth, both):
@@ -327,18 +339,36 @@ def _scans(pred, truth, images):
     "`{case: scan}`"
     scans = {**pred.images, **truth.images}
     if images:
-        for case,files in Side.of(images).files.items():
+        own = Side.of(images).files
+        for case,files in own.items():
             if len(files)==1: scans[case] = files[0]
+        scans.update(_bids_images(chain(*own.values())))
     return scans
+
+# %% ../../nbs/evaluation/00_cases.ipynb #38321020
+def _in_own_spaces(side, other):
+    "A side in which a case has no space, if the other says none and there is only one that is a scan's"
+    spaces = defaultdict(list)
+    for name in side.names:
+        scan = bids_scan_of(name)
+        if scan and scan in other.names-side.names: spaces[scan].append(name)
+    files,folders,images = dict(side.files),dict(side.folders),dict(side.images)
+    for scan,names in spaces.items():
+        if len(names)>1: continue
+        for table in (files, folders, images):
+            found = table.pop(names[0], None)
+            if found: table[scan] = found
+    return replace(side, files=files, folders=folders, images=images)
 
 # %% ../../nbs/evaluation/00_cases.ipynb #b9c39405
 def pairs(
     pred,      # Folder or file of predictions
     truth,     # The same of the truth
     images='', # Folder of scans, for the pictures and for what was asked; empty: those beside the labels
-)->tuple:      # `{case: (prediction, truth, image or None)}`, names only in `pred`, names only in `truth`
+)->tuple:      # `{case: (prediction, truth, image or None)}`, where masks of BIDS are a tuple; names only in `pred`, only in `truth`
     "Match predictions and truths by name"
-    pred,truth = Side.of(pred),Side.of(truth)
+    sides = Side.of(pred),Side.of(truth)
+    pred,truth = _in_own_spaces(*sides),_in_own_spaces(*sides[::-1])
     scans = _scans(pred, truth, images)
     both = _common(pred, truth)
     one = _as_one(pred, truth, both)

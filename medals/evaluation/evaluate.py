@@ -18,11 +18,12 @@ from ..core import UserError
 from ..base.files import atomic, write_table
 from .labeling import align, label_table, case_masks, read_names, table_beside # noqa: F401
 from .finished import Finished
+from ..inference.modality import known_modality
 from ..metrics import check_tolerance, chosen_metrics
 from .scoring import by_case, finite, interval, read_both, read_scores, score_case, score_columns, structure_names, summary # noqa: F401
 from ..show import compare_fig, figure, save_fig
 from ..volume import read_volume
-from ..base.parallel import FailureLog, run_tasks
+from ..base.parallel import FailureLog, check_workers, run_tasks
 
 # %% ../../nbs/evaluation/30_evaluate.ipynb #54be3f0d
 def _short(name):
@@ -218,6 +219,7 @@ def _tasks(found, truth, pred, cfg):
     "What is to be done for each case; notes"
     names,pred_names,ignored,notes = _tables(truth, pred, cfg)
     settings = {k: getattr(cfg, k) for k in SETTINGS}
+    settings['modality'] = known_modality(cfg.modality) or ''
     settings['names'] = names
     settings['pred_names'] = pred_names
     settings['ignore'] = ignored
@@ -285,7 +287,10 @@ def _check_settings(cfg):
     if cfg.mode not in ('correct','challenge'):
         raise UserError(f"mode {cfg.mode!r} is not known; it is correct or challenge")
     check_tolerance(cfg.tolerance)
+    check_workers(cfg.workers)
+    known_modality(cfg.modality)
     chosen_metrics(cfg.metrics)
+    if cfg.worst<0: raise UserError(f"the number of cases shown as overlays (--worst) should be 0 or more, got {cfg.worst}")
     if cfg.metrics and cfg.mode=='challenge':
         raise UserError("the rules of the challenge have metrics of their own; leave out --metrics or --mode")
 

@@ -13,17 +13,31 @@ import medals
 from ..core import UserError, seed_of
 from ..base.files import files_below
 from ..base.parallel import read_lines, write_lines
+from ..scans.bids import bids_table
+from ..scans.dicom_structures import series_drawn_on, structure_kind
+from ..scans.formats import on_disk, own_files
 from ..volume import side_file, stem
 
 # %% ../../nbs/evaluation/25_finished.ipynb #1aadc926
 OF_A_CASE = ('case','pred','truth','image') # What is not a setting of the run in a task of `score_case`
 
+def _series_files(files):
+    "The series on which the masks of a case were drawn, if they are structures that name one: it says where they lie"
+    drawn = next(filter(structure_kind, files), None)
+    if not drawn: return []
+    try: place,_ = series_drawn_on(drawn)
+    except UserError: return [] # none lies there, now
+    folder,_,_ = place.rpartition('#')
+    return files_below(folder)
+
 def _files_of(path):
-    "All files that a path of a case stands for"
-    path = Path(path)
-    if path.is_dir(): return files_below(path)
-    beside = side_file(path),path.with_name(stem(path)+'.json')
-    return [o for o in (path, *beside) if o.is_file()]
+    "All files that the masks or the scan of a case are read from"
+    if isinstance(path, tuple): return [file for one in path for file in _files_of(one)]
+    there = on_disk(path)
+    if there.is_dir(): files = files_below(there)
+    else: files = own_files(path)
+    beside = side_file(path),Path(path).with_name(stem(path)+'.json'),bids_table(path)
+    return [o for o in (*files, *filter(None, beside)) if o.is_file()]
 
 def case_key(
     task:dict, # As for `score_case`
@@ -33,7 +47,9 @@ def case_key(
     for role in OF_A_CASE[1:]:
         path = task[role]
         said.append((role, str(path or '')))
-        for file in _files_of(path) if path else ():
+        files = _files_of(path) if path else []
+        if role!='image': files += _series_files(files)
+        for file in files:
             stat = file.stat()
             said.append((str(file), stat.st_size, stat.st_mtime_ns))
     return f'{seed_of(said):016x}'

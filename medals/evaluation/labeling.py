@@ -132,11 +132,12 @@ def _masks(files, like, same_voxels):
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #1d1e83a2
 def case_masks(
-    path,             # Label map, or folder with one mask per file
+    path,             # Label map, folder with one mask per file, or a tuple of such files
     like:Volume=None, # Grid on which the labels must lie
     same_voxels=False,# Do they lie on it whatever their header says?
 )->Labeling:
     "The masks of a case, on the voxels of `like`"
+    if isinstance(path, tuple): return _masks(path, like, same_voxels)
     path = Path(path)
     if has_segments(path): return _masks(list(segment_paths(path).values()), like, same_voxels)
     if not path.is_dir() or is_single(path): return _label_map(path, like, same_voxels)
@@ -151,7 +152,7 @@ def case_masks(
 
 # %% ../../nbs/evaluation/10_labeling.ipynb #790957cc
 def shared_grid(
-    truth,        # Label map, segmentation or folder
+    truth,        # Label map, segmentation, folder, or a tuple of masks
     pred,         # The same of the prediction
     image=None,   # The scan
 ):                # `Volume`, or None: the grid of the truth
@@ -166,13 +167,14 @@ def shared_grid(
 
 def _cut_files(path):
     "The files of a case that may be cut to what is in them"
+    if isinstance(path, tuple): return [] # masks of BIDS
     path = Path(path)
     files = masks_in(path) if path.is_dir() else [path]
     return [f for f in files if has_segments(f)]
 
 def _first_mask(path):
     "A mask of a case, for where its voxels lie"
-    path = Path(path)
+    path = Path(path[0] if isinstance(path, tuple) else path)
     if has_segments(path): files = list(segment_paths(path).values())
     else: files = [path] if is_single(path) else masks_in(path)
     if not files: raise UserError(f"{path} holds no masks and no label map")

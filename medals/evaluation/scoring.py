@@ -151,7 +151,7 @@ def _prompts(task):
     "Names, and whether objects are counted, from the prompts of a challenge file if nothing else is known"
     names,instance = dict(task['names']),task['instance']
     for file in (task['image'], task['truth']):
-        if names or not file or not is_challenge(file): continue
+        if names or not file or isinstance(file, tuple) or not is_challenge(file): continue
         try: names,instance = read_prompts(file)
         except UserError: pass # training files have no sentences
     return names,instance

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import medals
-from ..core import UserError
+from ..core import UserError, install_line
 from ..base.files import atomic
 from ..show import palette
 from ..vocab import resolve, structures
@@ -183,7 +183,7 @@ def _head(s, ds, stack, k):
 # %% ../../nbs/inference/60_dicom_seg.ipynb #a16ae3e0
 def _highdicom():
     try: import highdicom
-    except ImportError as e: raise UserError("DICOM segmentations need highdicom: pip install 'medals[dicom]'") from e
+    except ImportError as e: raise UserError(f"DICOM segmentations need highdicom: {install_line('dicom')}") from e
     return highdicom
 
 def in_short(error, most):

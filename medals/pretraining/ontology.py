@@ -10,7 +10,7 @@ import warnings
 from collections import defaultdict
 from pathlib import Path
 
-from ..core import UserError
+from ..core import UserError, install_line
 from .knowledge import Concept, KnowledgeCfg, leading_side, one_line
 
 # %% ../../nbs/pretraining/02_ontology.ipynb #dae44550
@@ -132,7 +132,7 @@ def _called(header, name):
 def _read(path):
     "An ontology in memory"
     try: import pronto
-    except ImportError as e: raise UserError("an ontology needs pronto: pip install 'medals[knowledge]'") from e
+    except ImportError as e: raise UserError(f"an ontology needs pronto: {install_line('knowledge')}") from e
     try: return pronto.Ontology(str(path), import_depth=0)
     except Exception as e: # its parsers have a kind for every fault
         why = f"the parent {e} of a term is not in the file" if isinstance(e.__cause__ or e, KeyError) else one_line(str(e))[:200]

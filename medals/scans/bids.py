@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BIDS_NAME', 'OWN_SPACES', 'MADE_KEYS', 'MOST_LABEL_ROWS', 'BIDS_TISSUES', 'BIDS_MODALITIES', 'ASIDE', 'BidsName',
-           'bids_name', 'bids_word', 'bids_mask', 'bids_labels', 'is_bids', 'bids_files', 'bids_scans']
+           'bids_name', 'bids_scan_of', 'bids_word', 'bids_mask', 'bids_table', 'bids_labels', 'is_bids', 'bids_files',
+           'bids_scans']
 
 # %% ../../nbs/scans/49_bids.ipynb #0a0cdef4
 import csv
@@ -33,10 +34,9 @@ class BidsName:
 
     @property
     def place(self):
-        "The same, with the space if it is not that of the scan"
+        "The same, with the space if it names another one than that of the scan"
         space = self.entities.get('space', '')
-        is_own = space in OWN_SPACES or space in BIDS_MODALITIES
-        return self.case if is_own else f'{self.case}_space-{space}'
+        return self.case if space in OWN_SPACES else f'{self.case}_space-{space}'
 
 OWN_SPACES = ('', 'orig', 'individual', 'native') # In which a scan was taken
 
@@ -51,6 +51,13 @@ def bids_name(
     if not found: return None
     pairs = [pair.split('-', 1) for pair in found['pairs'].split('_')]
     return BidsName(dict(pairs), found['suffix'])
+
+def bids_scan_of(
+    place:str,   # Such as sub-01_space-T1w
+)->str:          # sub-01; empty: its space is none of a scan
+    "Whose scan a space is"
+    scan,_,space = place.partition('_space-')
+    return scan if space in BIDS_MODALITIES else ''
 
 def bids_word(
     text:str,    # Such as "left kidney"
@@ -78,8 +85,10 @@ def _pairs_of(name):
     "The pairs in the name of a table"
     return {part for part in name.split('_') if '-' in part}
 
-def _table_for(path):
-    "The nearest table that counts for a label map; None if there is none"
+def bids_table(
+    path,        # Label map
+)->Path:         # None: there is none
+    "The nearest table that counts for a label map"
     own = _pairs_of(stem(path))
     folder = Path(path).parent
     for _ in range(8): # no data set is deeper
@@ -107,7 +116,7 @@ def bids_labels(
     "What the labels of a label map are called; nothing if it is none of BIDS, or if nobody knows"
     said = bids_name(path)
     if not said or said.suffix!='dseg': return {},()
-    table = _table_for(path)
+    table = bids_table(path)
     if table: return _label_rows(table),()
     present = {int(i) for i in ids if i}
     is_theirs = len(present)>1 and present<=set(BIDS_TISSUES) # a mask has one label, and its name is not that of a tissue

@@ -114,6 +114,7 @@ def _clipped(start, shape, size):
 def filled_lines(
     lines:list,   # Corners of closed lines, pixels `(n,2)`
     size:tuple,   # Columns and rows of the slice
+    xor=False,    # Is what two lines share outside, even if neither lies in the other?
 )->np.ndarray:    # bool `(columns,rows)`
     "The pixels of a structure on a slice"
     out = np.zeros(size, bool)
@@ -126,6 +127,7 @@ def filled_lines(
         closed = inside|on_line
         is_hole = closed.any() and part[closed].all()
         if is_hole: part &= ~(inside&~on_line)
+        elif xor: part ^= closed
         else: part |= closed
     return out
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_HEADER', 'NRRD_MAGIC', 'LAST_KEY', 'ESCAPED', 'TEXT_GROWTH', 'PACKINGS', 'SKIPS', 'NUMBER_KINDS', 'OPENERS',
-           'PATIENT_SPACES', 'TextHeader', 'read_header', 'Block', 'ItkHeader', 'read_stored', 'read_itk_image']
+           'MILLIMETERS', 'PATIENT_SPACES', 'TextHeader', 'read_header', 'Block', 'value_files', 'ItkHeader',
+           'read_stored', 'read_itk_image']
 
 # %% ../../nbs/scans/43_itk_image.ipynb #eea8bf7c
 import re
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..core import UserError, check_affine, check_volume, clean_values
+from ..core import UserError, check_affine, check_volume, clean_values, install_line
 from ..base.files import reading
 from ..dicom import LPS_TO_RAS
 from .compressed import GROWTH, ZlibFile, fill, open_gzip
@@ -133,6 +134,15 @@ def _data_files(path, header):
         files += there
     return tuple(files)
 
+def value_files(
+    path,    # As for `read_header`, or any other file
+)->tuple:    # Paths
+    "The files with the values of a header that has none itself; empty: it has them, or cannot be read"
+    path = Path(path)
+    if path.suffix.lower() not in ('.nhdr','.mhd'): return ()
+    try: return _data_files(path, read_header(path))
+    except (UserError, OSError): return ()
+
 # %% ../../nbs/scans/43_itk_image.ipynb #bb76d8b2
 TEXT_GROWTH = 8 # A number of eight bytes may be a single digit
 PACKINGS = dict( # By their names in NRRD: how they are read, and how much they grow
@@ -183,7 +193,7 @@ class ItkHeader:
 def _itk():
     "SimpleITK, if it is there"
     if not find_spec('SimpleITK'):
-        raise UserError("NRRD and MetaImage files are read by SimpleITK, which is not installed; pip install 'medals[formats]'")
+        raise UserError(f"NRRD and MetaImage files are read by SimpleITK, which is not installed; {install_line('formats')}")
     import SimpleITK
     return SimpleITK
 
@@ -317,14 +327,18 @@ def _one_channel(path, values, channel):
     number,time = np.unravel_index(int(channel), (len(scans), scans.shape[-1]))
     return np.asfortranarray(scans[number,...,time])
 
+MILLIMETERS = {'mm','millimeter','millimeters','millimetre','millimetres',''} # Other units of a length are not looked at by ITK
 PATIENT_SPACES = ('left-posterior-superior','right-anterior-superior','left-anterior-superior') # Which ITK turns
 
 def _space_notes(header, grid):
-    "What to say of a file whose directions are not those of the patient"
-    space = grid.facts.get('NRRD_space')
-    if not header.is_nrrd or space in PATIENT_SPACES: return ()
+    "What to say of a file whose directions are not those of the patient, or whose lengths are no millimeters"
+    if not header.is_nrrd: return ()
+    notes = []
+    units = set(re.findall('"([^"]*)"', header.said.get('spaceunits', '')))-MILLIMETERS
+    if units: notes.append(f"the header gives lengths in {', '.join(sorted(units))} (space units); they are taken for mm, as viewers do")
+    if grid.facts.get('NRRD_space') in PATIENT_SPACES: return tuple(notes)
     said = header.said.get('space', 'nothing')
-    return (f'the header says {said} of how the patient lies (space); left, posterior, superior is assumed, as viewers do',)
+    return (*notes, f'the header says {said} of how the patient lies (space); left, posterior, superior is assumed, as viewers do')
 
 def read_itk_image(
     path,         # `.nrrd`, `.nhdr`, `.mha` or `.mhd`

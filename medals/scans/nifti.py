@@ -162,7 +162,7 @@ def placement(
         raise UserError(f"{name} has {what}: {mm} mm; repair the header")
     unit = _unit(header)
     notes = list(_odd_places(header, shape, ways))
-    if unit!='mm': notes.append(f'the header gives lengths in {unit}; they are read as mm')
+    if unit!='mm': notes.append(f'the header gives lengths in {unit}; they are converted to mm')
     to_mm = np.diag([UNIT_MM[unit]]*3+[1.])
     first = next(iter(ways.values()))
     second = to_mm@ways['qform'] if _has_both(ways) else None

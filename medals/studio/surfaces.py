@@ -19,7 +19,7 @@ from ipywidgets import HTML, VBox
 from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage as ndi
 
-from ..core import UserError
+from ..core import UserError, install_line
 from ..scans.axes import Region
 from ..geometry import rigid
 from ..show import palette
@@ -244,7 +244,7 @@ class View3d(VBox):
     "Masks as surfaces, or a scan, to turn with the mouse"
     def __init__(self, volume:Volume, masks=None, names=None, looks=None, height:int=320):
         if not find_spec('ipyniivue'):
-            raise UserError("view3d needs a viewer: pip install 'medals[widgets]'; `slices` works without one")
+            raise UserError(f"view3d needs a viewer, while `slices` works without one; {install_line('widgets')}")
         from ipyniivue import NiiVue, SliceType
         self.volume = volume
         self.meshes = {} # name -> the mask it was made of, the mesh
@@ -298,7 +298,7 @@ class View3d(VBox):
 def itk_problem():  # A sentence, or None
     "Why itkwidgets would not work here"
     lost = [o for o in ('itkwidgets','ngff_zarr','imjoy_jupyterlab_extension') if not find_spec(o)]
-    if lost: return f"{', '.join(lost)} is not installed; pip install 'medals[itk]'"
+    if lost: return f"{', '.join(lost)} is not installed; {install_line('itk')}"
     from IPython import get_ipython
     kernel = getattr(get_ipython(), 'kernel', None)
     if kernel is None: return "it needs a notebook in a browser"

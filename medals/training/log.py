@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
+from ..core import install_line
 from ..base.files import add_rows, atomic
 from .distributed import raise_once, gather, rank
 
@@ -53,7 +54,7 @@ def _board(out, step):
     "A TensorBoard writer, or None"
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        warnings.warn("no TensorBoard: pip install 'medals[train]'; the CSV files have the same numbers", stacklevel=3)
+        warnings.warn(f"no TensorBoard; the CSV files have the same numbers; {install_line('train')}", stacklevel=3)
         return None
     return SummaryWriter(out/'tensorboard', purge_step=step+1 if step else None)
 
