@@ -86,6 +86,7 @@ def segment(
         _note(chosen)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
+# %% ../nbs/commands/30_cli.ipynb #b7703a09
 def _with_weights(cfg, sentences, modality):
     "The settings with the name of weights, where they are to be chosen, and notes that say which"
     from medals.inference.bundles import AUTO, choose_bundle
@@ -104,6 +105,7 @@ def _read_for_choice(image, sentences, cfg):
     vol = read_volume(image, kind, resample=cfg.resample)
     return vol,sentences,modality_of_scan(vol, kind, None).modality
 
+# %% ../nbs/commands/30_cli.ipynb #bbabdf13
 def _one_scan(image, sentences, cfg):
     from medals.inference.bundles import AUTO
     from medals.inference.request import as_volume
