@@ -324,6 +324,7 @@ def _correct_total(self:SegmentRun, looks, stage, group, earlier):
     each = self.passes(stage, group.some, self.is_prompted(earlier))
     self.total += each*windows*turns-row['passes']
 
+# %% ../../nbs/inference/90_pipeline.ipynb #5629c4e6
 @patch
 def stage(self:SegmentRun, stage, before=None):
     "All sentences through one stage; `before` is what the one before it found"
