@@ -129,6 +129,7 @@ def _zstd_size(f):
     if not length: return _zstd_parts(f, start)
     return _number(head[start:start+length])+256*(length==2)
 
+# %% ../../nbs/scans/15_compressed.ipynb #7f162058
 CLAIMS = dict( # How the size is found of blocks that say it
     blosc=lambda f: _number(f.read(8)[4:]),
     lz4=lambda f: _number(f.read(4)),
