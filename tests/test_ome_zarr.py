@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -218,6 +219,15 @@ def pickled(root):
     for file in (root/'0').glob('[0-9]*'): file.write_bytes(pickle.dumps(Evil()))
 
 
+def bomb(packing, block):
+    "Chunks that become far more than their array says"
+    def apply(root):
+        edit('0/.zarray', compressor=dict(id=packing))(root)
+        for file in (root/'0').glob('[0-9]*'): file.write_bytes(block)
+    return apply
+
+
+ZSTD = b'\x28\xb5\x2f\xfd\x00\x38'+4000*((2**20+2).to_bytes(3, 'little')+b'\0') # no size, but parts of 128 kB in four bytes each
 AXES = [dict(name=o, type='space', unit='millimeter') for o in 'zyx']
 HARM = {
     'nothing there': lambda root: [f.unlink() for f in (root/'0').glob('[0-9]*')],
@@ -233,6 +243,10 @@ HARM = {
     'countless chunks': edit('0/.zarray', shape=[800]*3, chunks=[1]*3),
     'objects': edit('0/.zarray', dtype='|O', filters=[dict(id='pickle')]),
     'pickle': pickled,
+    'a zlib bomb': bomb('zlib', zlib.compress(bytes(2**28))),
+    'a zstd bomb': bomb('zstd', ZSTD),
+    'a blosc bomb': bomb('blosc', b'\x02\x01\x21\x01'+(2**31-17).to_bytes(4, 'little')+bytes(40)),
+    'packed twice': edit('0/.zarray', filters=[dict(id='zlib', level=1)]),
     'complex': edit('0/.zarray', dtype='<c8'),
     'unknown codec': edit('0/.zarray', compressor=dict(id='nonesuch')),
     'four axes': edit('0/.zarray', shape=[2,7,8,9], chunks=[1,4,4,4]),
@@ -262,6 +276,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path, harm, capsys, monkeypatch):
     assert main(['segment', 'a.zarr', 'liver', '-o', 'out'])==2
     said = capsys.readouterr().err
     assert said.count('\n')==1 and 'Traceback' not in said and 'a.zarr' in said
+    assert ('stands for far more' in said)==('bomb' in harm)
     assert not (tmp_path/'out').exists() and not (tmp_path/'pwned').exists()
 
 
