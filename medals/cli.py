@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'VERBS', 'NOT_FILES', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune',
-           'knowledge', 'pretrain', 'info', 'download', 'add_verb', 'parser', 'main']
+           'knowledge', 'pretrain', 'info', 'models', 'download', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/commands/30_cli.ipynb #a589f146
 import argparse
@@ -23,8 +23,9 @@ import medals
 from .core import UserError, add_flags, flags_cfg, part_of, pick_device
 from .base.files import cache_dir, read_table
 from .base.settings import AskCfg, InferenceCfg
-from .commands.flags import (
-    ChallengeCfg, DemoCfg, DownloadCfg, EvaluateCfg, IndexCfg, InfoCfg, LazyCfg, PrepareCfg, SegmentCfg, settings_of)
+from medals.commands.flags import (
+    ChallengeCfg, DemoCfg, DownloadCfg, EvaluateCfg, IndexCfg, InfoCfg, LazyCfg, ModelsCfg, PrepareCfg, SegmentCfg,
+    settings_of)
 
 # %% ../nbs/commands/30_cli.ipynb #2a57e732
 def _first(): return os.environ.get('RANK', '0')=='0' # of the processes that torchrun started
@@ -80,19 +81,48 @@ def segment(
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
     cfg = with_scores(cfg)
     _note(notes)
+    if not scan:
+        cfg,chosen = _with_weights(cfg, sentences, cfg.modality or None)
+        _note(chosen)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
+# %% ../nbs/commands/30_cli.ipynb #b7703a09
+def _with_weights(cfg, sentences, modality):
+    "The settings with the name of weights, where they are to be chosen, and notes that say which"
+    from medals.inference.bundles import AUTO, choose_bundle
+    if cfg.weights!=AUTO: return cfg,[]
+    choice = choose_bundle(sentences, modality)
+    notes = [f'weights {choice.name}: {choice.why}; --weights chooses others']
+    for text,name in choice.others.items(): notes.append(f'{text}: --weights {name} knows it')
+    return replace(cfg, weights=choice.name),notes
+
+def _read_for_choice(image, sentences, cfg):
+    "A scan, what is asked of it and what kind it is, where the weights depend on that"
+    from medals.inference.modality import modality_of_scan
+    from medals.volume import is_challenge, read_prompts, read_volume
+    kind = cfg.modality or None
+    if is_challenge(image): return image,sentences or list(read_prompts(image)[0].values()),kind
+    vol = read_volume(image, kind, resample=cfg.resample)
+    return vol,sentences,modality_of_scan(vol, kind, None).modality
+
+# %% ../nbs/commands/30_cli.ipynb #bbabdf13
 def _one_scan(image, sentences, cfg):
+    from medals.inference.bundles import AUTO
     from medals.inference.request import as_volume
     from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import is_challenge, read_volume
-    if cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
+    chosen = []
+    if cfg.weights==AUTO:
+        image,asked,kind = _read_for_choice(image, sentences, cfg)
+        cfg,chosen = _with_weights(cfg, asked, kind)
+    elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)
+    _note(chosen)
     if cfg.dry_run: return _say(res)
     out = res.save(cfg.out, cfg.format, cfg.priority)
     made = res.manifest
@@ -286,6 +316,14 @@ def info(
         _say(f"medals {medals.__version__}, torch {torch.__version__}, python {sys.version.split()[0]}", f"device  {pick_device()}",
              f"cache   {cache_dir()}", f"weights {', '.join(NAMED)}")
 
+def models(
+    cfg:ModelsCfg,
+    name:str='',  # One of the bundled weights, to list what it knows; empty: all of them, a line each
+):
+    "The weights that come with medals: what they know, how well, of what size, on which terms"
+    from medals.inference.bundles import bundle_rows, class_rows
+    _say(*_rows(class_rows(name) if name else bundle_rows()))
+
 def download(
     name:str,  # Weights to fetch, such as medals-s-coarse
     cfg:DownloadCfg
@@ -295,7 +333,7 @@ def download(
     _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
 # %% ../nbs/commands/30_cli.ipynb #3bbc6963
-VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, download)
+VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, models, download)
 
 # %% ../nbs/commands/30_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,8 @@ from .core import UserError, pick_device, pick_dtype as number_type
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
-from .inference.stages import NetworkStage, load_stages
+from .network.repertoire import Repertoire
+from .inference.stages import NetworkStage, classes_of, load_stages
 from .inference.predictor import WindowPredictor, flips_of
 from .inference.request import make_request
 from .inference.memory import Forecast
@@ -52,6 +53,7 @@ class Segmenter:
         self.device = pick_device(device)
         self.source = source
         self.split = split
+        self.repertoire = None # what the weights were trained to find; None: they do not say
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
         dtype = number_type(precision, self.device)
@@ -90,7 +92,10 @@ def load(
 ):
     "Networks, frames and text encoder from one source"
     stages,enc = load_stages(source)
-    return cls(stages, enc, None, device, str(source), **kwargs)
+    segmenter = cls(stages, enc, None, device, str(source), **kwargs)
+    classes = classes_of(source)
+    if classes: segmenter.repertoire = Repertoire(classes, enc)
+    return segmenter
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd
 @patch

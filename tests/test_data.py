@@ -23,6 +23,7 @@ from medals.data.indexing import index
 from medals.prepare import manifest_row, prepare, recipe_for
 from medals.data.simulate import PROMPTS, PromptCfg
 from medals.data.store import open_case, write_case
+from medals.prompts.marks import NAMELESS
 from medals.vocab import mirror_kind, swap_side
 
 PATCH = (32,32,32)
@@ -401,3 +402,22 @@ def test_real_cases(tmp_path):
         if s.aug==replace(Aug(), **{k: getattr(s.aug, k) for k in ('angles','scale','mirror','seed')}): assert (b.x[0]-want).abs().max()<.1
         assert b.m.any() and (b.p is None or not (b.p&~b.m).all())
     assert {'Left parotid gland','Anterior hippocampus'}<=seen
+
+
+def test_one_in_eight_marked_structures_loses_its_name(sided):
+    sampler = Sampler(sided, DataCfg(aug='none'))
+    plain = Sampler(sided, DataCfg(aug='none', nameless=0.))
+    assert set(sampler.sentences)-set(plain.sentences)=={(NAMELESS, kind) for _,kind in plain.sentences}
+    shown = nameless = 0
+    for i in range(60):
+        a,b = (to_batch([s.sample(i)]) for s in (sampler, plain))
+        prompts = a.prompts()
+        index = sampler.nameless[sampler.sample(i).modality]
+        lost = a.query[0]==index
+        assert torch.equal(a.query[0][~lost], b.query[0][~lost])
+        has = torch.zeros_like(lost) if prompts is None else prompts[0].flatten(1).any(1)
+        assert not (lost&~has).any(), 'who has no mark keeps the name'
+        shown += int(has.sum())
+        nameless += int(lost.sum())
+    assert shown>30 and .03<nameless/shown<.3
+    assert DATA_PRESETS['published'].nameless==0

@@ -190,7 +190,7 @@ def test_what_is_said_of_installing_can_be_typed():
                            cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     texts = [root/o for o in named if o.endswith(('.ipynb','.py','.sh','.md','.yml','file'))]
     said = {name_of(p): p.read_text(encoding='utf-8').replace('\\"', '"') for p in texts}
-    index = re.compile(r"""pip install[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ git\+|[\w/\[])""")
+    index = re.compile(r"""pip install(?! --no-index)[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ (?:git\+|https:)|[\w/\[])""")
     assert not [f'{k}: {m[0]}' for k,v in said.items() for m in index.finditer(v)]
     asked = re.compile(r"""install_line\('(\w+)'\)|pip install [^\n`]*?(?:medals|\.)\[([\w,]+)\]""")
     wanted = {o for v in said.values() for pair in asked.findall(v) for o in ','.join(pair).split(',') if o}

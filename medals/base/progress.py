@@ -27,11 +27,12 @@ def _line(bar):
     said = str(bar.n)
     left = 'nothing done yet'
     if bar.total: said = f'{bar.n} of {bar.total}, {bar.n/bar.total:.0%}'
-    if bar.n and bar.total:
-        each = spent/bar.n
+    new = bar.n-bar.first # what an earlier run had done took none of this time
+    if new>0 and bar.total:
+        each = spent/new
         to_come = each*(bar.total-bar.n)
         left = f'about {plain_bar.format_interval(to_come)} left'
-    elif bar.n: left = f'{bar.n/spent:.2g} a second'
+    elif new>0: left = f'{new/spent:.2g} a second'
     parts = [said, f'{so_far} so far', left]
     if bar.said: parts.append(bar.said)
     name = bar.desc or 'progress'
@@ -58,11 +59,13 @@ class LineBar:
         it=None,         # What to go through
         desc:str='',     # Before the numbers
         total:int=None,  # Steps, if `it` has no length
+        initial:int=0,   # Steps that were done before
     ):
         self.it = it
         self.desc = desc
         self.total = len(it) if total is None and hasattr(it, '__len__') else total
-        self.n = 0
+        self.n = initial
+        self.first = initial
         self.said = ''
         self.began = time.monotonic()
         self.closed = threading.Event()
@@ -106,12 +109,13 @@ def progress(
     desc:str='',     # Shown before the bar
     total:int=None,  # Steps, if `it` has no length
     show:bool=None,  # False: nothing; None: a bar where somebody looks, lines elsewhere
+    initial:int=0,   # Steps that were done before, in a run that goes on
     **kwargs         # Of `tqdm`
 ):                   # A `tqdm` bar, or a `LineBar`
     "How far something is, with time left"
     from tqdm.auto import tqdm
     quiet = parent_process() is not None or 'IN_TEST' in os.environ
     seen = sys.stderr is not None and sys.stderr.isatty() or 'ipykernel' in sys.modules
-    if show is None and not (quiet or seen): return LineBar(it, desc, total)
+    if show is None and not (quiet or seen): return LineBar(it, desc, total, initial)
     show = show or (show is None and seen and not quiet)
-    return tqdm(it, desc=desc, total=total, disable=not show, dynamic_ncols=True, **kwargs)
+    return tqdm(it, desc=desc, total=total, initial=initial, disable=not show, dynamic_ncols=True, **kwargs)

@@ -29,6 +29,7 @@ from ..segment import Segmenter
 from ..base.settings import AskCfg, InferenceCfg
 from ..vocab import check_sentences
 from ..volume import is_challenge, is_zarr, on_disk, read_prompts, read_volume
+from ..inference.bundles import AUTO, choose_bundle
 from ..weights import find_model
 from ..base.parallel import Failed, FailureLog, try_task, run_tasks
 
@@ -291,6 +292,7 @@ def plan_cohort(
     shard=(0,1),     # From `shard_of`
 )->CohortPlan:
     "What there is to do"
+    if cfg.weights==AUTO: cfg = replace(cfg, weights=choose_bundle(cfg.prompts, cfg.modality or None).name)
     if not cfg.compat: check_sentences(cfg.prompts, _joint(cfg.weights))  # they are wrong for all scans, or for none
     weights = Path(cfg.weights)
     if weights.exists(): cfg = replace(cfg, weights=str(weights.resolve()))  # workers may stand elsewhere

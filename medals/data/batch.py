@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..core import torch_gen
+from ..core import make_gen, torch_gen
 from .augment import Aug, interpolate, tone
 from .paint import painted
 from .simulate import simulate
@@ -38,6 +38,7 @@ class Sample:
     trouble:tuple=()    # `(case, reason)` of cases that could not be read and were passed over
     ignored:np.ndarray=None # bool `(256)`: label values whose voxels do not count; None: all voxels of the window do
     paint:object=None   # `Paint`: `image` holds label values, and grey values are drawn from them; None: it holds grey values
+    nameless:tuple=(0.,None) # Share of the sentences with a prompt that say no name, and index of the one which they become
 
     @property
     def nbytes(self):
@@ -101,6 +102,15 @@ def _laid_in(whole, i, part, shape, fill=False):
     whole[i,:len(part)] = part
     return whole
 
+def _asked(sample, given):
+    "The sentences of a sample `(nq)`; where a prompt `(nc,x,y,z)` shows the class, a share of them says no name"
+    share,index = sample.nameless
+    if given is None or not share: return sample.query
+    shown = given.flatten(1).any(1).cpu().numpy()                 # (nc)
+    gen = make_gen(sample.seed, 'nameless')
+    drawn = gen.random(len(sample.query))<share                   # (nq)
+    return np.where(drawn&shown[sample.cls], index, sample.query)
+
 def _network_image(image, sample, size):
     "Grey values of a window as the network sees them, `(1,x,y,z)`, from what was read"
     if sample.paint: return painted(image[0], sample.paint)
@@ -122,6 +132,7 @@ def to_batch(
     x = torch.empty(one_channel, device=device)
     m = torch.zeros((len(samples), max(1, most), *size), dtype=torch.bool, device=device)
     p = fg = counted = None # as large as the masks or the image, so they are made only if some sample has such a thing
+    queries = []
     for i,s in enumerate(samples):
         labels = send(s.labels)
         x[i] = _network_image(send(s.image)[None], s, size)
@@ -129,6 +140,7 @@ def to_batch(
         own[:] = masks(labels, s.table)
         gen = torch_gen(s.seed, 'prompts', device=device)
         given,union = simulate(own, gen, s.prompt)
+        queries.append(_asked(s, given))
         p = _laid_in(p, i, given, m.shape)
         fg = _laid_in(fg, i, union, one_channel)
         if s.ignored is None: continue
@@ -136,7 +148,7 @@ def to_batch(
         counted = _laid_in(counted, i, ~ignored, one_channel, fill=True)
     return Batch(
         x=x,
-        query=send(_padded([s.query for s in samples])),
+        query=send(_padded(queries)),
         cls=send(_padded([s.cls for s in samples])),
         valid=send(_padded([np.ones(len(s.query), int) for s in samples])).bool(),
         m=m,

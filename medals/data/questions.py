@@ -32,6 +32,7 @@ class DataCfg:
     least:int=1             # Absent classes asked for, at least
     blank:int=4             # Absent classes asked for where nothing is present, at most; 0: as many as fit (published)
     strangers:float=.5      # Where there are too few absent classes: share of samples that ask for structures of another body region
+    nameless:float=.125     # Of the sentences whose class a prompt shows: share that only say "the marked structure"
     fit:float=0.            # Share of the forced windows that are zoomed until the class fills a quarter to three quarters of them
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`
@@ -57,11 +58,13 @@ class DataCfg:
             raise UserError(f"patch should be three numbers of voxels, got {self.patch}")
         if self.queries<1:
             raise UserError(f"queries should be 1 or more, got {self.queries}")
+        if not 0<=self.nameless<=1:
+            raise UserError(f"nameless is a share from 0 to 1, got {self.nameless}")
 
 DATA_PRESETS = dict(
     default=DataCfg(),
-    published=DataCfg(sentences=0, forced=.2, insist=False, least=0, blank=0, strangers=0., published=True, aug='published',
-                      prompt='published'))
+    published=DataCfg(sentences=0, forced=.2, insist=False, least=0, blank=0, strangers=0., nameless=0.,
+                      published=True, aug='published', prompt='published'))
 
 # %% ../../nbs/data/90_questions.ipynb #27a9a0bd
 MOST_STRANGERS = 40     # Structures of other body regions that a data set can ask for

@@ -26,6 +26,7 @@ from .questions import DataCfg, pick_classes, pick_sentences, questions
 from .simulate import PROMPTS, PromptCfg
 from .store import open_case
 from ..geometry import spacing_of
+from ..prompts.marks import NAMELESS
 
 # %% ../../nbs/data/95_sampler.ipynb #dd3ace20
 class CaseError(UserError):
@@ -99,6 +100,10 @@ class Sampler:
             for row in rows:
                 unknown = row.pop('unknown') or ()
                 row.update(self.sets[name].about(row['counts'], unknown))
+        self.nameless = {} # `{modality: index of the sentence without a name}`
+        if self.cfg.nameless:
+            for modality in sorted({qs.modality for qs in self.sets.values()}):
+                self.nameless[modality] = seen.setdefault((NAMELESS, modality), len(seen))
         self.sentences = list(seen)
 
     def _check_chances(self, about, groups):
@@ -268,10 +273,11 @@ def draw_sample(
             looks = draw_paint(tissues, spacing_of(case.affine), gen, sampler.paint)
         else: image,labels,warp = read_patch(case, aug, sampler.patch, mat, lo, hi)
     asked = _questions_about(sampler, row, labels, forced, swapped, gen)
+    modality = sampler.sets[row['dataset']].modality
     return Sample(
         name=row['name'],
         dataset=row['dataset'],
-        modality=sampler.sets[row['dataset']].modality,
+        modality=modality,
         image=image,
         affine=case.affine@mat,
         warp=warp,
@@ -279,6 +285,7 @@ def draw_sample(
         prompt=sampler.prompt,
         seed=int(gen.integers(2**62)),
         paint=looks,
+        nameless=(sampler.cfg.nameless, sampler.nameless.get(modality)),
         **asked,
     )
 

@@ -68,7 +68,17 @@ def _unfounded(run, i, bits):
     return f'not found: grey values change on {rests:.1%} of the edge of what the network marked'
 
 # %% ../../nbs/inference/91_report.ipynb #6d13c60a
-def _reported(run, found, i, presence):
+def _familiar(seg, request, i):
+    "How well the weights know what a sentence asks for; None: they do not say what they know, or every mask is to be kept"
+    if not (seg.repertoire and request.rules.absent and request.cfg.presence): return None
+    return seg.repertoire.about(request.texts[i], request.kind(i))
+
+def _not_known(familiar):
+    "A remark on a sentence that asks for what the weights were not trained to find; empty if they were"
+    if familiar is None or familiar.known: return ''
+    return f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+
+def _reported(run, found, i, presence, not_known=''):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence"
     request = run.request
     bits = _chosen(request, found, i)
@@ -76,7 +86,8 @@ def _reported(run, found, i, presence):
     if marks: # what the user has marked is there
         agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
-    why = _unfounded(run, i, bits) if bits.any() else ''
+    why = not_known
+    if not why and bits.any(): why = _unfounded(run, i, bits)
     is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)
     return bits,why
@@ -118,13 +129,17 @@ def result_of(
     scores = {}
     means = {}
     remarks = dict(request.remarks)
+    unknown = {}
     mm3 = np.prod(request.vol.spacing)
     for i,text in enumerate(request.texts):
         voxels = found.voxels[i]
         ml = voxels*mm3/1000
         scores[text] = presence_of(found.hist[i], _voxel_ml(run, i), ml)
         means[text] = float(found.total[i]/voxels) if voxels else 0.
-        bits[text],why = _reported(run, found, i, scores[text])
+        familiar = _familiar(seg, request, i)
+        not_known = _not_known(familiar)
+        if not_known: unknown[text] = familiar
+        bits[text],why = _reported(run, found, i, scores[text], not_known)
         if not why: continue
         scores[text] = 0.
         said = filter(None, (remarks.get(text), why))
@@ -144,7 +159,8 @@ def result_of(
         marks=dict(request.spatial),
         doubts=request.notes,
         voxel_scores=voxel_scores,
-        remarks=remarks)
+        remarks=remarks,
+        unknown=unknown)
 
 # %% ../../nbs/inference/91_report.ipynb #84559de8
 def manifest_of(

@@ -22,6 +22,7 @@ from ..prepare import RECIPES, Recipe, prepare
 from .distributed import process_group, on_first, rank
 from .train import TrainCfg, build_run, embed, fit_all
 from .validate import Validator, held_out_cases
+from ..inference.stages import classes_of
 from ..weights import find_model, read_cfg
 
 # %% ../../nbs/training/90_finetune.ipynb #609ee804
@@ -164,7 +165,7 @@ def finetune(
         freeze(origin.net, cfg.freeze)
         how = {k: getattr(cfg, k) for k in ('freeze','adapters','alpha')}
         stores = [store, cfg.replay] if cfg.replay else [store]
-        run,feed,validate,keep = build_run(stores, cfg, origin, device, **how)
+        run,feed,validate,keep = build_run(stores, cfg, origin, device, classes_of(cfg.weights) or (), **how)
         res = fit_all(run, feed, validate, keep)
         rows = []
         if old and not run.stopped:

@@ -326,7 +326,8 @@ def _session(run):
     if devices: torch.backends.cudnn.benchmark = True
     if world_size()>1: forward = DistributedDataParallel(forward, device_ids=devices or None, gradient_as_bucket_view=True)
     form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
-    bar = progress(total=BAR, desc='training', bar_format=form, show=False if rank() else None)
+    before = int(BAR*min(1, run.used))
+    bar = progress(total=BAR, desc='training', bar_format=form, show=False if rank() else None, initial=before)
     with torch.random.fork_rng(devices), Stop() as stop, bar:
         log = Log(run.out, run.step)
         try: yield forward,log,stop,bar
@@ -367,7 +368,8 @@ def fit(
             if is_logged:
                 speed = _samples_per_second(run, *since)
                 mean = log.flush(run.step, seconds=run.seconds, lr=lr, samples_per_s=speed, wait=sum(waited), val=val)
-                bar.set_postfix_str(f"step {run.step} loss {mean['loss']:.3f} best {run.best:.3f}")
+                best = f' best {run.best:.3f}' if run.best>=0 else ''
+                bar.set_postfix_str(f"step {run.step} loss {mean['loss']:.3f}{best}")
                 since = run.step,run.seconds
                 waited.clear()
             done = int(BAR*min(1, run.used))

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Train the weights `brain`: heads in any contrast from label maps alone, and bodies in which no brain is.
+#
+#     bash sh/brain.sh HEADS BODIES OUT
+#
+# HEADS:  the label maps that SynthSeg is trained on (github.com/BBillot/SynthSeg, data/training_label_maps, Apache-2.0)
+# BODIES: CTs without a head, NAME_img.nii.gz, with organs NAME_lab.nii.gz and their names in labels.json
+# OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
+#
+# MINUTES (default 180) is the time to train, from the weights in brain/begin (see brain/README.md) or in $BEGIN; more flags for `medals train` stand in MORE.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)/brain
+heads=$1 bodies=$2 out=$3
+mkdir -p "$out/raw"
+
+[ -d "$out/raw/Dataset010_heads" ] || python "$here/data.py" heads "$heads" "$out/raw"
+[ -d "$out/raw/Dataset014_ctbodies" ] || python "$here/data.py" bodies "$bodies" "$out/raw"
+stores=()
+for name in Dataset010_heads Dataset012_bodies Dataset014_ctbodies; do
+  store="$out/$name"
+  stores+=("$store")
+  [ -f "$store/manifest.jsonl" ] && continue
+  medals index "$out/raw/$name" -o "$out/$name.jsonl"
+  medals prepare "$out/$name.jsonl" -o "$store" --preset nano
+done
+
+resume=()
+[ -f "$out/run/run.json" ] && resume=(--resume --change)
+medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
+  --weights "${BEGIN:-$here/begin}" --text small --datasets "$here/tissues.toml" \
+  --patch 64,64,64 --queries 20 --least 4 --lr .002 \
+  --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
+  --save-every 100 --seed 0 ${MORE:-}
+echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

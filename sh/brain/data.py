@@ -1,0 +1,84 @@
+"""Heads and bodies as data sets of nnU-Net's raw layout, for the weights `brain`; see brain.sh
+
+    python sh/brain/data.py heads HEADS RAW      label maps of whole heads, as SynthSeg ships them for training; images are drawn while training
+    python sh/brain/data.py bodies BODIES RAW    CTs NAME_img.nii.gz with organs NAME_lab.nii.gz and labels.json: where no brain is
+"""
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+TABLE = tomllib.loads((Path(__file__).parent/'classes.toml').read_text())
+HOUNSFIELD = (-600, -150, -20, 25, 60, 120, 250)  # Between these, what has no label is one tissue
+REST = 200      # Value of the first of those tissues
+NOWHERE = 254   # Value of what is asked and never there
+
+
+def classes():
+    "`{class: label values}`"
+    out = dict(TABLE['single'])
+    for name,left in TABLE['paired'].items():
+        right = [value+1 for value in left]
+        out[f'left {name}'] = left
+        out[f'right {name}'] = right
+        out.setdefault(name, sorted([*left, *right]))
+    return out
+
+
+def write(raw, modality, labels, cases):
+    "A data set: image, label map and affine of each case"
+    for folder in ('imagesTr','labelsTr'): (raw/folder).mkdir(parents=True, exist_ok=True)
+    n = 0
+    for name,image,values,affine in cases:
+        nib.save(nib.Nifti1Image(image, affine), raw/'imagesTr'/f'{name}_0000.nii.gz')
+        nib.save(nib.Nifti1Image(values.astype(np.uint8), affine), raw/'labelsTr'/f'{name}.nii.gz')
+        n += 1
+    if not n: sys.exit(f'no case for {raw.name}')
+    order = list(range(1, len(labels)+1))
+    about = dict(channel_names={'0': modality}, labels={'background': 0, **labels}, regions_class_order=order, numTraining=n,
+                 file_ending='.nii.gz')
+    (raw/'dataset.json').write_text(json.dumps(about, indent=1))
+
+
+def heads(source, raw):
+    "Label maps in the numbers of classes.toml; there is no image, so a mask of the head stands for it"
+    table = np.zeros(1024, np.uint8)
+    for old,new in TABLE['freesurfer'].items(): table[int(old)] = new
+    def cases():
+        for file in sorted(source.glob('*.nii*')):
+            img = nib.load(file)
+            values = np.asarray(img.dataobj).astype(int)
+            if values.max()>53: values = table[values]
+            yield file.name.split('.')[0],(values>0).astype(np.uint8),values,img.affine
+    write(raw/'Dataset010_heads', 'MRI', classes(), cases())
+
+
+def bodies(source, raw):
+    "The same bodies twice: as CTs, and as label maps from which MRIs are drawn; brains are asked for and never there"
+    about = {row['id']: row for row in json.loads((source/'labels.json').read_text())}
+    names = {}
+    for row in about.values():
+        for organ in row['labels'].values(): names.setdefault(organ.lower(), len(names)+1)
+    asked = {organ: [value] for organ,value in names.items() if organ in ('liver','spleen','stomach','aorta','urinary bladder')}
+    asked['lung'] = [value for organ,value in names.items() if 'lung' in organ]
+    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['names']]
+    labels = {**asked, **{name: [NOWHERE] for name in absent}}
+    def cases(kind):
+        for case in about:
+            img = nib.load(source/f'{case}_img.nii.gz')
+            hu = np.asarray(img.dataobj).astype(float)
+            organs = np.asarray(nib.load(source/f'{case}_lab.nii.gz').dataobj).astype(int)
+            values = REST+np.digitize(hu, HOUNSFIELD)
+            for label,organ in about[case]['labels'].items(): values[organs==int(label)] = names[organ.lower()]
+            yield case,(hu if kind=='CT' else values>0).astype(np.int16),values,img.affine
+    write(raw/'Dataset012_bodies', 'MRI', labels, cases('MRI'))
+    write(raw/'Dataset014_ctbodies', 'CT', labels, cases('CT'))
+    print(json.dumps(names))
+
+
+if __name__=='__main__':
+    kind,source,raw = sys.argv[1:]
+    dict(heads=heads, bodies=bodies)[kind](Path(source), Path(raw))

@@ -1,0 +1,138 @@
+"What weights know: not known is not the same as not found; which bundle is asked; a first look over a large scan"
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medals.cli import main
+from medals.core import UserError
+from medals.inference import pipeline
+from medals.inference.bundles import bundles, choose_bundle
+from medals.inference.stages import NetworkStage, RandomQueries
+from medals.network.repertoire import Repertoire, TrainedClass, read_classes
+from medals.preprocessing.input_spec import InputSpec
+from medals.prompts.marks import NAMELESS
+from medals.segment import Segmenter
+from medals.spatial import Point
+from medals.text import TextEncoder
+from medals.vocab import resolve, structures
+from medals.volume import Volume, phantom
+
+NANO = next(bundle for bundle in bundles() if bundle.name=='nano')
+
+
+def test_of_all_structures_only_those_that_were_trained_are_known():
+    known = Repertoire(NANO.classes, None)
+    trained = {(resolve(c.name).structure, resolve(c.name).side) for c in NANO.classes}
+    seen = Counter()
+    for s in structures().values():
+        for side in ('left','right',None) if s.paired else (None,):
+            text = f'{side} {s.name}' if side else s.name
+            got = resolve(text)
+            if not got.structure: continue
+            both = side is None and {(got.structure,'left'),(got.structure,'right')}<=trained
+            expected = (got.structure, got.side) in trained or both
+            assert known.knows(text) is expected, (s.name, side)
+            seen[expected] += 1
+    assert seen[True]>=5 and seen[False]>300
+
+
+def test_words_that_the_vocabulary_does_not_have_are_compared_by_the_encoder():
+    classes = [TrainedClass(name='Blorpian duct', sentences=('the duct of Blorp',)), TrainedClass(name='brain')]
+    known = Repertoire(classes, TextEncoder.load('small'))
+    assert known.about('blorpian duct').known and known.about('the duct of blorp').known
+    far = known.about('asdf qwer')
+    assert not far.known and far.nearest in ('Blorpian duct','brain') and -1<=far.alike<.6
+    assert not known.about('liver').known, 'what the vocabulary understands is not left to the encoder'
+
+
+def test_an_unknown_structure_is_not_known_until_somebody_marks_it():
+    seg = Segmenter.load('nano', 'cpu')
+    seg.stages[0].frame = replace(seg.stages[0].frame, phases=1)
+    vol = phantom((48,56,48), (4.,4.,4.))[0]
+    res = seg(vol, ['trachea','white matter'])
+    row = res.table[0]
+    assert (row['outcome'], row['voxels'], row['presence'])==('not known', 0, 0)
+    assert res.unknown['trachea'].nearest in [c.name for c in NANO.classes] and 'closest' in row['note']
+    assert res.table[1]['outcome'] in ('found','not found') and 'white matter' not in res.unknown
+    marked = res.refine({'trachea': Point((24,28,24))})
+    assert marked.table[0]['outcome']=='found' and marked.masks['trachea'][24,28,24]
+    assert seg(vol, NAMELESS, spatial={NAMELESS: Point((24,28,24))}).table[0]['outcome']=='found'
+    assert not seg(vol, ['trachea'], presence=0).unknown, 'who keeps every mask keeps this one'
+
+
+NAMES = ('left kidney','right kidney','liver','brain','spleen','left lung','hippocampus')
+
+@settings(max_examples=60, deadline=None)
+@given(sets=st.lists(st.sets(st.sampled_from(NAMES), min_size=1), min_size=1, max_size=4),
+       asked=st.lists(st.sampled_from(NAMES), min_size=1, unique=True),
+       kinds=st.lists(st.sampled_from(('ct','mri')), min_size=4, max_size=4),
+       scan=st.sampled_from(('ct','mri',None)))
+def test_the_bundle_that_knows_most_is_chosen(sets, asked, kinds, scan):
+    made = []
+    for i,(names,kind) in enumerate(zip(sets, kinds)):
+        classes = tuple(TrainedClass(name=name, modalities=(kind,)) for name in sorted(names))
+        made.append(replace(NANO, name=f'w{i}', classes=classes))
+    counts = [len(names&set(asked)) if scan in (kind, None) else 0 for names,kind in zip(sets, kinds)]
+    if not any(counts): counts = [len(names&set(asked)) for names in sets]
+    choice = choose_bundle(asked, scan, tuple(made))
+    assert choice.name==f'w{int(np.argmax(counts))}'
+    assert choice.name not in choice.others.values()
+
+
+def test_lists_of_classes_that_were_made_by_hand(tmp_path):
+    for text in ('[]', '{"classes": 3}', '{"classes": [{"name": "a", "colour": 1}]}', '{'):
+        (tmp_path/'classes.json').write_text(text)
+        with pytest.raises(UserError) as e: read_classes(tmp_path)
+        assert '\n' not in str(e.value) and 'classes.json' in str(e.value)
+
+
+def test_models_and_the_choice_on_the_command_line(tmp_path, capsys):
+    assert main(['models'])==0 and 'nano' in capsys.readouterr().out
+    assert main(['models','nano'])==0
+    out = capsys.readouterr().out
+    assert all(c.name in out for c in NANO.classes)
+    assert main(['models','huge'])==2 and 'there is' in capsys.readouterr().err
+    assert {c['name'] for c in json.loads((NANO.folder/'classes.json').read_text())['classes']}=={c.name for c in NANO.classes}
+
+
+class Bright(torch.nn.Module):
+    "Marks what is bright"
+    def forward(self, x, q, m=None): return (x-128).expand(-1, len(q), -1, -1, -1)
+
+def bright_scan(at, radius):
+    x = np.random.default_rng(1).integers(1, 60, (90,80,120)).astype(np.uint8)
+    places = np.ogrid[:90,:80,:120]
+    if radius: x[sum((o-c)**2 for o,c in zip(places, at))<radius**2] = 250
+    return Volume(x, np.diag([8.,8.,8.,1.]), 'mri')
+
+@pytest.mark.parametrize('at', [(30,40,95), (14,13,14), (60,50,60)])
+def test_a_large_scan_takes_few_passes_and_gives_the_same_mask(at, monkeypatch):
+    frame = InputSpec(spacing=(8.,8.,8.), window=(32,32,32), modality='mri', phases=2)
+    seg = Segmenter(NetworkStage(Bright(), frame), RandomQueries(8), device='cpu')
+    scan = bright_scan(at, 13)
+    quick = seg(scan, 'ball')
+    promised = seg.dry_run(scan, 'ball').passes
+    monkeypatch.setattr(pipeline.SegmentRun, 'is_large', lambda self,windows: False)
+    whole = seg(scan, 'ball')
+    assert np.array_equal(quick.masks['ball'], whole.masks['ball']) and quick.masks['ball'].any()
+    assert quick.manifest['passes']<=84<whole.manifest['passes'] and quick.manifest['passes']<=promised
+
+
+def test_nothing_in_a_large_scan_is_one_quick_look_and_marks_need_none():
+    class Nothing(torch.nn.Module):
+        def forward(self, x, q, m=None): return torch.full((len(x), len(q), *x.shape[2:]), -20.)
+    frame = InputSpec(spacing=(8.,8.,8.), window=(32,32,32), modality='mri', phases=2)
+    seg = Segmenter(NetworkStage(Nothing(), frame), RandomQueries(8), device='cpu')
+    scan = bright_scan((0,0,0), 0)
+    res = seg(scan, 'ball')
+    assert res.manifest['passes']<=12 and not res.masks['ball'].any() and res.manifest['looks']
+    marked = seg(scan, 'ball', spatial={'ball': Point((20,20,20))})
+    assert marked.manifest['passes']>12 and marked.masks['ball'][20,20,20]
+    again = res.refine({'ball': Point((20,20,20))})
+    assert again.masks['ball'][20,20,20]
