@@ -118,6 +118,7 @@ def agreeing(
     if scores is None: return np.where(inside, np.uint8(255), np.uint8(0)) # a mask that the user gave
     return np.where(inside, np.maximum(scores, HALF), np.minimum(scores, HALF-1)).astype(np.uint8)
 
+# %% ../../nbs/inference/91_report.ipynb #d09d0336
 def result_of(
     seg,
     run:SegmentRun,
