@@ -150,3 +150,15 @@ def test_a_result_is_pickled_without_its_network_and_copied_with_it():
     for name,mask in masks.items(): assert (sent.masks[name]==mask).all() and (deep.masks[name]==mask).all()
     assert (sent.volume.data==vol.data).all() and res.again
     with pytest.raises(UserError, match='network is not here'): sent.refine({})
+
+
+def test_a_format_that_loses_objects_says_so(tmp_path):
+    vol,lbl,_ = phantom((12,14,10), (16.,16.,16.))
+    masks = {'lesion': lbl==3, 'brain': lbl>0}
+    for format,how in FORMATS.items():
+        if how.on_series: continue
+        for n in (1,2):
+            res = Segmentation(vol, masks, {}, {}, instances={name: masks[name].astype(np.int32) for name in list(masks)[:n]})
+            res.save(tmp_path/f'{format}{n}', format)
+            lost = not (format=='nifti' or format=='npz' and n==1)
+            assert any('objects are not told apart' in o for o in res.manifest.get('notes', ()))==lost, (format, n)

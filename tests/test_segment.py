@@ -424,6 +424,12 @@ def test_refinement_asks_only_the_windows_that_a_mark_touches(head):
     assert second.refine({'a': [spot]}) is second, 'a mark that is known already asks nothing'
     third = second.refine({'a': [Scribble(((30,28,22),(34,28,22)), positive=False)]})
     assert third.masks['a'][mark].all() and not third.masks['a'][30:35,28,22].any() and third.marks['a'][0] is spot
+    kept = seg(head, ['a','b'], presence=0, keep_scores=True)
+    better = kept.refine({'a': [spot]})
+    assert np.array_equal(better.masks['a'], second.masks['a']) and np.array_equal(better.voxel_scores['b'], kept.voxel_scores['b'])
+    for one in (kept, better):
+        for text,levels in one.voxel_scores.items(): assert np.array_equal(levels>=128, one.masks[text]) # 128 of 255 is one half
+    assert len(np.unique(better.voxel_scores['a']))>2 and not np.array_equal(better.voxel_scores['a'], kept.voxel_scores['a'])
 
 
 def test_objects_keep_their_ids_after_a_correction():

@@ -19,7 +19,7 @@ from .roi import window_region
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
 from .result import Segmentation
-from .report import manifest_of
+from .report import agreeing, manifest_of
 from .pipeline import SegmentRun
 
 # %% ../../nbs/inference/92_corrections.ipynb #79f429e9
@@ -114,19 +114,23 @@ def _decided_slices(look, shape):
     turned = in_crop.shift(Region(net.crop).start)
     return look.view.turn.region_back(turned, shape).slices
 
-def _look_again(run, look, text, bits):
-    "The mask of a sentence after a look at some windows, which are shown what it was before"
+def _look_again(run, look, text, bits, scores):
+    "The mask of a sentence, and the scores of its voxels if they are kept, after a look at some windows that are shown the mask before"
     i = run.request.texts.index(text)
     shown = {**(look.earlier or {}), i: bits}
     look = replace(look, earlier=shown)
     run.looks.append(look)
-    found = MaskAccumulator(len(run.request.texts), run.request.vol.shape)
+    kept = () if scores is None else [i]
+    found = MaskAccumulator(len(run.request.texts), run.request.vol.shape, kept, bool(kept))
     others = [o for o in look.some if o!=i]
     with run.clock('network'): run.look(look, found, [i, *others], 1)
     at = _decided_slices(look, run.request.vol.shape)
     out = bits.copy()
     out[at] = found.bits[i][at]
-    return out
+    if not kept: return out,None
+    levels = scores.copy()
+    levels[at] = found.scores[i][at]
+    return out,levels
 
 def _objects_again(seg, request, ids, mask):
     "Ids after a correction: objects next to a change are told apart again, by shape; all others keep their voxels and ids"
@@ -159,7 +163,10 @@ def refine(
     todo = looks_again(first, old, new)
     run.total = sum(len(look.windows)*first.passes(look.stage, look.some, True) for _,look in todo)
     bits = dict(old.masks.bits)
-    for text,look in todo: bits[text] = _look_again(run, look, text, bits[text])
+    scores = dict(old.voxel_scores)
+    for text,look in todo:
+        bits[text],levels = _look_again(run, look, text, bits[text], scores.get(text))
+        if levels is not None: scores[text] = levels
     run.bar.close()
     objects = dict(old.instances)
     for text,added in new.items():
@@ -168,7 +175,8 @@ def refine(
             objects[text] = _objects_again(seg, request, objects[text], mask)
             mask = objects[text]>0
         bits[text] = BitMask.of(mask)
+        if text in scores: scores[text] = agreeing(scores[text], bits[text])
     manifest = {**manifest_of(seg, run), 'refined': True}
-    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest)
+    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores)
     res.again = lambda old, marks, progress=None: refine(seg, first, old, marks, progress)
     return res

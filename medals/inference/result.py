@@ -327,7 +327,6 @@ def _save_bids(res, root, order):
     bits = res.masks.bits
     shown = np.count_nonzero(lbl)
     every = sum(mask.sum() for mask in bits.values())
-    if res.instances: _note(res, 'objects are not told apart in derivatives of BIDS')
     colours = dict(zip(names, palette(len(names))))
     if shown==every: write_bids(root, res.masks, res.volume, lbl, names, colours)
     else: write_bids(root, res.masks, res.volume)
@@ -343,14 +342,15 @@ class Format:
     on_series:bool=False # Does it refer to the slices of a DICOM series?
     is_scored:bool=False # Does it need the score of every voxel?
     tree:bool=False  # Do many results share one folder, in which each has its own place?
+    objects:bool=False # Are objects told apart in it?
 
 FORMATS = dict(
-    nifti=Format(_save_nifti, each='.nii.gz'),
+    nifti=Format(_save_nifti, each='.nii.gz', objects=True),
     multilabel=Format(_save_multilabel, 'labels.nii.gz'),
     nrrd=Format(_save_itk, 'labels.nrrd'),
     segnrrd=Format(_save_segnrrd, 'masks.seg.nrrd'),
     mha=Format(_save_itk, 'labels.mha'),
-    npz=Format(_save_npz, '{case}.npz'),
+    npz=Format(_save_npz, '{case}.npz', objects=True),
     dicomseg=Format(partial(_save_on_series, write_seg), 'masks.dcm', on_series=True),
     dicomlabelmap=Format(partial(_save_on_series, partial(write_seg, kind='LABELMAP')), 'masks.dcm', on_series=True),
     dicomfractional=Format(_save_fractional, 'masks.dcm', on_series=True, is_scored=True),
@@ -426,6 +426,13 @@ def check_save(
     return format
 
 # %% ../../nbs/inference/70_result.ipynb #086deb30
+def _write(res, format, path, order):
+    "The masks of a result in a format, and a note if it does not hold the objects"
+    how = FORMATS[format]
+    kept = how.objects and (format!='npz' or len(res.instances)<2)
+    if res.instances and not kept: _note(res, f'objects are not told apart in the format {format}; nifti keeps them, in files of their own')
+    how.write(res, path, order)
+
 def write_into(
     res:Segmentation,
     root,           # Folder that many results share
@@ -433,7 +440,7 @@ def write_into(
     priority=None,  # As for `save_segmentation`
 ):
     "The files of a result in a folder that it shares with others, without table and manifest"
-    FORMATS[format].write(res, Path(root), _order(res, priority))
+    _write(res, format, Path(root), _order(res, priority))
 
 def save_segmentation(
     res:Segmentation,
@@ -447,14 +454,14 @@ def save_segmentation(
     format = _settled(out, format, res.volume.source, res.masks, bool(res.instances), [source])
     how = FORMATS[format]
     order = _order(res, priority)
-    if file_ending(out): how.write(res, path, order)
+    if file_ending(out): _write(res, format, path, order)
     elif format=='npz':
         name = how.name.format(case=stem(source or 'scan'))
-        how.write(res, path/name, order)
+        _write(res, format, path/name, order)
     else:
         if how.tree: path = path/stem(source or 'scan')
         with replacing(path, [source]) as new: # the notes are complete when the masks are written
-            how.write(res, path.parent if how.tree else new/how.name, order)
+            _write(res, format, path.parent if how.tree else new/how.name, order)
             write_table(new/'table.csv', res.table)
             write_json(new/'manifest.json', res.manifest)
     return Path(out)
