@@ -88,7 +88,7 @@ def _volumes(groups):
 
 def _choose(groups, folder, series):
     "The one series that is meant, and a note on the others"
-    if not groups: raise UserError(f"{folder} has no DICOM files; a scan is .nii, .nii.gz, .npz or a folder with a DICOM series")
+    if not groups: raise UserError(f"{folder} has no DICOM files; a folder is a DICOM series, other scans are files")
     able = _named(groups, series) if series else _volumes(groups)
     if len(able)!=1:
         if series: holds = f"has {len(able) or 'no'} series {series}"

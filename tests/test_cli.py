@@ -50,6 +50,7 @@ def test_help_names_every_verb_and_flag():
     (('segment','liver','CT of the prostate/uterus'), 'name a scan, or several, got none'),
     (('segment','a.nii','b.nii','liver'), 'no file a.nii'),
     (('segment',HERE.parent/'helpers.py',HERE,'liver','-o','x.npz'), 'need a folder'),
+    (('segment',HERE,'liver','--workers','-3'), 'got -3'),
     (('segment',HERE,HERE.parent/'helpers.py','liver','--shard','3/2'), 'like 3/16'), (('challenge','none'), 'no .npz in none'),
     (('segment',HERE,'liver','--weights','/no/where'), 'no weights at'), (('segment',HERE,'liver','--weights','random:x'), 'random:nano'),
     (('segment',HERE,'liver','--stages','last'), 'both, coarse, fine'), (('segment',HERE,'liver','--format','jpeg'), 'one of nifti'),

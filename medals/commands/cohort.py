@@ -31,7 +31,7 @@ from ..vocab import check_sentences
 from ..volume import is_challenge, is_zarr, on_disk, read_prompts, read_volume
 from ..inference.bundles import AUTO, choose_bundle
 from ..weights import find_model
-from ..base.parallel import Failed, FailureLog, try_task, run_tasks
+from ..base.parallel import Failed, FailureLog, check_workers, try_task, run_tasks
 
 # %% ../../nbs/commands/05_cohort.ipynb #8b242c28
 def share_cases(
@@ -93,6 +93,7 @@ def check_before(
 ):
     "Refuse an output that would replace what is read, or cannot be written"
     shard_of(cfg.shard)
+    check_workers(cfg.workers)
     if cfg.dry_run:  # nothing will be written, so it does not matter what is there
         if sentences: ranking(cfg.priority, sentences)
         return format_of(cfg.out, cfg.format, images[0] if one else None)
