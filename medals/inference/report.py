@@ -70,10 +70,14 @@ def _unfounded(run, i, bits):
 # %% ../../nbs/inference/91_report.ipynb #6d13c60a
 def _not_known(seg, request):
     "`{sentence: Familiar}` of what the weights were not trained to find; nothing of what is marked, or if every mask is to be kept"
-    if not (seg.repertoire and request.rules.absent and request.cfg.presence): return {}
-    asked = [i for i,text in enumerate(request.texts) if text not in request.spatial]
-    known = {request.texts[i]: seg.repertoire.about(request.texts[i], request.kind(i)) for i in asked}
-    return {text: familiar for text,familiar in known.items() if not familiar.known}
+    keeps_all = not (request.rules.absent and request.cfg.presence)
+    if keeps_all or not seg.repertoire: return {}
+    unknown = {}
+    for i,text in enumerate(request.texts):
+        if text in request.spatial: continue
+        familiar = seg.repertoire.about(text, request.kind(i))
+        if not familiar.known: unknown[text] = familiar
+    return unknown
 
 def _reported(run, found, i, presence, familiar=None):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence; `familiar` where the weights do not know it"
