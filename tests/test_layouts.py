@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medals.data.indexing import index
 from medals.evaluation.cases import pairs
 from medals.evaluation.scoring import score_case
 from medals.inference.dicom_seg import write_seg
@@ -97,3 +98,19 @@ def test_a_seg_without_its_series_lies_where_highdicom_has_it(tmp_path):
     ours = Volume(seg.layers[0]>0, seg.affine, is_part=True)
     placed = Volume(theirs.array>0, LPS_TO_RAS@theirs.affine, is_part=True)
     assert np.array_equal(ours.onto(CT).data, LIVER|KIDNEY) and np.array_equal(placed.onto(CT).data, LIVER|KIDNEY)
+
+
+def test_a_second_scan_in_a_folder_of_masks_is_no_mask(tmp_path):
+    gen = np.random.default_rng(3)
+    folder = tmp_path/'set'/'s1'
+    folder.mkdir(parents=True)
+    aff = np.diag([2.,2.,2.,1.])
+    size = (12,10,8)
+    files = dict(ct=gen.integers(-900, 900, size), liver=gen.integers(0, 2, size))
+    files['002'] = gen.integers(0, 900, size)
+    for name,data in files.items():
+        nib.save(nib.Nifti1Image(data.astype(np.int16), aff), folder/f'{name}.nii.gz')
+    res = index(tmp_path/'set', tmp_path/'list.jsonl', workers=1)
+    assert len(res['failed'].rows)==1 and 'as a scan does' in str(res['failed'].rows[0])
+    (folder/'002.nii.gz').unlink()
+    assert not index(tmp_path/'set', tmp_path/'list.jsonl', workers=1)['failed'].rows
