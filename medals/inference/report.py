@@ -68,26 +68,28 @@ def _unfounded(run, i, bits):
     return f'not found: grey values change on {rests:.1%} of the edge of what the network marked'
 
 # %% ../../nbs/inference/91_report.ipynb #6d13c60a
-def _familiar(seg, request, i):
-    "How well the weights know what a sentence asks for; None: they do not say what they know, or every mask is to be kept"
-    if not (seg.repertoire and request.rules.absent and request.cfg.presence): return None
-    return seg.repertoire.about(request.texts[i], request.kind(i))
+def _not_known(seg, request):
+    "`{sentence: Familiar}` of what the weights were not trained to find; nothing of what is marked, or if every mask is to be kept"
+    keeps_all = not (request.rules.absent and request.cfg.presence)
+    if keeps_all or not seg.repertoire: return {}
+    unknown = {}
+    for i,text in enumerate(request.texts):
+        if text in request.spatial: continue
+        familiar = seg.repertoire.about(text, request.kind(i))
+        if not familiar.known: unknown[text] = familiar
+    return unknown
 
-def _not_known(familiar):
-    "A remark on a sentence that asks for what the weights were not trained to find; empty if they were"
-    if familiar is None or familiar.known: return ''
-    return f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
-
-def _reported(run, found, i, presence, not_known=''):
-    "The mask of a sentence as it is reported, and why it was emptied if not for its presence"
+def _reported(run, found, i, presence, familiar=None):
+    "The mask of a sentence as it is reported, and why it was emptied if not for its presence; `familiar` where the weights do not know it"
     request = run.request
     bits = _chosen(request, found, i)
     marks = request.spatial.get(request.texts[i])
     if marks: # what the user has marked is there
         agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
-    why = not_known
-    if not why and bits.any(): why = _unfounded(run, i, bits)
+    why = ''
+    if familiar: why = f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+    elif bits.any(): why = _unfounded(run, i, bits)
     is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)
     return bits,why
@@ -130,25 +132,21 @@ def result_of(
     scores = {}
     means = {}
     remarks = dict(request.remarks)
-    unknown = {}
+    unknown = _not_known(seg, request)
     mm3 = np.prod(request.vol.spacing)
     for i,text in enumerate(request.texts):
         voxels = found.voxels[i]
         ml = voxels*mm3/1000
         scores[text] = presence_of(found.hist[i], _voxel_ml(run, i), ml)
         means[text] = float(found.total[i]/voxels) if voxels else 0.
-        familiar = _familiar(seg, request, i)
-        not_known = _not_known(familiar)
-        if not_known: unknown[text] = familiar
-        bits[text],why = _reported(run, found, i, scores[text], not_known)
+        bits[text],why = _reported(run, found, i, scores[text], unknown.get(text))
         if not why: continue
         scores[text] = 0.
         said = filter(None, (remarks.get(text), why))
         remarks[text] = '; '.join(said)
     objects = _objects(seg, request, found, bits) if request.instance else {}
-    voxel_scores = {}
-    if request.cfg.keep_scores:
-        for i,text in enumerate(request.texts): voxel_scores[text] = agreeing(found.scores.get(i), bits[text])
+    kept = enumerate(request.texts) if request.cfg.keep_scores else ()
+    voxel_scores = {text: agreeing(found.scores.get(i), bits[text]) for i,text in kept}
     return Segmentation(
         volume=request.vol,
         masks=bits,
