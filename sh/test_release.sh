@@ -31,6 +31,7 @@ import medals
 assert Path(medals.__file__).is_relative_to(sys.prefix), medals.__file__
 P
 "$bin/medals" --version
+"$bin/medals" models
 "$bin/python" -m medals demo -h >/dev/null
 "$bin/medals" segment -h >/dev/null
 "$bin/python" - <<'P'
