@@ -81,9 +81,6 @@ def segment(
     check_before([scan] if scan else images, sentences, bool(scan), cfg)
     cfg = with_scores(cfg)
     _note(notes)
-    if not scan:
-        cfg,chosen = _with_weights(cfg, sentences, cfg.modality or None)
-        _note(chosen)
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
 # %% ../nbs/commands/30_cli.ipynb #b7703a09
@@ -138,10 +135,12 @@ def _many_scans(images, sentences, cfg):
     from medals.commands import cohort as c
     from medals.inference.memory import in_words
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
+    cfg,chosen = _with_weights(cfg, sentences, cfg.modality or None)
     settings = asdict(part_of(cfg, AskCfg))
     distinct = tuple(dict.fromkeys(sentences))
     asked = c.CohortCfg(prompts=distinct, **settings)
     plan = c.plan_cohort(images, cfg.out, asked, c.shard_of(cfg.shard))
+    _note(chosen)
     todo = len(plan.left())
     share,shares = plan.shard
     mine = len(plan.mine)

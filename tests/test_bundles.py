@@ -118,7 +118,7 @@ def test_a_large_scan_takes_few_passes_and_gives_the_same_mask(at, monkeypatch):
     scan = bright_scan(at, 13)
     quick = seg(scan, 'ball')
     promised = seg.dry_run(scan, 'ball').passes
-    monkeypatch.setattr(pipeline.SegmentRun, 'is_large', lambda self,windows: False)
+    monkeypatch.setattr(pipeline.SegmentRun, 'is_large', lambda *args: False)
     whole = seg(scan, 'ball')
     assert np.array_equal(quick.masks['ball'], whole.masks['ball']) and quick.masks['ball'].any()
     assert quick.manifest['passes']<=84<whole.manifest['passes'] and quick.manifest['passes']<=promised

@@ -88,6 +88,8 @@ def test_one_table_whatever_the_truth_and_the_predictions_are_kept_in(tmp_path, 
 
 
 def test_a_seg_without_its_series_lies_where_highdicom_has_it(tmp_path):
+    tmp_path = tmp_path/'study'/'p' # what others keep two levels above is theirs
+    tmp_path.mkdir(parents=True)
     on_series('seg', {'liver': LIVER, 'left kidney': KIDNEY}, tmp_path/'s1')
     there = read_structures(tmp_path/'s1'/'seg.dcm')
     (tmp_path/'s1'/'seg.dcm').rename(tmp_path/'alone.dcm')

@@ -390,7 +390,7 @@ def test_scores_of_voxels_as_a_dicom_seg(tmp_path, capsys):
     from medals import cli
     patients(tmp_path/'data', 1)
     series = tmp_path/'data'/'p0'/'MR'
-    words = ['segment', str(series), 'brain in MRI', 'heart in MRI', '--weights', 'nano']
+    words = ['segment', str(series), 'brain in MRI', 'heart in MRI', '--weights', 'nano', '--presence', '0'] # nano knows neither
     for kind in ('fractional','seg'): assert cli.main([*words, '-o', str(tmp_path/kind), '--format', f'dicom{kind}'])==0
     scan = read_volume(series)
     masks,half = (read_seg(tmp_path/kind/'masks.dcm', scan) for kind in ('seg','fractional'))

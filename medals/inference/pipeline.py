@@ -243,7 +243,7 @@ def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
     for row,i in enumerate(asked): found.add(i, new, row)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #4ed2240e
-LARGE_FROM = 24  # Windows from which one stage looks over a scan quickly first
+LARGE_FROM = 192 # Passes from which one stage looks over a scan quickly first
 LARGER = 1.5     # Times as large are the voxels of that look: within what training has drawn, and a third of the windows
 
 def quick_stage(
@@ -266,18 +266,18 @@ def apart(
     return tuple(starts)
 
 @patch
-def is_large(self:SegmentRun, windows):
+def is_large(self:SegmentRun, windows, phases):
     "Is a quick look first worth it?"
     request = self.request
     plain = not (request.rules.roi or request.instance or request.spatial)
-    return plain and len(self.seg.stages)==1 and len(windows)>=LARGE_FROM
+    return plain and len(self.seg.stages)==1 and len(windows)*phases**3>=LARGE_FROM
 
 @patch
 def first_look(self:SegmentRun, stage, group, found):
     "What a quick look over all of a scan found, and that look; None twice if the scan is not large"
     name = stage.name or 'coarse'
     view = stage_view(self.request, stage.frame, name, None, group.modality)
-    if not self.is_large(self.windows(stage, view, view.box)): return None,None
+    if not self.is_large(self.windows(stage, view, view.box), stage.frame.phases): return None,None
     quick = quick_stage(stage)
     view = stage_view(self.request, quick.frame, name, None, group.modality)
     every = self.windows(quick, view, view.box)
