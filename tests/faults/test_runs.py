@@ -153,12 +153,12 @@ def test_5_1_what_one_sentence_skips_another_does_not(head, monkeypatch):
 def test_5_1_a_conflict_is_said_in_table_manifest_and_on_stderr(tmp_path, head, capsys):
     write_volume(tmp_path/'head.nii.gz', bare(head))
     out = tmp_path/'out'
-    assert main(['segment', f'{tmp_path}/head.nii.gz', 'white matter', 'ventricles on CT', '-o', str(out)])==0
+    assert main(['segment', f'{tmp_path}/head.nii.gz', 'white matter', 'cerebral ventricles on CT', '-o', str(out)])==0
     err = capsys.readouterr().err
     clash = 'the sentence speaks of ct, and the scan is taken for mri'
-    assert f'note: ventricles on CT: {clash}' in err and err.count(clash)==1
+    assert f'note: cerebral ventricles on CT: {clash}' in err and err.count(clash)==1
     made = json.loads((out/'manifest.json').read_text())
-    assert f'ventricles on CT: {clash}' in made['notes'] and made['modality']=='mri'
+    assert f'cerebral ventricles on CT: {clash}' in made['notes'] and made['modality']=='mri'
     plain,odd = csv.DictReader(open(out/'table.csv'))
     assert clash in odd['note'] and clash not in plain['note']
 
