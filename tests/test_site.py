@@ -16,7 +16,13 @@ nbs = root/'nbs'
 cfg = yaml.safe_load((root/'_quarto.yml').read_text())
 site = cfg['website']
 pages = sorted(p for p in nbs.rglob('*.ipynb') if not {o for o in p.parts if o[:1] in '._'})
-PROCESS = "import nbdev.doclinks, nbdev.serve; nbdev.doclinks._build_modidx(); nbdev.serve.proc_nbs('nbs', n_workers=0)"
+# At its end Python would tidy up after a shell per page, which takes four times as long as the pages: so it leaves at once
+PROCESS = """
+import os, nbdev.doclinks, nbdev.serve
+nbdev.doclinks._build_modidx()
+nbdev.serve.proc_nbs('nbs', n_workers=0)
+os._exit(0)
+"""
 
 
 def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
