@@ -82,7 +82,10 @@ class Volume:
         "Does its source say where the voxels are, be it in a patient or not? Challenge files do not"
         return self.has_orientation or tuple(self.codes)!=(0,0)
 
-    def like(self, data):
+    def like(
+        self,
+        data, # `(x,y,z)`, of the same shape
+    ):        # `Volume`
         "Other values on the same voxels"
         if tuple(data.shape)!=self.shape: raise UserError(f"{tuple(data.shape)} voxels do not lie on a volume of {self.shape}")
         return replace(self, data=data)
@@ -166,7 +169,10 @@ def _turn(self:Volume, turn):
     return replace(self, data=data, affine=affine, qform=second, header=header)
 
 @patch
-def reorient(self:Volume, codes='RAS'):
+def reorient(
+    self:Volume,
+    codes='RAS', # Where the axes shall point: one of L and R, of A and P, of S and I, in any order
+)->Volume:
     "The same voxels with the axes turned and flipped towards `codes`; nothing is interpolated"
     if not _names_axes(codes):
         raise UserError(f"orientation {codes!r} should name one of L/R, one of A/P and one of S/I, such as 'RAS'")
@@ -219,7 +225,7 @@ def onto(
     self:Volume,
     other,              # `Volume`
     same_voxels=False,  # Was only the header lost? Then the voxels are taken as they are, with a note, where the headers differ
-):
+)->Volume:
     "The same voxels in the axis order of `other`, on the very voxels of which they must lie"
     to_other = np.linalg.inv(other.affine)@self.affine # voxel -> voxel
     turned = self._turn(io_orientation(to_other))
@@ -239,7 +245,10 @@ def onto(
 
 # %% ../nbs/scans/50_volume.ipynb #volsrc01
 @patch
-def on_source(self:Volume, data):
+def on_source(
+    self:Volume,
+    data, # `(x,y,z)`
+):        # `(columns,rows,n)`
     "Masks or labels of these voxels on the slices that the scan was read from, `(columns,rows,n)`; unchanged if those are the same"
     if self.source_grid is None: return data
     values = np.asarray(data).ravel()
@@ -248,7 +257,10 @@ def on_source(self:Volume, data):
     return out
 
 @patch
-def from_source(self:Volume, data):
+def from_source(
+    self:Volume,
+    data, # `(columns,rows,n)`
+):        # `(x,y,z)`
     "Masks or labels of the slices, on these voxels"
     if self.source_grid is None: return data
     _,affine,_ = straight_grid(self.source_grid)
@@ -434,7 +446,7 @@ def _save(path, img):
 
 def write_volume(
     path,        # `.nii` or `.nii.gz`
-    vol:Volume,
+    vol:Volume,  # What is written, with its placement
 ):
     "A scan to a NIfTI file"
     x,_ = clean_values(np.asarray(vol.data), str(path))

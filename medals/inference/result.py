@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'PRESENCE_WORDS', 'NOT_KNOWN', 'PLANES_COUNTED', 'HIDDEN', 'FRACTIONS', 'FORMATS', 'presence_of',
-           'Segmentation', 'ranking', 'Format', 'format_of', 'check_save', 'write_into', 'save_segmentation']
+           'Segmentation', 'Table', 'ranking', 'Format', 'format_of', 'check_save', 'write_into', 'save_segmentation']
 
 # %% ../../nbs/inference/70_result.ipynb #29bb9ece
+import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +100,26 @@ def __deepcopy__(self:Segmentation, memo):
     return replace(self, **deepcopy(own, memo))
 
 # %% ../../nbs/inference/70_result.ipynb #53f4cf00
+class Table(list):
+    "Rows with the same keys, which a notebook shows as a table"
+    def _repr_markdown_(self):
+        if not self: return 'no rows'
+        columns = [key for key in self[0] if any(row[key]!='' for row in self)]
+        lines = [columns, ['---']*len(columns)]
+        for row in self: lines.append([self._words(row[key]) for key in columns])
+        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+    def _words(self, value):
+        "A value as it stands in a table; a sentence may hold any sign"
+        if isinstance(value, bool): return 'yes' if value else 'no'
+        signs = escape(str(value)).replace('|', '\\|')
+        return re.sub(r'([*_`\[\]])', r'\\\1', ' '.join(signs.split()))
+
 @patch(as_prop=True)
-def table(self:Segmentation): # One dict per sentence
-    "Volume, extent and scores of every sentence"
-    return [self._row(sentence) for sentence in self.masks]
+def table(self:Segmentation)->Table: # One dict per sentence
+    """Volume, extent and scores of every sentence: `sentence`, `found`, `voxels`, `ml`, `box` (first voxel and end along x, y, z),
+    `score` (mean in the mask), `presence`, `outcome` (found, not found, not known), `objects` if they were asked for, `note`"""
+    return Table(self._row(sentence) for sentence in self.masks)
 
 @patch
 def _row(self:Segmentation, sentence):
@@ -153,7 +171,7 @@ def refine(
     self:Segmentation,
     marks:dict,    # `{sentence: marks}`, see `medals.spatial`; those that the result already knows are passed over
     progress=None, # `(passes done, all) -> False to stop`
-):                 # A new `Segmentation`
+)->Segmentation:   # A new one; this one stays
     "Ask again where there are new marks; every other voxel stays as it is"
     if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
     return self.again(self, marks, progress)
@@ -177,7 +195,11 @@ def _middle(bits, shape):
     return tuple(int(line.argmax()) if line.any() else len(line)//2 for line in lines)
 
 @patch
-def show(self:Segmentation, most:int=60, **kwargs): # The largest masks, if there are more
+def show(
+    self:Segmentation,
+    most:int=60, # The largest masks, if there are more
+    **kwargs     # Of the picture, such as `at=(x,y,z)`, see `medals.show.show`
+):               # A matplotlib figure
     "The three planes through what was found"
     bits = self.masks.bits
     if len(bits)>most:
