@@ -4,21 +4,19 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'PRESENCE_WORDS', 'NOT_KNOWN', 'PLANES_COUNTED', 'HIDDEN', 'FRACTIONS', 'FORMATS', 'presence_of',
-           'Segmentation', 'Table', 'ranking', 'Format', 'format_of', 'check_save', 'write_into', 'save_segmentation']
+           'Segmentation', 'ranking', 'Format', 'format_of', 'check_save', 'write_into', 'save_segmentation']
 
 # %% ../../nbs/inference/70_result.ipynb #29bb9ece
-import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from html import escape
 from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError
-from ..base.files import atomic, write_json, write_table
+from ..base.files import Table, atomic, write_json, write_table
 from .bids_writer import check_tree, set_aside, write_bids
 from .dicom_seg import SEGMENT_CODES, check_source, code_of, write_seg
 from .rtstruct import write_rtstruct
@@ -100,21 +98,6 @@ def __deepcopy__(self:Segmentation, memo):
     return replace(self, **deepcopy(own, memo))
 
 # %% ../../nbs/inference/70_result.ipynb #53f4cf00
-class Table(list):
-    "Rows with the same keys, which a notebook shows as a table"
-    def _repr_markdown_(self):
-        if not self: return 'no rows'
-        columns = [key for key in self[0] if any(row[key]!='' for row in self)]
-        lines = [columns, ['---']*len(columns)]
-        for row in self: lines.append([self._words(row[key]) for key in columns])
-        return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-    def _words(self, value):
-        "A value as it stands in a table; a sentence may hold any sign"
-        if isinstance(value, bool): return 'yes' if value else 'no'
-        signs = escape(str(value)).replace('|', '\\|')
-        return re.sub(r'([*_`\[\]])', r'\\\1', ' '.join(signs.split()))
-
 @patch(as_prop=True)
 def table(self:Segmentation)->Table: # One dict per sentence
     """Volume, extent and scores of every sentence: `sentence`, `found`, `voxels`, `ml`, `box` (first voxel and end along x, y, z),
