@@ -39,7 +39,7 @@ def sidebar():
     "Modules in the order of the site's sidebar"
     yaml = pytest.importorskip('yaml')
     contents = yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']
-    rows = [row for section in contents if isinstance(section, dict) for row in section['contents']]
+    rows = [row for section in contents if 'section' in section for row in section['contents']]
     return [module_of[root/'nbs'/row] for row in rows if root/'nbs'/row in module_of]
 
 
