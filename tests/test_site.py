@@ -103,9 +103,17 @@ def test_page_names_are_unique_without_their_numbers():
 
 
 def test_pictures_are_small_and_used():
-    said = '\n'.join(text(c) for p in pages for c in cells(p))+(root/'README.md').read_text(encoding='utf-8')
+    said = '\n'.join(text(c) for p in pages for c in cells(p))
+    for name in ('README.md','_quarto.yml'): said += (root/name).read_text(encoding='utf-8')
     pictures = list((nbs/'images').iterdir())
     assert not [p.name for p in pictures if p.stat().st_size>150_000] and not [p.name for p in pictures if p.name not in said]
+
+
+def test_a_lost_reader_a_tab_and_a_shared_link_have_something_to_show():
+    lost = (nbs/'404.qmd').read_text()
+    assert lost.startswith('---\ntitle:') and all((nbs/o).exists() for o in targets(lost)) and 'index.ipynb' in targets(lost)
+    shown = {site['favicon'], site['open-graph']['image'], site['twitter-card']['image']}
+    assert not [o for o in shown if not (nbs/o).is_file()] and site['open-graph']['image-alt']
 
 
 def test_the_workflow_publishes_what_nbdev_makes():
@@ -182,7 +190,7 @@ def check_processed(done):
 
 def test_every_page_goes_through_nbdev(tmp_path):
     "What nbdev_docs does before Quarto takes over, in a copy: imports run, signatures are drawn, directives are taken out"
-    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', 'nbs', 'medals', 'settings.ini', '_quarto.yml', 'README.md'],
+    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', 'nbs', 'medals', 'settings.ini', '_quarto.yml', '*.md'],
                            cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     for o in (o for o in names if (root/o).is_file()):
         (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
