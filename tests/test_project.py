@@ -216,6 +216,9 @@ def test_the_readme_is_the_index_page():
     index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
     plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb)', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
+    code = [text(c).strip() for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='code' and not text(c).startswith('#| hide')]
+    shown = [o.strip() for o in re.findall(r'(?s)```python\n(.*?)```', said)]
+    assert shown==code, 'run sh/readme.sh' # and nbdev_test runs the cells
     assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
 
 
