@@ -25,7 +25,7 @@ from .inference.request import as_volume
 from .scans.outputs import check_out, replacing
 from .studio.hints import complete, understood
 from .studio.surfaces import View3d, solid_picture, view3d
-from .segment import Stopped
+from .base.progress import Stopped
 from .studio.slices import Png, compare, png_of, prompts_view, slices
 from .spatial import FILE, read_marks, write_marks
 from .volume import Volume, write_labels
