@@ -108,7 +108,7 @@ def left(self:Shelf, place:Place)->float:
     "Seconds until a thing goes if nobody asks for it"
     return max(0., self.idle-(self.clock()-place.used))
 
-# %% ../../nbs/serving/20_shelves.ipynb #f09fc3f2
+# %% ../../nbs/serving/20_shelves.ipynb #a6ca153c
 @patch
 def drop(self:Shelf, name)->bool: # Was it there?
     "Take a thing away"
@@ -118,6 +118,14 @@ def drop(self:Shelf, name)->bool: # Was it there?
     close = getattr(place.thing, 'close', None)
     if close: close()
     return True
+
+@patch
+def pay(self:Shelf, place:Place, size:int, what='this'):
+    "A thing weighs something else from now on; if there is no room it weighs nothing"
+    self.budget.give(place.size)
+    place.size = 0
+    self.budget.take(size, what)
+    place.size = size
 
 @patch
 def reap(self:Shelf):
