@@ -109,7 +109,7 @@ def get(
     came = f'got {short(value)}' if name in said else 'it is missing'
     raise Refusal(f"{name} should be {FIELDS[name].words}; {came}")
 
-# %% ../../nbs/serving/40_calls.ipynb #46bfced5
+# %% ../../nbs/serving/40_calls.ipynb #92740988
 SMALL = 2**24 # bytes of a body that should hold JSON alone
 
 class Call:
@@ -135,8 +135,8 @@ class Call:
         "A header, or None"
         return self.request.headers.get(name)
     def path(self, name):
-        "A part of the address"
-        return self.request.path_params[name]
+        "A part of the address, or None"
+        return self.request.path_params.get(name)
     def query(self, name, default=None):
         "A parameter behind the question mark"
         return self.request.query_params.get(name, default)

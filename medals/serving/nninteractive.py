@@ -6,8 +6,7 @@
 __all__ = ['LEASE', 'CHANNELS', 'INTERACTIONS', 'MASKS', 'NNINTERACTIVE', 'slices_first', 'scan_of', 'Session', 'claim', 'leased',
            'heartbeat', 'lease_status', 'release', 'abilities', 'licence_of', 'capabilities', 'set_image',
            'set_target_buffer', 'answer', 'stepped', 'add_point', 'add_box', 'stroke', 'drawn', 'add_scribble',
-           'add_lasso', 'begun', 'add_initial', 'predict', 'undo', 'reset_interactions', 'set_do_autozoom',
-           'set_sentence']
+           'add_lasso', 'add_initial', 'predict', 'undo', 'reset_interactions', 'set_do_autozoom', 'set_sentence']
 
 # %% ../../nbs/serving/52_nninteractive.ipynb #4b4e058b
 import asyncio
@@ -177,7 +176,7 @@ async def set_target_buffer(call:Call)->Reply:
     session.shape,session.dtype = shape,dtype
     return Reply(dict(shape=list(shape), dtype=dtype.name))
 
-# %% ../../nbs/serving/52_nninteractive.ipynb #36c6e2af
+# %% ../../nbs/serving/52_nninteractive.ipynb #00dd6410
 def answer(
     session:Session,
     before:BitMask,
@@ -198,6 +197,7 @@ async def stepped(
     step,            # Called with the marking: changes it, or does nothing
     ask=True,        # Is the network asked after it?
     full=False,      # About all marks?
+    told=True,       # Is the client told what the step itself has changed? Else it knows
 )->Reply:
     "A step of a client, and what it has changed"
     async with session.lock:
@@ -206,7 +206,7 @@ async def stepped(
             past,known = marking.past,marking.now
             try:
                 done = step(marking)
-                mask = marking.now.mask if step is begun else known.mask
+                mask = known.mask if told else marking.now.mask
                 ran = marking.predict(progress, full) if ask else done is True
                 return answer(session, mask, ran)
             except BaseException:
@@ -268,11 +268,7 @@ async def add_lasso(call:Call)->Reply:
     "POST /add_lasso_interaction: an outline, filled"
     return await drawn(call, around=True)
 
-# %% ../../nbs/serving/52_nninteractive.ipynb #1d709711
-def begun(marking):
-    "Stands for the step that begins with a mask, upon which clients know that mask already"
-    marking.begin(marking.given)
-
+# %% ../../nbs/serving/52_nninteractive.ipynb #f929c62d
 async def add_initial(call:Call)->Reply:
     "POST /add_initial_seg_interaction: a mask to begin with"
     session = leased(call).thing
@@ -281,8 +277,8 @@ async def add_initial(call:Call)->Reply:
     shape = session.order(session.ready().vol.shape)
     data = await call.array(int(np.prod(shape))*8)
     if data.shape!=shape: raise Refusal(f"a mask of shape {data.shape} does not lie on the image of {shape}")
-    session.marking.given = np.ascontiguousarray(session.array(data!=0))
-    return await stepped(call, session, begun, ask, full=ask)
+    mask = np.ascontiguousarray(session.array(data!=0))
+    return await stepped(call, session, lambda marking: marking.begin(mask), ask, full=ask, told=False)
 
 async def predict(call:Call)->Reply:
     "POST /predict: ask about marks that were added without"
