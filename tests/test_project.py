@@ -177,8 +177,8 @@ def test_what_is_imported_is_required():
         for o in ast.walk(ast.parse(p.read_text())):
             if isinstance(o, ast.Import): used |= {a.name.split('.')[0] for a in o.names}
             if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.split('.')[0])
-    here = {*sys.stdlib_module_names, 'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets'}  # they come with others
-    assert not {o for o in used-here if dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image').get(o, o).lower() not in names}
+    here = {*sys.stdlib_module_names, 'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets', 'starlette'}  # they come with others
+    assert not {o for o in used-here if dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image', python_multipart='python-multipart').get(o, o).lower() not in names}
 
 
 def test_what_is_said_of_installing_can_be_typed():
@@ -190,7 +190,7 @@ def test_what_is_said_of_installing_can_be_typed():
                            cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     texts = [root/o for o in named if o.endswith(('.ipynb','.py','.sh','.md','.yml','file'))]
     said = {name_of(p): p.read_text(encoding='utf-8').replace('\\"', '"') for p in texts}
-    index = re.compile(r"""pip install(?! --no-index)[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ (?:git\+|https:)|[\w/\[])""")
+    index = re.compile(r"""pip install(?! --no-index)[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ (?:git\+|https:)|-client @ git\+|[\w/\[])""")
     assert not [f'{k}: {m[0]}' for k,v in said.items() for m in index.finditer(v)]
     asked = re.compile(r"""install_line\('(\w+)'\)|pip install [^\n`]*?(?:medals|\.)\[([\w,]+)\]""")
     wanted = {o for v in said.values() for pair in asked.findall(v) for o in ','.join(pair).split(',') if o}

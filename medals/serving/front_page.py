@@ -42,13 +42,13 @@ def guests(
             rows.append(row)
     return rows
 
-# %% ../../nbs/serving/60_front_page.ipynb #9692111b
+# %% ../../nbs/serving/60_front_page.ipynb #f7d29396
 VIEWER_STEPS = (
     ('napari, sentences', 'pip install napari-voxtell', 'Plugins, VoxTell: Remote, {url}, Connect'),
     ('napari, marks', 'pip install napari-nninteractive', 'Plugins, nnInteractive: Remote, {url}, Connect'),
     ('3D Slicer, MITK, OHIF', 'their nnInteractive or VoxTell extension', 'server address {url}'),
     ('ITK-SNAP 4.4', 'Tools, Deep learning extensions', 'a server of your own at {url}'),
-    ('Python', 'pip install "medals-client"', 'medals.connect("{url}")'),
+    ('Python', 'the package medals-client, or medals', 'medals.connect("{url}")'),
     ('command line', '', 'medals segment scan.nii.gz "liver" --server {url}'))
 
 def _row(tag, values):

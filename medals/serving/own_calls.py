@@ -169,7 +169,7 @@ async def forecast_of(call:Call)->Reply:
         device=plan.device,
         notes=list(plan.notes)))
 
-# %% ../../nbs/serving/56_own_calls.ipynb #3f8caaa1
+# %% ../../nbs/serving/56_own_calls.ipynb #f9f235a2
 def _run(call, name):
     "A run, whose scan stays as long as it is asked about"
     run = call.desk.runs.find(name).thing
@@ -186,7 +186,7 @@ async def refine_run(call:Call)->Reply:
 
 async def run_events(call:Call)->Reply:
     "GET /medals/runs/ID/events: how far a run is, line by line"
-    return Reply(lines=_run(call, call.path('id')).events())
+    return Reply(lines=_run(call, call.path('id')).events(whole=True)) # however late somebody listens
 
 async def run_result(call:Call)->Reply:
     "GET /medals/runs/ID/result: what was found"

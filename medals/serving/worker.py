@@ -91,11 +91,12 @@ def cancel(self:Job):
     with self._lock: waits = self.state=='waiting'
     if waits: self._end('cancelled')
 
-# %% ../../nbs/serving/10_worker.ipynb #4c42d8af
+# %% ../../nbs/serving/10_worker.ipynb #46db4460
 @patch
-async def events(self:Job):
+async def events(self:Job, whole=False): # From the beginning, even if it is over?
     "What is said of the job, as it is said"
-    at = len(self.said)-1 if self.state in OVER and self.said else 0
+    late = self.state in OVER and self.said and not whole
+    at = len(self.said)-1 if late else 0
     bell = asyncio.Event()
     listener = asyncio.get_running_loop(),bell
     self._bells.add(listener)
