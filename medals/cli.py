@@ -334,7 +334,7 @@ def download(
 
 # %% ../nbs/commands/30_cli.ipynb #5c42a371
 def serve(
-    cfg:LazyCfg('medals.serving.desk.ServeCfg')
+    cfg:LazyCfg('medals.serving.counter.ServeCfg')
 ):
     "Let viewers and notebooks elsewhere use a network here: napari, 3D Slicer, ITK-SNAP, MITK, OHIF and `medals.connect`"
     from medals.serving.app import run_server

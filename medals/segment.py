@@ -87,8 +87,8 @@ def __repr__(self:Segmenter):
 def load(
     cls:Segmenter,
     source='nano',   # Folder, hub id, name, or `random:PRESET`
-    device='auto',
-    **kwargs
+    device='auto',   # auto, cpu, cuda, cuda:1, mps
+    **kwargs         # `precision`, `compile`, `split`: see `Segmenter`
 ):
     "Networks, frames and text encoder from one source"
     stages,enc = load_stages(source)
@@ -99,8 +99,12 @@ def load(
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd
 @patch
-def queries(self:Segmenter, texts, modality): # One for all, or one per sentence
-    "Queries of sentences `(n,e)`, each encoded once"
+def queries(
+    self:Segmenter,
+    texts,    # Sentences
+    modality, # ct, mri, us, pet or microscopy; one for all, or one per sentence
+):            # Tensor `(n,e)` on the device
+    "Queries of sentences, each encoded once"
     kinds = [modality]*len(texts) if isinstance(modality, str) else modality
     keys = list(zip(texts, kinds))
     for text,kind in keys: # one at a time: numbers must not depend on what else is asked
@@ -109,7 +113,11 @@ def queries(self:Segmenter, texts, modality): # One for all, or one per sentence
 
 # %% ../nbs/inference/95_segment.ipynb #9ae6979e
 @patch
-def wanted(self:Segmenter, request, group):
+def wanted(
+    self:Segmenter,
+    request, # From `make_request`
+    group,   # One of its groups
+)->list:     # Of `NetworkStage`
     "The stages that a group of sentences goes through"
     only = request.cfg.stages
     if len(self.stages)==1:
@@ -119,7 +127,10 @@ def wanted(self:Segmenter, request, group):
     return [stage for stage in self.stages if stage.name!=dropped]
 
 @patch
-def steps(self:Segmenter, request):
+def steps(
+    self:Segmenter,
+    request, # From `make_request`
+)->list:     # Of `(NetworkStage, group)`
     "Pairs of stage and group, in the order in which they are asked"
     pairs = []
     for stage in self.stages:
@@ -137,7 +148,14 @@ def _rounds(self:Segmenter, request, stage, some):
     return min(rounds[i] for i in some)
 
 @patch
-def predictor(self:Segmenter, request, stage, some, q=None, tick=None):
+def predictor(
+    self:Segmenter,
+    request,    # From `make_request`
+    stage,      # One of `stages`
+    some,       # Numbers of sentences
+    q=None,     # Their queries `(n,e)`
+    tick=None,  # Called after every pass
+):              # `WindowPredictor`
     "What asks a stage about some sentences"
     cfg = request.cfg
     blind = ''
@@ -156,7 +174,15 @@ def _request(self:Segmenter, image, prompts, modality, spatial, instance, how):
     return make_request(image, prompts, modality, spatial, instance, InferenceCfg(**how), self.stages[0].frame)
 
 @patch
-def dry_run(self:Segmenter, image, prompts=None, modality=None, spatial=None, instance=False, **how)->Forecast:
+def dry_run(
+    self:Segmenter,
+    image,          # As for a run: path, `Volume`, or (array `(x,y,z)`, affine)
+    prompts=None,   # Sentences, as for a run
+    modality=None,  # ct, mri, us, pet, microscopy; None: guessed
+    spatial=None,   # {sentence: marks}
+    instance=False, # Objects rather than regions?
+    **how           # Settings, see `InferenceCfg`
+)->Forecast:
     "Windows, passes, memory and time of a run, without running it"
     request = self._request(image, prompts, modality, spatial, instance, how)
     plan = forecast(self, request)

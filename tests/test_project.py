@@ -39,7 +39,7 @@ def sidebar():
     "Modules in the order of the site's sidebar"
     yaml = pytest.importorskip('yaml')
     contents = yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']
-    rows = [row for section in contents if isinstance(section, dict) for row in section['contents']]
+    rows = [row for section in contents if 'section' in section for row in section['contents']]
     return [module_of[root/'nbs'/row] for row in rows if root/'nbs'/row in module_of]
 
 
@@ -177,8 +177,10 @@ def test_what_is_imported_is_required():
         for o in ast.walk(ast.parse(p.read_text())):
             if isinstance(o, ast.Import): used |= {a.name.split('.')[0] for a in o.names}
             if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.split('.')[0])
-    here = {*sys.stdlib_module_names, 'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets', 'starlette'}  # they come with others
-    assert not {o for o in used-here if dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image', python_multipart='python-multipart').get(o, o).lower() not in names}
+    others = {'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets', 'starlette'}  # they come with others
+    here = {*sys.stdlib_module_names, *others}
+    called = dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image', python_multipart='python-multipart')
+    assert not {o for o in used-here if called.get(o, o).lower() not in names}
 
 
 def test_what_is_said_of_installing_can_be_typed():
@@ -216,6 +218,9 @@ def test_the_readme_is_the_index_page():
     index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
     plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb)', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
+    code = [text(c).strip() for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='code' and not text(c).startswith('#| hide')]
+    shown = [o.strip() for o in re.findall(r'(?s)```python\n(.*?)```', said)]
+    assert shown==code, 'run sh/readme.sh' # and nbdev_test runs the cells
     assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
 
 

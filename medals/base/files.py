@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['EMPTIED', 'DEFLATE_GROWTH', 'STAND_INS', 'NUMPY', 'atomic', 'remove_stale', 'write_json', 'sha256', 'reading',
            'read_text', 'each_once', 'read_json', 'read_toml', 'files_below', 'asset', 'read_table', 'cache_dir',
-           'open_npz', 'npz_array', 'read_pickle', 'npz_object', 'read_lines', 'write_lines', 'write_table', 'add_rows']
+           'open_npz', 'npz_array', 'read_pickle', 'npz_object', 'read_lines', 'write_lines', 'write_table', 'add_rows',
+           'Table']
 
 # %% ../../nbs/base/05_files.ipynb #basefl03
 import csv
@@ -20,6 +21,7 @@ import tempfile
 import tomllib
 import zipfile
 from contextlib import contextmanager, suppress
+from html import escape
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -356,3 +358,24 @@ def add_rows(
         writer = csv.DictWriter(f, columns, lineterminator='\n')
         if is_new: writer.writeheader()
         for row in rows: writer.writerow({key: _cell(value) for key,value in row.items()})
+
+# %% ../../nbs/base/05_files.ipynb #27625ae1
+class Table(list):
+    "Rows with the same keys, which a notebook shows as a table"
+    def _repr_markdown_(self):
+        if not self: return 'no rows'
+        columns = []
+        for key in self[0]:
+            if any(row[key]!='' for row in self): columns.append(key)
+        lines = [columns, ['---']*len(columns)]
+        for row in self:
+            words = [self._words(row[key]) for key in columns]
+            lines.append(words)
+        lines = [' | '.join(line) for line in lines]
+        return '\n'.join(f'| {line} |' for line in lines)
+
+    def _words(self, value):
+        "A value as it stands in a table; a sentence may hold any sign"
+        if isinstance(value, bool): return 'yes' if value else 'no'
+        signs = escape(str(value)).replace('|', '\\|')
+        return re.sub(r'([*_`\[\]])', r'\\\1', ' '.join(signs.split()))

@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError
-from ..base.files import atomic, write_json, write_table
+from ..base.files import Table, atomic, write_json, write_table
 from .bids_writer import check_tree, set_aside, write_bids
 from .dicom_seg import SEGMENT_CODES, check_source, code_of, write_seg
 from .rtstruct import write_rtstruct
@@ -99,9 +99,10 @@ def __deepcopy__(self:Segmentation, memo):
 
 # %% ../../nbs/inference/70_result.ipynb #53f4cf00
 @patch(as_prop=True)
-def table(self:Segmentation): # One dict per sentence
-    "Volume, extent and scores of every sentence"
-    return [self._row(sentence) for sentence in self.masks]
+def table(self:Segmentation)->Table: # One dict per sentence
+    """Volume, extent and scores of every sentence: `sentence`, `found`, `voxels`, `ml`, `box` (first voxel and end along x, y, z),
+    `score` (mean in the mask), `presence`, `outcome` (found, not found, not known), `objects` if they were asked for, `note`"""
+    return Table(self._row(sentence) for sentence in self.masks)
 
 @patch
 def _row(self:Segmentation, sentence):
@@ -153,7 +154,7 @@ def refine(
     self:Segmentation,
     marks:dict,    # `{sentence: marks}`, see `medals.spatial`; those that the result already knows are passed over
     progress=None, # `(passes done, all) -> False to stop`
-):                 # A new `Segmentation`
+)->Segmentation:   # A new one; this one stays
     "Ask again where there are new marks; every other voxel stays as it is"
     if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
     return self.again(self, marks, progress)
@@ -177,7 +178,11 @@ def _middle(bits, shape):
     return tuple(int(line.argmax()) if line.any() else len(line)//2 for line in lines)
 
 @patch
-def show(self:Segmentation, most:int=60, **kwargs): # The largest masks, if there are more
+def show(
+    self:Segmentation,
+    most:int=60, # The largest masks, if there are more
+    **kwargs     # Of the picture, such as `at=(x,y,z)`, see `medals.show.show`
+):               # A matplotlib figure
     "The three planes through what was found"
     bits = self.masks.bits
     if len(bits)>most:

@@ -139,16 +139,16 @@ class Point(Mark):
     "A click"
     at:tuple             # `(x,y,z)`
     radius:float=3.      # mm
-    positive:bool=True
-    unit:str='voxel'     # voxel or mm
+    positive:bool=True   # Does it belong to the structure? False: it does not
+    unit:str='voxel'     # Of coordinates: voxel or mm (RAS+)
 
 @dataclass(frozen=True)
 class Box(Mark):
     "A box along the voxel axes"
     lo:tuple             # First corner `(x,y,z)`
     hi:tuple             # Last corner, exclusive
-    positive:bool=True
-    unit:str='voxel'
+    positive:bool=True   # Does it belong to the structure? False: it does not
+    unit:str='voxel'     # Of coordinates: voxel or mm (RAS+)
 
     def __post_init__(self):
         super().__post_init__()
@@ -160,16 +160,16 @@ class Scribble(Mark):
     "A stroke through points"
     points:tuple         # `((x,y,z), ...)`
     radius:float=2.      # mm
-    positive:bool=True
-    unit:str='voxel'
+    positive:bool=True   # Does it belong to the structure? False: it does not
+    unit:str='voxel'     # Of coordinates: voxel or mm (RAS+)
 
 @dataclass(frozen=True)
 class Lasso(Mark):
     "A closed outline in one slice"
     points:tuple         # `((x,y,z), ...)` in one plane of voxels, three or more
     axis:int=2           # The axis that the plane cuts
-    positive:bool=True
-    unit:str='voxel'
+    positive:bool=True   # Does it belong to the structure? False: it does not
+    unit:str='voxel'     # Of coordinates: voxel or mm (RAS+)
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,7 +180,7 @@ class Lasso(Mark):
 class Mask(Mark):
     "A mask on the voxels of the scan"
     data:np.ndarray      # bool `(x,y,z)`
-    positive:bool=True
+    positive:bool=True   # Does it belong to the structure? False: it does not
     mode:str='join'      # join what there is, such as an earlier prediction, or replace it
 
 def empty_box(

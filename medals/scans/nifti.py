@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GZIP', 'HEADERS', 'MAGIC', 'NIFTI_WORDS', 'PAIR', 'UNIT_MM', 'PLACEMENT_TOLERANCE', 'MOST_NAMES', 'EXTENSION_HEAD',
-           'PLACE', 'NIFTI1_LIMIT', 'placement', 'read_image', 'extensions', 'names_inside', 'image_under', 'image_at']
+           'PLACE', 'NIFTI1_LIMIT', 'INT_TYPES', 'placement', 'read_image', 'extensions', 'names_inside', 'image_under',
+           'image_at', 'smallest_type']
 
 # %% ../../nbs/scans/20_nifti.ipynb #b1f71004
 import json
@@ -356,3 +357,15 @@ def image_at(
     if not is_said: img.set_sform(first, 2)
     img.header.set_xyzt_units(unit)
     return img
+
+# %% ../../nbs/scans/20_nifti.ipynb #36fcb094
+INT_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
+
+def smallest_type(
+    ids:np.ndarray, # Whole numbers
+):                  # One of `INT_TYPES`
+    "The smallest integer type that holds some ids"
+    lo,hi = int(ids.min()),int(ids.max())
+    for kind in INT_TYPES:
+        limits = np.iinfo(kind)
+        if limits.min<=lo and hi<=limits.max: return kind

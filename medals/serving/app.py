@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASIC', 'ROUTES', 'given_key', 'why_not', 'Guard', 'make_app', 'open_port', 'run_server']
 
-# %% ../../nbs/serving/70_app.ipynb #18d81688
+# %% ../../nbs/serving/70_app.ipynb #39120873
 import asyncio
 import base64
 import hmac
@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 import medals
 from ..core import UserError, install_line
 from .calls import META, Call, refused
-from .desk import LOOPBACK, Desk, ServeCfg
+from .counter import LOOPBACK, Desk, ServeCfg
 from .front_page import FRONT
 from .itksnap import ITKSNAP
 from .nninteractive import NNINTERACTIVE

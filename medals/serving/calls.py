@@ -6,7 +6,7 @@
 __all__ = ['BYTES', 'META', 'MOST_SENTENCES', 'SENTENCE_LETTERS', 'FIELDS', 'NEEDED', 'JSON_ONLY', 'Reply', 'refused', 'get',
            'Call', 'naming']
 
-# %% ../../nbs/serving/40_calls.ipynb #b99774f6
+# %% ../../nbs/serving/40_calls.ipynb #c85f84c0
 import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..prompts.marks import Allowed, numbers_in, short
-from .desk import Desk
+from .counter import Desk
 from .packed import Cursor, Refusal, check_bytes, packed_head, read_object, unpack, unparcel
 
 # %% ../../nbs/serving/40_calls.ipynb #885980b9

@@ -6,12 +6,12 @@
 __all__ = ['SHELF_WORDS', 'VIEWER_STEPS', 'STYLE', 'MOST_SHOWN', 'FRONT', 'guests', 'connecting', 'front_page', 'front',
            'healthy']
 
-# %% ../../nbs/serving/60_front_page.ipynb #b11b5d6d
+# %% ../../nbs/serving/60_front_page.ipynb #a6f79420
 from html import escape
 
 import medals
 from .calls import Call, Reply
-from .desk import Desk
+from .counter import Desk
 
 # %% ../../nbs/serving/60_front_page.ipynb #e18c186c
 SHELF_WORDS = {

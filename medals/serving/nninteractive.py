@@ -8,7 +8,7 @@ __all__ = ['LEASE', 'CHANNELS', 'INTERACTIONS', 'MASKS', 'NNINTERACTIVE', 'claim
            'add_point', 'add_box', 'drawn', 'add_scribble', 'add_lasso', 'add_initial', 'predict', 'undo',
            'reset_interactions', 'set_do_autozoom', 'set_sentence']
 
-# %% ../../nbs/serving/52_nninteractive.ipynb #bb322556
+# %% ../../nbs/serving/52_nninteractive.ipynb #329f8594
 import asyncio
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from ..masks.bitmask import BitMask
 from ..prompts.marks import Box, Mask, Point
 from .calls import Call, Reply, get
-from .desk import Desk
+from .counter import Desk
 from .marking import changed
 from .packed import Refusal, check_bytes, pack
 from .sessions import Session, scan_of, slices_first, stroke

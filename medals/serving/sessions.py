@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['slices_first', 'scan_of', 'Session', 'stroke']
 
-# %% ../../nbs/serving/51_sessions.ipynb #59685ac0
+# %% ../../nbs/serving/51_sessions.ipynb #edf87c73
 import asyncio
 
 import numpy as np
 
 from ..volume import Volume, sound
-from .desk import Desk
+from .counter import Desk
 from .marking import Marking
 from .packed import Refusal
 

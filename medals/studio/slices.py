@@ -154,7 +154,7 @@ class Slices(VBox):
         "What is seen now, as a PNG"
         return png_of(self.figure())
 
-# %% ../../nbs/studio/10_slices.ipynb #18d2eed6
+# %% ../../nbs/studio/10_slices.ipynb #cf2fa29c
 def slices(
     volume,         # `Volume`, or a `Segmentation`, which brings its masks
     masks=None,     # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`

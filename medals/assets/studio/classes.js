@@ -1,4 +1,11 @@
-// The list of classes: colour, visibility, opacity, volume, presence; a click on a name chooses the class that the tools mark.
+// The list of classes: colour, visibility, opacity, what was found; a click on a name chooses the class that the tools mark, and goes there.
+
+function found(c) { // volume and presence, or what else came of it
+  if (c.outcome && c.outcome !== 'found') return [make('td', 'medals-figure medals-lost', { colspan: 2, title: c.note }, c.outcome)];
+  const edited = c.edited ? ' ✎' : '';
+  return [make('td', 'medals-figure', { title: c.edited ? 'changed by hand' : '' }, c.ml == null ? '–' : c.ml.toFixed(1) + edited),
+          make('td', 'medals-figure', { title: c.note }, c.presence == null ? '–' : c.presence.toFixed(2))];
+}
 
 function row(model, c, active) {
   const look = changes => model.send({ type: 'look', sentence: c.name, ...changes });
@@ -9,11 +16,12 @@ function row(model, c, active) {
   opacity.value = c.opacity;
   const colour = make('input', 'medals-colour', { type: 'color', title: 'Colour', 'aria-label': `colour of ${c.name}`, onchange: e => look({ colour: e.target.value }) });
   colour.value = c.colour;
-  const name = make('button', 'medals-name', { type: 'button', title: 'Mark this class', 'aria-pressed': String(active),
-    onclick: () => model.send({ type: 'pick', sentence: c.name }) }, c.name);
-  const cell = (...x) => make('td', '', {}, ...x);
-  return make('tr', active ? 'medals-active' : '', { 'data-class': c.name }, cell(box), cell(colour), cell(name), cell(opacity),
-    make('td', 'medals-figure', {}, c.ml === null ? '–' : c.ml.toFixed(1)), make('td', 'medals-figure', {}, c.presence === null ? '–' : c.presence.toFixed(2)),
+  const name = make('button', 'medals-name', { type: 'button', title: 'Mark this class, and go to its middle', 'aria-pressed': String(active),
+    onclick: () => model.send({ type: 'pick', sentence: c.name, centre: true }) }, c.name);
+  const cell = (...x) => make('td', '', {}, ...x), { doubt } = c;
+  const offers = doubt && doubt.line ? offersOf(model, doubt.offers.map(o => ({ ...o, instead_of: [c.name] }))) : [];
+  const said = offers.length ? [make('div', 'medals-doubt', {}, doubt.line, ' ', ...offers)] : [];
+  return make('tr', active ? 'medals-active' : '', { 'data-class': c.name }, cell(box), cell(colour), cell(name, ...said), cell(opacity), ...found(c),
     make('td', 'medals-figure', {}, String(c.marks)),
     cell(make('button', 'medals-remove', { type: 'button', title: 'Remove this sentence', 'aria-label': `remove ${c.name}`,
       onclick: () => model.send({ type: 'remove', sentence: c.name }) }, '×')));
