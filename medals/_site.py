@@ -96,7 +96,8 @@ class Reference:
         return [f'<a href="{url}" style="float:right; font-size:smaller">source</a>'] if url else []
 
     def _repr_markdown_(self):
-        parts = ['---', *self._source(), f'{"#"*self.level} {self.name}']
+        heading = self.name.replace('__', r'\_\_') # two underscores would make it bold
+        parts = ['---', *self._source(), f'{"#"*self.level} {heading}']
         can_be_called = callable(self.fn) and not self.is_property
         if can_be_called: parts.append(f'```python\n{signature_text(self.name, self.fn)}\n```')
         if self.said and self.said!=inspect.getdoc(object.__init__): parts.append(self.said)

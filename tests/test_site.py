@@ -147,7 +147,7 @@ def check_reference(done):
     "The pages for users show what the code says now, each public method of the classes they are about, and what each parameter means"
     rooms = {k: p for k,p in done.items() if k.startswith('reference/')}
     for k,p in rooms.items(): assert shown(p)==shown(nbs/k), f'run {k} again'
-    said = '\n'.join(o for p in rooms.values() for c in cells(p) for o in outputs(c))
+    said = '\n'.join(o for p in rooms.values() for c in cells(p) for o in outputs(c)).replace('\\_', '_')
     heads = set(re.findall(r'(?m)^### (\S+)$', said))
     for name,cls in USED.items():
         methods = {f'{name}.{o}' for o in public_methods(cls)}
