@@ -192,7 +192,8 @@ def in_browser(shape): # noqa: PLR0915 a protocol, from top to bottom
             for _ in range(6): page.locator('tr[data-class=liver] input[type=checkbox]').click()
             row('class on or off', 1000*(time.monotonic()-start)/6, 0, 6)
     finally: shutil.rmtree(tmp, ignore_errors=True)
-    print(f"\nin a browser, {'x'.join(map(str, shape))}\n\n| step | median ms | 95th ms | kB to the browser | kB back |\n|---|---|---|---|---|")
+    print(f"\nin a browser, {'x'.join(map(str, shape))}\n\n| step | median ms | 95th ms | kB to the browser | kB back |")
+    print('|---|---|---|---|---|')
     for name,mid,high,to,back in rows: print(f'| {name} | {mid:.0f} | {high:.0f} | {to/1000:.1f} | {back/1000:.1f} |')
 
 if __name__=='__main__':
