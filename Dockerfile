@@ -10,7 +10,8 @@ FROM ${BASE}
 WORKDIR /opt/medals
 COPY settings.ini setup.py README.md LICENSE ./
 COPY medals medals
-RUN pip install --no-cache-dir .
+ARG EXTRAS=client
+RUN pip install --no-cache-dir ".[${EXTRAS}]"
 
 # Weights travel inside the image: the challenge's machines have no network.
 ARG WEIGHTS=medals/assets/nano

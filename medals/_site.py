@@ -21,6 +21,7 @@ NAME = re.compile(r'(?<!\[)`([^`\s]+?)(\(\))?`(?!\])')
 PLAIN = re.compile(r'[a-z]+')  # `index` is a word as often as a function; what is code has an underscore, a dot or a capital
 LONGEST_ALT = 160
 WIDEST = 80        # Signs in a line of code
+CHANGES = '<!-- CHANGELOG.md -->' # Stands where the list of changes is shown
 ROOM = 'reference' # The folder of the pages for users
 EMPTY = inspect.Parameter.empty
 STARS = {inspect.Parameter.VAR_POSITIONAL: '*', inspect.Parameter.VAR_KEYWORD: '**'}
@@ -95,7 +96,8 @@ class Reference:
         return [f'<a href="{url}" style="float:right; font-size:smaller">source</a>'] if url else []
 
     def _repr_markdown_(self):
-        parts = ['---', *self._source(), f'{"#"*self.level} {self.name}']
+        heading = self.name.replace('__', r'\_\_') # two underscores would make it bold
+        parts = ['---', *self._source(), f'{"#"*self.level} {heading}']
         can_be_called = callable(self.fn) and not self.is_property
         if can_be_called: parts.append(f'```python\n{signature_text(self.name, self.fn)}\n```')
         if self.said and self.said!=inspect.getdoc(object.__init__): parts.append(self.said)
@@ -145,6 +147,12 @@ def said_before(markdown):
     return sentence[:LONGEST_ALT].rstrip(':')
 
 
+def changes(folder):
+    "The list of changes without its heading"
+    text = (Path(folder)/'CHANGELOG.md').read_text(encoding='utf-8')
+    return text.partition('\n')[2].strip()
+
+
 @cache
 def for_users(nbs_path):
     "Where the room for users speaks of a name: the heading of each `show_doc`, and of each class whose methods are shown"
@@ -181,6 +189,7 @@ class site_links(Processor):
 
     def cell(self, cell):
         if cell.cell_type=='markdown':
+            if cell.source.strip()==CHANGES: cell.source = changes(get_config().config_path)
             cell.source = self._linked(cell.source)
             self.alt = said_before(cell.source) or self.alt
         drawn = False

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_ROWS', 'VERBS', 'NOT_FILES', 'segment', 'challenge', 'demo', 'index', 'prepare', 'evaluate', 'train', 'finetune',
-           'knowledge', 'pretrain', 'info', 'models', 'download', 'add_verb', 'parser', 'main']
+           'knowledge', 'pretrain', 'info', 'models', 'download', 'serve', 'add_verb', 'parser', 'main']
 
 # %% ../nbs/commands/30_cli.ipynb #a589f146
 import argparse
@@ -67,6 +67,7 @@ def segment(
     from medals.commands.images import find_images, lone_scan, one_series, split_words, with_choice
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
+    if cfg.server: cfg = replace(cfg, weights=cfg.server)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
     notes = []
@@ -104,9 +105,9 @@ def _read_for_choice(image, sentences, cfg):
 
 # %% ../nbs/commands/30_cli.ipynb #bbabdf13
 def _one_scan(image, sentences, cfg):
+    from medals.commands.cohort import segmenter_of
     from medals.inference.bundles import AUTO
     from medals.inference.request import as_volume
-    from medals.segment import Segmenter
     from medals.spatial import read_marks
     from medals.volume import is_challenge, read_volume
     chosen = []
@@ -115,7 +116,7 @@ def _one_scan(image, sentences, cfg):
         cfg,chosen = _with_weights(cfg, asked, kind)
     elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
-    segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
+    segmenter = segmenter_of(cfg.weights, cfg.device, cfg.precision)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)
@@ -331,8 +332,19 @@ def download(
     from medals.weights import copy_weights, fetch
     _say(copy_weights(name, cfg.out) if cfg.out else fetch(name))
 
+# %% ../nbs/commands/30_cli.ipynb #5c42a371
+def serve(
+    cfg:LazyCfg('medals.serving.counter.ServeCfg')
+):
+    "Let viewers and notebooks elsewhere use a network here: napari, 3D Slicer, ITK-SNAP, MITK, OHIF and `medals.connect`"
+    from medals.serving.app import run_server
+    def say(url):
+        _tell(f'medals serves {cfg.weights} at {url} (Ctrl-C stops it)')
+        sys.stdout.flush() # whoever started it waits for this line
+    run_server(cfg, say)
+
 # %% ../nbs/commands/30_cli.ipynb #3bbc6963
-VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, info, models, download)
+VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, knowledge, pretrain, serve, info, models, download)
 
 # %% ../nbs/commands/30_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):

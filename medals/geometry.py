@@ -10,8 +10,6 @@ __all__ = ['FINEST_SPACING', 'AT_MOST', 'LOUD', 'Grid', 'grid_of', 'resample_poi
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from .scans.axes import Region
 from .core import UserError, check_affine, spacing_of
@@ -49,6 +47,7 @@ def grid_of(
 # %% ../nbs/preprocessing/10_geometry.ipynb #44a67886
 def _coords(slab, shape, mat, device):
     "Source voxel coordinates `(x,y,z,3)` of the target voxels whose first index is in `slab`"
+    import torch
     mat = torch.as_tensor(mat, dtype=torch.float32, device=device)
     first,second,third,origin = mat[:3].T
     def along(start, end, step): # `(n,3)`, voxels of the source for each voxel of one axis
@@ -60,14 +59,16 @@ def _coords(slab, shape, mat, device):
     return x[:,None,None]+y[:,None]+z+origin
 
 def resample_points(
-    x:torch.Tensor,    # Values `(c,x,y,z)` on `src`
+    x,                 # Tensor of values `(c,x,y,z)` on `src`
     src:Grid,          # Where `x` lies
     dst:Grid,          # Where values are wanted
     label:bool=False,  # Nearest neighbour, so label ids survive?
     warp=None,         # Displacement in mm on `dst`, `(x,y,z,3)`, added before looking up
     slab:int=2**21,    # At most about this many target voxels at a time
-)->torch.Tensor:       # `(c,*dst.shape)`, float for images, the type of `x` for labels
+)->object:              # Tensor `(c,*dst.shape)`, float for images, the type of `x` for labels
     "Move values from one grid to another"
+    import torch
+    import torch.nn.functional as F
     kind = dict(dtype=torch.float32, device=x.device)
     to_source = np.linalg.inv(src.affine)
     mm_to_source = torch.as_tensor(to_source[:3,:3].T, **kind)
@@ -192,6 +193,7 @@ def taps(
     flat:bool=False, # Take the nearest voxel?
 )->tuple:            # Lower and upper voxel `(m)`, weight of the upper `(m)`, float32
     "Where each voxel of a resampled axis comes from"
+    import torch
     middle = torch.arange(m, dtype=torch.float32)+.5
     at = middle*(torch.tensor(float(n))/m)
     if flat:
@@ -257,6 +259,7 @@ def resample(
     box:tuple=None,      # Only this part of the target, `((lo,hi),)*3`
 )->np.ndarray:           # `shape`, or that of the box
     "Grey values on more or fewer voxels"
+    import torch
     tap = all_taps(x.shape, shape, flat)
     box = Region(box) if box else Region.whole(shape)
     out = np.empty(box.size, dtype)
@@ -312,6 +315,7 @@ def _all_boxes(x):
 
 def _touched(tap, box):
     "The voxels of the target that a box of the source reaches; None: none"
+    import torch
     pairs = []
     for (lower,upper,_),(lo,hi) in zip(tap, box):
         near = torch.nonzero((lower<hi)&(upper>=lo))[:,0]
@@ -329,6 +333,7 @@ def resample_labels(
     slab:int=2**22,  # Target voxels at a time
 )->np.ndarray:       # `shape`, type of `x`
     "Label ids on more or fewer voxels, each voxel with the label that is strongest there"
+    import torch
     if tuple(shape)==x.shape: return x.copy()
     tap = all_taps(x.shape, shape, flat)
     boxes = _all_boxes(x)

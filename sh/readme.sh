@@ -2,6 +2,7 @@
 # README.md from nbs/index.ipynb, without Quarto (nbdev_readme does the same where Quarto is installed).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+rm -f nbs/images/README_*.png
 jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README --log-level WARN \
   --NbConvertApp.output_files_dir=nbs/images \
   --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\| *hide'

@@ -156,7 +156,7 @@ def test_importing_medals_is_light():
     assert out.strip()=='[]'
 
 
-def test_medals_hands_on_ten_names_and_loads_them_when_they_are_used():
+def test_medals_hands_on_eleven_names_and_loads_them_when_they_are_used():
     code = ("import sys, time; t = time.perf_counter(); import medals; light = time.perf_counter()-t; "
             "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; "
             "from medals import Box; import medals.spatial; assert Box is medals.spatial.Box and medals.Point is medals.spatial.Point; "
@@ -177,8 +177,10 @@ def test_what_is_imported_is_required():
         for o in ast.walk(ast.parse(p.read_text())):
             if isinstance(o, ast.Import): used |= {a.name.split('.')[0] for a in o.names}
             if isinstance(o, ast.ImportFrom) and not o.level: used.add(o.module.split('.')[0])
-    here = {*sys.stdlib_module_names, 'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets'}  # they come with others
-    assert not {o for o in used-here if dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image').get(o, o).lower() not in names}
+    others = {'medals', 'tokenizers', 'contourpy', 'dask', 'IPython', 'traitlets', 'starlette'}  # they come with others
+    here = {*sys.stdlib_module_names, *others}
+    called = dict(PIL='pillow', ngff_zarr='ngff-zarr', skimage='scikit-image', python_multipart='python-multipart')
+    assert not {o for o in used-here if called.get(o, o).lower() not in names}
 
 
 def test_what_is_said_of_installing_can_be_typed():
@@ -190,7 +192,7 @@ def test_what_is_said_of_installing_can_be_typed():
                            cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     texts = [root/o for o in named if o.endswith(('.ipynb','.py','.sh','.md','.yml','file'))]
     said = {name_of(p): p.read_text(encoding='utf-8').replace('\\"', '"') for p in texts}
-    index = re.compile(r"""pip install(?! --no-index)[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ (?:git\+|https:)|[\w/\[])""")
+    index = re.compile(r"""pip install(?! --no-index)[^\n`&.]*?["' ]medals(?:\[[^]]*\])?(?! @ (?:git\+|https:)|-client @ git\+|[\w/\[])""")
     assert not [f'{k}: {m[0]}' for k,v in said.items() for m in index.finditer(v)]
     asked = re.compile(r"""install_line\('(\w+)'\)|pip install [^\n`]*?(?:medals|\.)\[([\w,]+)\]""")
     wanted = {o for v in said.values() for pair in asked.findall(v) for o in ','.join(pair).split(',') if o}
@@ -216,6 +218,9 @@ def test_the_readme_is_the_index_page():
     index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
     plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb)', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
+    code = [text(c).strip() for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='code' and not text(c).startswith('#| hide')]
+    shown = [o.strip() for o in re.findall(r'(?s)```python\n(.*?)```', said)]
+    assert shown==code, 'run sh/readme.sh' # and nbdev_test runs the cells
     assert not [o for o in re.findall(r'\]\(([^)#\s]+)', said) if not re.match(r'[a-z]+:', o) and not (root/o).exists()]
 
 

@@ -90,9 +90,9 @@ def test_no_link_and_no_image_is_dead(page):
 
 
 @pytest.mark.parametrize('page', pages, ids=lambda p: p.relative_to(nbs).as_posix())
-def test_a_shell_block_fits_the_column_and_a_picture_has_words(page):
+def test_what_is_shown_to_be_typed_fits_the_column_and_a_picture_has_words(page):
     said = '\n'.join(text(c) for c in cells(page) if c['cell_type']=='markdown')
-    assert not [o for block in re.findall(r'(?s)```(?:sh|bash)\n(.*?)```', said) for o in block.splitlines() if len(o)>80]
+    assert not [o for block in re.findall(r'(?s)```\w*\n(.*?)```', said) for o in block.splitlines() if len(o)>80]
     assert not re.findall(r'!\[\s*\]\(\S+|<img(?![^>]*alt="[^"]+)[^>]*', said)
 
 
@@ -103,9 +103,17 @@ def test_page_names_are_unique_without_their_numbers():
 
 
 def test_pictures_are_small_and_used():
-    said = '\n'.join(text(c) for p in pages for c in cells(p))+(root/'README.md').read_text(encoding='utf-8')
+    said = '\n'.join(text(c) for p in pages for c in cells(p))
+    for name in ('README.md','_quarto.yml'): said += (root/name).read_text(encoding='utf-8')
     pictures = list((nbs/'images').iterdir())
     assert not [p.name for p in pictures if p.stat().st_size>150_000] and not [p.name for p in pictures if p.name not in said]
+
+
+def test_a_lost_reader_a_tab_and_a_shared_link_have_something_to_show():
+    lost = (nbs/'404.qmd').read_text()
+    assert lost.startswith('---\ntitle:') and all((nbs/o).exists() for o in targets(lost)) and 'index.ipynb' in targets(lost)
+    shown = {site['favicon'], site['open-graph']['image'], site['twitter-card']['image']}
+    assert not [o for o in shown if not (nbs/o).is_file()] and site['open-graph']['image-alt']
 
 
 def test_the_workflow_publishes_what_nbdev_makes():
@@ -126,11 +134,12 @@ def outputs(cell):
 
 
 def shown(p):
-    "What `show_doc` shows on a page, by its code, without the number of a line"
+    "What `show_doc` shows on a page, by its code, without links"
     found = {}
     for c in cells(p):
         code = re.sub(r'(?m)^#\|.*\n', '', text(c)).strip()
-        if code.startswith('show_doc('): found[code] = re.sub(r'#L\d+', '', re.sub(r'\[(`[^`]*`)\]\([^)]*\)', r'\1', ''.join(outputs(c))))
+        said = re.sub(r'<a href="[^"]*"[^>]*>source</a>', '', ''.join(outputs(c)))
+        if code.startswith('show_doc('): found[code] = re.sub(r'\[(`[^`]*`)\]\([^)]*\)', r'\1', said)
     return found
 
 
@@ -138,7 +147,7 @@ def check_reference(done):
     "The pages for users show what the code says now, each public method of the classes they are about, and what each parameter means"
     rooms = {k: p for k,p in done.items() if k.startswith('reference/')}
     for k,p in rooms.items(): assert shown(p)==shown(nbs/k), f'run {k} again'
-    said = '\n'.join(o for p in rooms.values() for c in cells(p) for o in outputs(c))
+    said = '\n'.join(o for p in rooms.values() for c in cells(p) for o in outputs(c)).replace('\\_', '_')
     heads = set(re.findall(r'(?m)^### (\S+)$', said))
     for name,cls in USED.items():
         methods = {f'{name}.{o}' for o in public_methods(cls)}
@@ -182,7 +191,7 @@ def check_processed(done):
 
 def test_every_page_goes_through_nbdev(tmp_path):
     "What nbdev_docs does before Quarto takes over, in a copy: imports run, signatures are drawn, directives are taken out"
-    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', 'nbs', 'medals', 'settings.ini', '_quarto.yml', 'README.md'],
+    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', 'nbs', 'medals', 'settings.ini', '_quarto.yml', '*.md'],
                            cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
     for o in (o for o in names if (root/o).is_file()):
         (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +205,7 @@ def test_every_page_goes_through_nbdev(tmp_path):
         front = text(cells(p)[0])
         assert front.startswith('---') and 'title:' in front, k
         assert not [c for c in cells(p) if c['cell_type']=='code' and text(c).startswith('#| export')], k
-        api = 'default_exp' in (nbs/k).read_text()
+        api = any(re.match(r'#\| export\b', text(c)) and re.search(r'(?m)^(?:def|class) [^_\W]', text(c)) for c in cells(nbs/k))
         assert ('source' in p.read_text()) and (not api or '>source</a>' in p.read_text()), k
     check_processed(done)
     check_reference(done)

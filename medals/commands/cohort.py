@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['share_cases', 'shard_of', 'own_device', 'check_before', 'with_scores', 'CohortCfg', 'question', 'result_key',
-           'is_done', 'load_case', 'begin_case', 'ask_case', 'write_result', 'pipeline', 'segment_case', 'CohortPlan',
-           'plan_cohort', 'segment_cohort', 'gather_tables', 'earlier_cases', 'overview', 'manifests', 'notes_of',
-           'seconds_left']
+           'is_done', 'load_case', 'begin_case', 'is_address', 'segmenter_of', 'ask_case', 'write_result', 'pipeline',
+           'segment_case', 'CohortPlan', 'plan_cohort', 'segment_cohort', 'gather_tables', 'earlier_cases', 'overview',
+           'manifests', 'notes_of', 'seconds_left']
 
 # %% ../../nbs/commands/05_cohort.ipynb #6e8ba17d
 import csv
@@ -181,8 +181,24 @@ def begin_case(
 
 @cache
 def _loaded(weights, device, precision):
-    "The segmenter of a process, loaded once"
-    return Segmenter.load(weights, device, precision=precision)
+    "The segmenter of a process, loaded once; weights may be the address of a server"
+    return segmenter_of(weights, device, precision)
+
+def is_address(
+    weights:str,
+)->bool:
+    "Does a name of weights lead to a server?"
+    return weights.startswith(('http://','https://'))
+
+def segmenter_of(
+    weights:str,       # Folder, hub id, name, or the address of a server
+    device='auto',
+    precision='auto',
+):                     # `Segmenter`, or one that runs on a server
+    "A segmenter by the name of its weights, or of where it runs"
+    if not is_address(weights): return Segmenter.load(weights, device, precision=precision)
+    from medals.serving.remote import connect
+    return connect(weights)
 
 def ask_case(
     given:tuple,   # From `load_case`
@@ -320,7 +336,7 @@ def segment_cohort(
     if i==0: _forget(out, n)
     fails = FailureLog(out/_name_of_failures(i, n))
     tasks = {case: _task_of(plan, case) for case in plan.left()}
-    if not cfg.weights.startswith('random:'): find_model(cfg.weights)
+    if not (cfg.weights.startswith('random:') or is_address(cfg.weights)): find_model(cfg.weights)
     alone = workers==1 and not scheduler
     done = _one_process(tasks, cfg) if alone else run_tasks(segment_case, tasks, workers, scheduler, 'cohort')
     for name,res in done: fails.add(name, res)

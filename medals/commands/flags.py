@@ -25,6 +25,7 @@ class SegmentCfg(AskCfg):
     channel:str=''        # Of OME-Zarr this channel: its number from 0, or its name
     time:str=''           # Of OME-Zarr this point in time, counted from 0
     level:str=''          # Of OME-Zarr this resolution, 0 is the finest; empty: the finest of moderate size
+    server:str=''         # Address of a `medals serve` on which the network runs, such as http://gpu:1527; its key is in MEDALS_KEY
     dry_run:bool=False    # Only say what the run would take?
     shard:str=''          # Of many scans only this share, such as 3/16; empty: all, or as torchrun or a SLURM array say
     workers:int=1         # Processes for many scans; 1: this one, 0: one per core
