@@ -158,8 +158,7 @@ def refine(
 )->Segmentation:   # A new one; this one stays
     "Ask again where there are new marks; every other voxel stays as it is"
     if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
-    more = {} if preview is None else dict(preview=preview)
-    return self.again(self, marks, progress, **more)
+    return self.again(self, marks, progress, preview)
 
 # %% ../../nbs/inference/70_result.ipynb #e32e26ac
 PLANES_COUNTED = 64 # Of a mask along each axis, about
