@@ -42,7 +42,7 @@ def refused(
     sentence = ' '.join(str(e).split())
     return Reply(dict(detail=sentence), status=getattr(e, 'status', 400), headers=headers)
 
-# %% ../../nbs/serving/40_calls.ipynb #a446d37e
+# %% ../../nbs/serving/40_calls.ipynb #4be669d1
 MOST_SENTENCES = 512
 SENTENCE_LETTERS = 500 # Letters of a sentence
 
@@ -74,8 +74,8 @@ def _pairs(value):
 
 def _sizes(value):
     "Three whole numbers from 1 on"
-    sizes = numbers_in(value, 3)
-    return sizes if sizes and all(isinstance(n, int) and n>0 for n in sizes) else None
+    is_three = isinstance(value, (list, tuple)) and len(value)==3
+    return tuple(value) if is_three and all(type(n) is int and 0<n<2**40 for n in value) else None
 
 def _lengths(value):
     "Three numbers above 0"
@@ -187,7 +187,7 @@ def flag(self:Call, name, default=False):
     if word not in known: raise Refusal(f"{name} should be true or false, got {short(said)}")
     return known[word]
 
-# %% ../../nbs/serving/40_calls.ipynb #e2529c34
+# %% ../../nbs/serving/40_calls.ipynb #bc8af2f4
 @patch
 async def array(self:Call, most=None): # Bytes at most; None: those of one array
     "The packed array in the body"
@@ -210,6 +210,6 @@ def naming(what, path):
     "Errors name what a client knows, and not the temporary file behind it"
     try: yield
     except Refusal: raise
-    except (ValueError, OSError, EOFError) as e:
+    except Exception as e: # readers have a kind for each damage
         text = str(e).replace(str(path), what)
         raise Refusal(text) from e
