@@ -6,8 +6,8 @@
 __all__ = ['ONES', 'BitMask', 'MaskDict']
 
 # %% ../../nbs/masks/00_bitmask.ipynb #a515189c
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from fastcore.basics import patch
@@ -18,11 +18,15 @@ from ..core import UserError
 # %% ../../nbs/masks/00_bitmask.ipynb #b3592c09
 ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:,None], axis=1).sum(1, dtype=np.uint8)  # Bits that are set in a byte
 
-@dataclass(eq=False)
 class BitMask:
     "A mask at one bit per voxel"
-    data:np.ndarray  # uint8 `(x,y,z/8)`, packed along the last axis
-    shape:tuple      # `(x,y,z)`
+    def __init__(
+        self,
+        data:np.ndarray,  # uint8 `(x,y,z/8)`, packed along the last axis
+        shape:tuple,      # `(x,y,z)`
+    ):
+        self.data = data
+        self.shape = shape
 
     @classmethod
     def zeros(cls, shape):
@@ -59,6 +63,38 @@ class BitMask:
         size = 'x'.join(map(str, self.shape))
         return f"BitMask({size}, {self.sum()} set)"
 
+# %% ../../nbs/masks/00_bitmask.ipynb #3b002e9a
+def _bytes_now(self):
+    "The bytes of a mask, unpacked if it sleeps"
+    data = self._data
+    if data is not None: return data
+    x,y,z = self.shape
+    return np.frombuffer(zlib.decompress(self._zipped), np.uint8).reshape(x, y, -(-z//8))
+
+def _set_bytes(self, data):
+    "Other bytes, awake"
+    self._data = data
+    self._zipped = None
+
+def _bytes_kept(self):
+    "How many bytes are kept now"
+    return len(self._zipped) if self._zipped else self._data.nbytes
+
+BitMask.data = property(_bytes_now, _set_bytes)
+BitMask.nbytes = property(_bytes_kept)
+
+@patch
+def sleep(self:BitMask):
+    "Take less memory, and more time when it is used"
+    if self._zipped is not None: return
+    self._zipped = zlib.compress(self._data.tobytes(), 1)
+    self._data = None
+
+@patch
+def wake(self:BitMask):
+    "Be quick again"
+    if self._zipped is not None: self.data = self.data.copy() # a copy can be written to
+
 # %% ../../nbs/masks/00_bitmask.ipynb #99473eb7
 def _bytes_of(z, n):
     "Voxels of the last axis, as a slice of the `n` there are: the bytes that hold them, and where they lie in those"
@@ -78,6 +114,7 @@ def __getitem__(self:BitMask, at): # Slices of step 1
 def __setitem__(self:BitMask, at, m):
     x,y,z = at
     whole_bytes,part = _bytes_of(z, self.shape[2])
+    self.wake()
     bits = np.unpackbits(self.data[x,y,whole_bytes], axis=-1)
     bits[...,part] = m
     self.data[x,y,whole_bytes] = np.packbits(bits, axis=-1)

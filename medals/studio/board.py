@@ -24,7 +24,7 @@ from .slices import Screen
 from .surfaces import filled_region
 from ..volume import Volume
 
-# %% ../../nbs/studio/28_board.ipynb #53a59a09
+# %% ../../nbs/studio/28_board.ipynb #a65edc21
 class Board:
     "A scan with sentences, marks and masks, as a screen shows them"
     def __init__(self, vol:Volume, sentences=(), kind=None): # Modality, if it is known
@@ -39,7 +39,7 @@ class Board:
         self.window = opened['lo'],opened['hi']
         self.looks = {}
         self._pieces = {}
-        self._table = (None, [])
+        self._tables = {} # by the id of a result: the result and its rows
         self._air = None # where the scan is outside of the body, once it was looked for
         self._settle()
 
@@ -63,6 +63,9 @@ class Board:
         for marks in self.now.marks.values(): alive += marks
         ids = {id(o) for o in alive}
         self._pieces = {k: o for k,o in self._pieces.items() if k in ids}
+        steps = (*self.history.past, self.now, *self.history.future)
+        results = {id(o.result) for o in steps}
+        self._tables = {k: o for k,o in self._tables.items() if k in results}
 
 # %% ../../nbs/studio/28_board.ipynb #06b075b0
 @dataclass(frozen=True, eq=False)
@@ -233,30 +236,32 @@ def add(self:Board, sentence, *marks):
     before = self.now.marks.get(name, ())
     self.set_marks({**self.now.marks, name: (*before, *marks)})
 
-# %% ../../nbs/studio/28_board.ipynb #7d0f39eb
+# %% ../../nbs/studio/28_board.ipynb #af16969f
 @patch
 def set_result(self:Board, result, asked=None, step='result'):
     "Masks, as a cell has made them"
-    if result is not None: self._check_grid(result.volume)
+    if result is not None: self._check_grid(result)
     names = spelled_once([*self.now.sentences, *masks_of_result(result)])
     self._do(step, result=result, asked=asked, sentences=names, edited=frozenset())
 
 @patch
-def _check_grid(self:Board, vol):
+def _check_grid(self:Board, result):
     "Masks must lie on the voxels of the scan"
-    if vol.shape!=self.vol.shape:
-        raise UserError(f"masks of {vol.shape} voxels do not lie on the scan of {self.vol.shape}")
-    why = grid_difference(self.vol.shape, vol.affine, self.vol.affine)
+    sizes = [mask.shape for mask in masks_of_result(result).values()]
+    for shape in (result.volume.shape, *sizes):
+        if tuple(shape)==self.vol.shape: continue
+        raise UserError(f"masks of {tuple(shape)} voxels do not lie on the scan of {self.vol.shape}")
+    why = grid_difference(self.vol.shape, result.volume.affine, self.vol.affine)
     if why: raise UserError(f"these masks are of another scan: {why}")
 
-# %% ../../nbs/studio/28_board.ipynb #dca876e0
+# %% ../../nbs/studio/28_board.ipynb #6eec0deb
 @patch
 def table(self:Board):
     "One row per sentence that has a mask, as `Segmentation.table`; counted once"
     result = self.now.result
     if result is None: return []
-    if self._table[0] is not result: self._table = result,result.table
-    return self._table[1]
+    if id(result) not in self._tables: self._tables[id(result)] = result,result.table
+    return self._tables[id(result)][1]
 
 @patch
 def drawn(self:Board):

@@ -97,7 +97,7 @@ def slice_image(
     layers = {k: fewer_pixels(m, step, np.any) for k,m in layers.items()}
     return Cut(grey.astype(np.uint8), layers, rect, step)
 
-# %% ../../nbs/studio/30_canvas.ipynb #4bdc0f82
+# %% ../../nbs/studio/30_canvas.ipynb #c62d5619
 @dataclass(frozen=True, eq=False)
 class Tile:
     "A part of a slice as numbers"
@@ -123,13 +123,16 @@ def tile_of(
     values = part if step==1 else fewer_pixels(part.astype(np.float32), step)
     if part.dtype.kind in 'biu' and abs(max(board.range, key=abs))<2**15:
         low = part.dtype.kind=='b' or part.dtype==np.uint8
-        return Tile(np.rint(values).astype(np.uint8 if low else np.int16), rect, step)
+        if low: return Tile(np.rint(values).astype(np.uint8), rect, step)
+        scale = 1 if step==1 else 2 # means are a preview: half of their steps are noise
+        return Tile(np.rint(values/scale).astype(np.int16), rect, step, scale)
     values = np.nan_to_num(values.astype(np.float64))
     lo = values.min()
     scale = max(float(values.max()-lo), 1e-12)/65535
     numbers = np.rint((values-lo)/scale)-32768
     return Tile(numbers.astype(np.int16), rect, step, scale, float(lo+32768*scale))
 
+# %% ../../nbs/studio/30_canvas.ipynb #964a8d60
 def packed(
     numbers:np.ndarray,  # `(rows,columns)`, uint8 or int16
 )->bytes:

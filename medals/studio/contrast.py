@@ -17,7 +17,7 @@ from ..base.files import read_table
 from ..inference.modality import modality_of_scan
 from ..volume import Volume
 
-# %% ../../nbs/studio/05_contrast.ipynb #c039ec97
+# %% ../../nbs/studio/05_contrast.ipynb #8d749dfe
 THIN = 100 # Voxels along each axis that are looked at, about
 
 @cache
@@ -46,7 +46,7 @@ def _row(name, about, thin, whole):
     if 'level' in about:
         half = about['width']/2
         return dict(name=name, lo=float(about['level']-half), hi=float(about['level']+half))
-    lo,hi = map(float, np.percentile(thin, about['percentiles']))
+    lo,hi = map(float, np.percentile(thin.astype(np.float32), about['percentiles']))
     if hi<=lo: lo,hi = whole
     return dict(name=name, lo=lo, hi=hi)
 
@@ -61,7 +61,7 @@ def windows_of(
     whole = grey_range(x)
     return [_row(name, about, thin, whole) for name,about in rows.items()]
 
-# %% ../../nbs/studio/05_contrast.ipynb #3ebc258d
+# %% ../../nbs/studio/05_contrast.ipynb #378da38f
 OUTSIDE_MOST = 80 # Voxels along each axis that are looked at, about
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def outside_of(
     x = np.asarray(vol.data)
     steps = tuple(max(1, n//OUTSIDE_MOST) for n in x.shape)
     thin = thinned(x, OUTSIDE_MOST)
-    lo,hi = np.percentile(thin, (1,99.5))
+    lo,hi = np.percentile(thin.astype(np.float32), (1,99.5))
     limit = about['value'] if 'value' in about else lo+about['part']*(hi-lo)
     dark = np.pad(thin<=limit, 1, constant_values=True)
     numbers,_ = ndi.label(dark)

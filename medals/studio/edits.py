@@ -18,7 +18,7 @@ from .brush import brushed, edited
 from .history import State, folded, masks_of_result, same_bits, spelled_once, with_masks
 from .pointer import stamp
 
-# %% ../../nbs/studio/29_edits.ipynb #d1f83dfd
+# %% ../../nbs/studio/29_edits.ipynb #cf779ea3
 @patch
 def mask_of(self:Board, sentence)->BitMask:
     "The mask of a class, packed; an empty one if there is none"
@@ -42,9 +42,12 @@ def set_mask(
     now = self.now
     result = now.result
     if result is None: result = Segmentation(self.vol, {}, {}, dict(medals=medals.__version__, notes=[]))
+    rows = [row for row in self.table() if folded(row['sentence'])!=folded(name)]
     kept = {k: m for k,m in masks_of_result(result).items() if folded(k)!=folded(name)}
     hands = now.edited|{name}
+    own = with_masks(result, {name: new}).table if hasattr(result, 'table') else []
     result = with_masks(result, {**kept, name: new})
+    self._tables[id(result)] = result,[*rows, *own] # counting all masks anew would take as long as there are many
     if hasattr(result, 'manifest'): result.manifest = {**result.manifest, 'edited by hand': sorted(hands)}
     names = tuple(dict.fromkeys((*now.sentences, name)))
     self._do(step, result=result, sentences=names, edited=hands)
@@ -70,7 +73,7 @@ def clean(self:Board, sentence, step:str, mm:float=1.)->bool: # One of `EDITS`; 
     if sentence not in self.masks: raise UserError(f"{sentence} has no mask yet; run, or paint one")
     return self.set_mask(sentence, edited(self.mask_of(sentence), step, self.vol.spacing, mm), step)
 
-# %% ../../nbs/studio/29_edits.ipynb #ba2fd3c8
+# %% ../../nbs/studio/29_edits.ipynb #0cbb60ec
 @patch
 def land(
     self:Board,
@@ -79,7 +82,7 @@ def land(
     whole:bool=True, # Was everything asked anew? If not, the result contains what a hand had made
 )->tuple:            # Has a mask changed? Sentences whose masks were kept
     "The answer of a run, under what was done meanwhile"
-    self._check_grid(result.volume)
+    self._check_grid(result)
     now = self.now
     earlier = masks_of_result(start.result)
     present = self.masks

@@ -137,7 +137,7 @@ def _on_clean(self, step, mm=1.):
     if not self.canvas.active: raise UserError("add a sentence first: a mask belongs to one")
     self.clean(self.canvas.active, step, float(mm))
 
-# %% ../../nbs/studio/38_heard.ipynb #77be0a3c
+# %% ../../nbs/studio/38_heard.ipynb #b7c3721a
 def _on_look(self, sentence, **changes):
     "Another colour, opacity or visibility"
     known = {k: v for k,v in changes.items() if k in ('colour','opacity','visible')}
@@ -160,7 +160,9 @@ def _on_add(self, sentence, as_typed=False):
     if said['sure'] and not as_typed:
         wanted = said['offers'][0]['sentences']
         offers = [dict(label='as it was typed', sentences=[sentence], instead_of=wanted)]
-    for one in wanted: self.add(one)
+    self._change(self.board.exchange, [], wanted, said='')
+    self.canvas.active = next(s for s in self.sentences if folded(s)==folded(wanted[-1]))
+    self._show('')
     line = said['line'] if wanted==[sentence] else f"{sentence} was read as {', '.join(wanted)}"
     self.canvas.understood = dict(text='', line=line, options=[], known=[], offers=offers)
 

@@ -85,9 +85,9 @@ def same_bits(
     "Are two masks the same, to the bit?"
     return a is b or np.array_equal(BitMask.of(a).data, BitMask.of(b).data)
 
-# %% ../../nbs/studio/15_history.ipynb #1f14fcf0
+# %% ../../nbs/studio/15_history.ipynb #8a725967
 MOST_STEPS = 500       # That can be taken back
-MOST_BYTES = 256*2**20 # Of masks that are kept to go back to
+MOST_BYTES = 128*2**20 # Of masks that are kept to go back to
 
 class History:
     "States, one after another"
@@ -109,9 +109,11 @@ class History:
         **changes
     ):
         "A new state"
-        self.past.append(self.now)
-        self.now = replace(self.now, step=step, **changes)
+        before = self.now
+        self.past.append(before)
+        self.now = replace(before, step=step, **changes)
         self.future = []
+        self._rest(before)
         while self.past and self._is_too_much(): self.past.pop(0)
 
     def amend(self, **changes):
@@ -120,8 +122,10 @@ class History:
 
     def _step(self, source, target):
         if source:
-            target.append(self.now)
+            before = self.now
+            target.append(before)
             self.now = source.pop()
+            self._rest(before)
         return self.now
 
     def undo(self):
@@ -132,7 +136,16 @@ class History:
         "The state that `undo` left"
         return self._step(self.future, self.past)
 
-# %% ../../nbs/studio/15_history.ipynb #87afe603
+# %% ../../nbs/studio/15_history.ipynb #f707c375
+@patch
+def _rest(self:History, before):
+    "Masks that are not seen any more sleep, and those that are seen are awake"
+    seen = [mask for mask in masks_of_result(self.now.result).values() if isinstance(mask, BitMask)]
+    for mask in seen: mask.wake()
+    ids = set(map(id, seen))
+    for mask in masks_of_result(before.result).values():
+        if isinstance(mask, BitMask) and id(mask) not in ids: mask.sleep()
+
 @patch
 def _is_too_much(self:History):
     "Is there more to go back to than is kept?"

@@ -14,7 +14,7 @@ from ..base.files import asset
 from ..core import UserError, install_line
 from .board import Board
 
-# %% ../../nbs/studio/36_parts.ipynb #957532b8
+# %% ../../nbs/studio/36_parts.ipynb #828aceff
 @cache
 def parts():
     "The two front ends"
@@ -38,6 +38,7 @@ def parts():
         status = Dict().tag(sync=True)
         history = Dict().tag(sync=True)     # How many steps can be taken back and again
         steps = Dict().tag(sync=True)       # The names of the next ones
+        notes = List().tag(sync=True)       # What does not fit between scan and weights, sentences
         out = Unicode().tag(sync=True)      # Folder to save to
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels

@@ -44,7 +44,7 @@ def outcome_words(
     counted = Counter(row.get('outcome') for row in rows if row.get('outcome'))
     return ', '.join(f'{count} {outcome}' for outcome,count in counted.items())
 
-# %% ../../nbs/studio/38_running.ipynb #1f992d98
+# %% ../../nbs/studio/38_running.ipynb #e1b81e0c
 @patch
 def _landed(self:Studio, result, start, whole, seconds):
     "The answer of a run on the board, and what is said of it"
@@ -56,6 +56,7 @@ def _landed(self:Studio, result, start, whole, seconds):
         if words: said.append(words)
         if not changed: said.append('nothing has changed')
         if kept: said.append(f"kept as painted: {', '.join(kept)}")
+        self.canvas.notes = list(dict.fromkeys([*self.canvas.notes, *getattr(result, 'doubts', ())]))
         return '; '.join(said)
 
 @patch

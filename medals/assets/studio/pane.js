@@ -166,6 +166,7 @@ class Pane {
       g.imageSmoothingEnabled = false;
       g.drawImage(this.picture, x, y, pw * step * sx, ph * step * sy);
     }
+    if (this.shown && this.shown.index === this.index) this.canvas.dataset.shown = this.index; // for whoever measures
     if (!this.ui.hidden) this.drawCross(g, w, h);
     if (this.hand) this.drawHand(g);
     else if (this.pointer && PENS.includes(this.ui.tool.name)) this.drawPen(g);
