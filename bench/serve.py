@@ -122,7 +122,8 @@ def correction(a):
     url,_ = serve(seg)
     places = clicks(a.size, a.repeat)
     size = 'x'.join(map(str, a.size))
-    print(f'| at {size} | seconds in the process | through the server | bytes on the wire | mask packed | mask raw |\n|---|---|---|---|---|---|')
+    print(f'| at {size} | seconds in the process | through the server | bytes on the wire | mask packed | mask raw |')
+    print('|---'*6+'|')
     with_connect(seg, url, vol, places)
     with_viewer(seg, url, vol, places)
 
