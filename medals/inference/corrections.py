@@ -148,6 +148,7 @@ def _by_hints(before, scores, bits, vol, at, marks, threshold):
     near = distance_transform_edt(~new, sampling=vol.spacing)<=REACH
     return np.where(near, scores>threshold, before)
 
+# %% ../../nbs/inference/92_corrections.ipynb #b9a086b1
 def _places(bits, vol, marks):
     "Marks that are near each other, and the box in which they may change something"
     places = []

@@ -19,8 +19,12 @@ COARSE = 1.5 # mm: distances are worked out on voxels about this large, and inte
 def _slopes(grey, spacing):
     "Change of grey values per mm, as a part of their standard deviation"
     smooth = gaussian_filter(grey, 1)
-    squares = [(np.gradient(smooth, mm, axis=axis))**2 if n>1 else 0 for axis,(n,mm) in enumerate(zip(grey.shape, spacing))]
-    return np.sqrt(sum(squares))/max(float(grey.std()), 1e-6)
+    squares = np.zeros(grey.shape)
+    for axis,mm in enumerate(spacing):
+        if grey.shape[axis]<2: continue
+        squares += np.gradient(smooth, mm, axis=axis)**2
+    noise = max(float(grey.std()), 1e-6)
+    return np.sqrt(squares)/noise
 
 def geodesic(
     grey:np.ndarray,  # Grey values around the mark `(x,y,z)`
