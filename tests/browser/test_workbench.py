@@ -73,7 +73,8 @@ def test_a_run_and_what_is_under_the_pointer(bench, shots):
     bench.page.wait_for_timeout(400)
     said = bench.studio.locator('.medals-value').inner_text()
     voxel = [int(o) for o in said.split('voxel ')[1].split(' ·')[0].split(',')]
-    assert float(said.split('value ')[1].split()[0])==pytest.approx(bench.value(f'float(scan.data[tuple({voxel})])'), rel=1e-4) and 'mm' in said
+    value = bench.value(f'float(scan.data[tuple({voxel})])')
+    assert float(said.split('value ')[1].split()[0])==pytest.approx(value, rel=1e-4) and 'mm' in said
     names = bench.value(f"[k for k,m in studio.board.masks.items() if m[tuple(slice(o,o+1) for o in {voxel})].any()]")
     assert all(name in said for name in names)
     bench.page.screenshot(path=shots/f'30_run_{bench.width}.png', full_page=True)
