@@ -18,7 +18,8 @@ from pathlib import Path
 root = Path(__file__).resolve().parents[1]
 offline = os.environ.get('MEDALS_OFFLINE')=='1'
 SKIPPED = [ # lines that begin so, and why
-    (r'jupyter lab$', 'a server does not end', True),
+    (r'jupyter lab$|(?:MEDALS_KEY=\S+ )?medals serve|MEDALS_KEY=', 'a server does not end', True),
+    (r'docker', 'needs Docker', True),
     (r'curl|tar xf|echo .*md5sum', 'needs a network', offline),
     (r'medals (?:download|segment .*--weights medals-s\b)', 'needs the published files', os.environ.get('MEDALS_PUBLISHED')!='1'),
     (r'medals segment series', 'the page itself runs this line, on a series that it makes', True),

@@ -197,6 +197,8 @@ def test_what_is_said_of_installing_can_be_typed():
     asked = re.compile(r"""install_line\('(\w+)'\)|pip install [^\n`]*?(?:medals|\.)\[([\w,]+)\]""")
     wanted = {o for v in said.values() for pair in asked.findall(v) for o in ','.join(pair).split(',') if o}
     assert {'formats','demo','dev'}<=wanted<=extras
+    listed = next(text(c) for c in cells(root/'nbs'/'how'/'install.ipynb') if text(c).startswith('#| exec_doc'))
+    assert set(re.findall(r'(?m)^    (\w+)=', listed))==extras, 'the table of extras on the page Install'
 
 
 def test_the_version_and_the_script_of_the_container_are_said_once():

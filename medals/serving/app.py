@@ -156,17 +156,18 @@ def make_app(
             CORSMiddleware, allow_origins=origins, allow_methods=['*'], allow_headers=['*'], expose_headers=[META, 'Retry-After'])
     return app
 
-# %% ../../nbs/serving/70_app.ipynb #c5f7a197
+# %% ../../nbs/serving/70_app.ipynb #b359244e
 def open_port(
     host:str,
     port:int,
 ):             # A socket that listens
     "The address of a server, or a sentence why it cannot be had"
     try:
-        family,_,_,_,address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        family,kind,protocol,_,address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol or socket.IPPROTO_TCP) # said, or answers wait 40 ms for each other
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(128) # who comes before the weights are loaded waits
     except OSError as e: raise UserError(f"nothing can listen at {host}, port {port}: {e.strerror or e}; try another --port") from e
     return sock
 

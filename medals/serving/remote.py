@@ -139,7 +139,11 @@ def _told(vol):
         has_orientation=bool(vol.has_orientation), name=name)
 
 @patch
-def upload(self:RemoteSegmenter, vol:Volume, again=False)->str: # Its name there
+def upload(
+    self:RemoteSegmenter,
+    vol:Volume,  # The scan
+    again=False, # Also if it was sent before, as after the server has forgotten it?
+)->str:          # Its name there
     "Send a scan, if it was not sent before"
     data = np.ascontiguousarray(vol.data)
     said = _told(vol)
@@ -180,7 +184,15 @@ def _question(self:RemoteSegmenter, image, prompts, modality, spatial, instance,
     return vol,dict(prompts=said, modality=modality, marks=marks, instance=bool(instance), settings=how)
 
 @patch
-def dry_run(self:RemoteSegmenter, image, prompts=None, modality=None, spatial=None, instance=False, **how)->RemoteForecast:
+def dry_run(
+    self:RemoteSegmenter,
+    image,          # As for a run: path, `Volume`, or (array `(x,y,z)`, affine)
+    prompts=None,   # Sentences, as for a run
+    modality=None,  # ct, mri, us, pet, microscopy; None: guessed
+    spatial=None,   # {sentence: marks}
+    instance=False, # Objects rather than regions?
+    **how           # Settings, see `InferenceCfg`
+)->RemoteForecast:
     "Windows, passes, memory and time of a run there, without running it"
     vol,asked = self._question(image, prompts, modality, spatial, instance, how)
     return RemoteForecast(**self._ask('/medals/forecast', vol, asked))

@@ -1,0 +1,400 @@
+"One server, the clients of others, and whatever they may send"
+import base64
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import medals
+from medals.core import UserError
+from medals.inference.stages import NetworkStage, RandomQueries
+from medals.preprocessing.input_spec import InputSpec
+from medals.segment import Segmenter, Stopped
+from medals.serving.packed import Refusal, pack, pack_voxtell, parcel, unpack
+from medals.spatial import Box, Mask, Point
+from medals.volume import phantom, read_labels, write_volume
+
+httpx = pytest.importorskip('httpx')
+pytest.importorskip('fastapi')
+uvicorn = pytest.importorskip('uvicorn')
+from medals.serving.app import make_app, open_port  # noqa: E402
+from medals.serving.counter import ServeCfg  # noqa: E402
+
+
+class Bright(torch.nn.Module):
+    "Marks what is bright; waits at a gate, if there is one"
+    gate,inside = None,threading.Event()
+    def forward(self, x, q, m=None):
+        self.inside.set()
+        if self.gate: self.gate.wait(20)
+        return (x-128).expand(-1, len(q), -1, -1, -1)
+
+
+frame = InputSpec(spacing=(8.,8.,8.), window=(32,32,32), modality='mri')
+network = Bright()
+seg = Segmenter(NetworkStage(network, frame), RandomQueries(8), device='cpu')
+scan = phantom((24,28,22), (8.,8.,8.))[0]
+KEY = 'open sesame'
+
+
+@contextmanager
+def server(port=0, **cfg):
+    "A server in a thread; its address, and the desk behind it"
+    sock = open_port('127.0.0.1', port)
+    app = make_app(seg, ServeCfg(**{'key': KEY, **cfg}))
+    run = uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=run.run, kwargs=dict(sockets=[sock]), daemon=True)
+    thread.start()
+    try: yield f'http://127.0.0.1:{sock.getsockname()[1]}',app.state.desk
+    finally:
+        run.should_exit = True
+        thread.join(10)
+        sock.close()
+
+
+@pytest.fixture(scope='module')
+def there():
+    with server() as found: yield found
+
+
+@pytest.fixture(scope='module')
+def http(there):
+    with httpx.Client(base_url=there[0], headers={'Authorization': f'Bearer {KEY}'}, timeout=30) as client: yield client
+
+
+@contextmanager
+def viewer(url, image=scan.data, spacing=scan.spacing, dtype=np.uint8):
+    "A session of nnInteractive's client, with its buffer"
+    remote = pytest.importorskip('nnInteractive.inference.remote')
+    with remote.nnInteractiveRemoteInferenceSession(url, KEY) as session:
+        session.set_image(image[None], {'spacing': np.array(spacing)})
+        session.set_target_buffer(np.zeros(image.shape, dtype))
+        yield session,session.target_buffer
+
+
+def test_nninteractives_client_marks_undoes_and_resets(there):
+    with viewer(there[0]) as (session, buffer):
+        assert session.ping() and session.supports_undo and session.original_image_shape==(1, *scan.shape)
+        box = session.add_point_interaction((12,14,11), True)
+        assert buffer[12,14,11]==1 and box[0][0]<=12<box[0][1]
+        states = [buffer.copy()]
+        def follows(grows):
+            a,b = states[-1]>0,buffer>0
+            assert not (a&~b).any() if grows else not (b&~a).any()
+            states.append(buffer.copy())
+        session.add_bbox_interaction([[2.,5.],[3,7],[9,10]], True)
+        assert buffer[2:5,3:7,9].all()
+        follows(True)
+        stroke = np.zeros(scan.shape, np.uint8)
+        stroke[20,4:9,4] = 1
+        session.add_scribble_interaction(stroke, True)
+        assert buffer[stroke>0].all()
+        follows(True)
+        session.add_scribble_interaction(stroke[20:21,4:9,4:5], False, interaction_bbox=[[20,21],[4,9],[4,5]])
+        assert not buffer[stroke>0].any()
+        follows(False)
+        lasso = np.zeros(scan.shape, bool)
+        lasso[3:8,3:9,15] = True
+        session.add_lasso_interaction(lasso, True)
+        assert buffer[lasso].all()
+        for want in reversed(states):
+            assert session.undo()
+            assert np.array_equal(buffer, want)
+        assert session.undo() and not buffer.any() and not session.undo()
+
+
+def test_marks_can_wait_and_a_mask_can_begin(there):
+    with viewer(there[0]) as (session, buffer):
+        assert session.add_point_interaction((1,1,1), True, run_prediction=False) is None and not buffer.any()
+        assert session._predict() and buffer[1,1,1] and session._predict() is None
+        given_mask = (scan.data>200).astype(np.uint8)
+        session.add_initial_seg_interaction(given_mask)
+        session.add_point_interaction((2,2,2), False)
+        want = given_mask.copy()
+        want[2,2,2] = 0
+        assert np.array_equal(buffer, want)
+        session._predict(force_full_refine=True)
+        assert not buffer[2,2,2]
+        session.reset_interactions()
+        assert not session.undo() and session.heartbeat()>0 and session.lease_status()['idle_timeout_seconds']==3600
+        session.set_do_autozoom(False)
+    with viewer(there[0], dtype=bool) as (session, buffer):
+        session.add_point_interaction((5,6,7), True)
+        assert buffer.dtype==bool and buffer[5,6,7]
+
+
+@pytest.mark.parametrize('axes', ('xyz','zyx'))
+def test_axes_in_any_order_give_marks_back_where_they_were(axes):
+    flat = np.random.default_rng(0).integers(0, 60, (6,20,26)).astype(np.float32)
+    with server(axes=axes) as (url, desk), viewer(url, flat, (20.,8.,8.)) as (session, buffer):
+        session.add_bbox_interaction([[1,2],[3,9],[4,20]], True)
+        want = np.zeros(flat.shape, np.uint8)
+        want[1,3:9,4:20] = 1
+        assert np.array_equal(buffer, want)
+        place, = [place.thing for _,place in desk.leases.items()]
+        assert place.marking.vol.shape==(flat.shape[::-1] if axes=='zyx' else flat.shape) and not place.marking.vol.has_orientation
+
+
+def test_sentences_meet_marks_in_one_session(there, http):
+    token = http.post('/claim').json()['lease_token']
+    lease = {'X-Lease-Token': token}
+    meta = json.dumps({'image_properties': {'spacing': scan.spacing}})
+    http.post('/set_image', content=pack(scan.data[None]), headers={**lease, 'X-Meta': meta}).raise_for_status()
+    assert http.post('/set_sentence', json={'sentence': 'the skull'}, headers=lease).json()=={'sentence': 'the skull'}
+    got = http.post('/predict', json={}, headers=lease)
+    said = json.loads(got.headers['X-Meta'])
+    want = seg(replace(scan, modality=None, codes=(0,0), has_orientation=False), ['the skull']).masks['the skull']
+    assert said['ran_prediction'] and want.any()
+    assert np.array_equal(unpack(got.content), want[tuple(slice(*o) for o in said['bbox'])])
+    assert http.post('/release', headers=lease).status_code==200
+    assert http.post('/undo', json={}, headers=lease).status_code==410
+
+
+def test_a_full_server_says_so_and_dead_clients_make_room(monkeypatch):
+    remote = pytest.importorskip('nnInteractive.inference.remote')
+    with server(sessions=1, silent=60) as (url, desk):
+        session = remote.nnInteractiveRemoteInferenceSession(url, KEY)
+        with pytest.raises(remote.ServerAtCapacityError, match='taken'): remote.nnInteractiveRemoteInferenceSession(url, KEY)
+        now = desk.leases.clock()
+        desk.leases.clock = lambda: now+61
+        with remote.nnInteractiveRemoteInferenceSession(url, KEY) as other:
+            with pytest.raises(remote.SessionExpiredError): session.undo()
+            desk.leases.clock = lambda: now+61+50
+            other.heartbeat()
+            desk.leases.clock = lambda: now+61+100
+            assert other.lease_status()['remaining_seconds']==3500 # a heart that beats does not stop the clock
+            desk.leases.clock = lambda: now+61+3601
+            with pytest.raises(remote.SessionExpiredError): other.heartbeat()
+        assert not desk.leases.places and desk.budget.taken==0
+        session.close()
+
+
+def jobs(http, path, prompts, **more):
+    "VoxTell's calls, as the specification writes them"
+    got = http.post('/images', params={'include_image': 'true'}, content=path.read_bytes())
+    meta = json.loads(got.headers['X-Meta'])
+    job = http.post('/jobs', json=dict(image_id=meta['image_id'], prompts=prompts, **more)).json()['job_id']
+    lines = [json.loads(o) for o in http.get(f'/jobs/{job}/events').text.splitlines()]
+    return got,meta,job,lines
+
+
+@pytest.mark.parametrize('codes', ('RAS','LPS','ASR'))
+def test_a_file_comes_back_as_medals_segment_writes_it(http, tmp_path, codes):
+    turned = scan.reorient(codes)
+    write_volume(tmp_path/'head.nii.gz', turned)
+    got,meta,job,lines = jobs(http, tmp_path/'head.nii.gz', ['the skull','something else'])
+    assert np.array_equal(unpack(got.content), scan.data.transpose(2,1,0)) and meta['shape']==list(scan.shape[::-1])
+    assert lines[-1]=={'status': 'done'} and all(set(o)=={'done','total'} for o in lines[:-1])
+    assert http.get(f'/jobs/{job}/events').text=='{"status": "done"}\n'
+    masks = unpack(http.get(f'/jobs/{job}/result').content)
+    other = unpack(http.get(f'/jobs/{job}/result', params={'packed': 'nnia'}).content)
+    assert masks.shape==(2, *scan.shape[::-1]) and masks.dtype==np.uint8 and np.array_equal(masks, other)
+    for packer in (pack, pack_voxtell):
+        body = http.post(f"/images/{meta['image_id']}/export", content=packer(masks[0])).content
+        (tmp_path/'back.nii.gz').write_bytes(body)
+        back,_ = read_labels(tmp_path/'back.nii.gz')
+        here = seg(tmp_path/'head.nii.gz', ['the skull','something else'])
+        here.save(tmp_path/'out')
+        own,_ = read_labels(tmp_path/'out'/'the_skull.nii.gz')
+        assert masks[0].any() and np.array_equal(back.data, own.data) and np.array_equal(back.affine, own.affine)
+
+
+def test_a_run_is_cancelled_and_a_result_is_not_there_before_its_time(http, tmp_path):
+    write_volume(tmp_path/'long.nii.gz', phantom((24,28,120), (8.,8.,8.))[0])
+    network.gate = threading.Event()
+    network.inside.clear()
+    try:
+        got = http.post('/images?include_image=false', content=(tmp_path/'long.nii.gz').read_bytes())
+        asked = dict(image_id=json.loads(got.headers['X-Meta'])['image_id'], prompts=['the skull'])
+        first,second = [http.post('/jobs', json=asked).json()['job_id'] for _ in range(2)]
+        assert network.inside.wait(20) and http.get(f'/jobs/{first}/result').status_code==409
+        assert http.get('/healthz').json()=={'ok': True}
+        for job in (second, first): assert http.post(f'/jobs/{job}/cancel').json()=={'cancelling': True}
+    finally:
+        network.gate.set()
+        network.gate = None
+    for job in (first, second):
+        assert json.loads(http.get(f'/jobs/{job}/events').text.splitlines()[-1])=={'status': 'cancelled'}
+        assert http.get(f'/jobs/{job}/result').status_code==409
+
+
+def form(mask, **more):
+    "A form as ITK-SNAP sends it"
+    raw = np.ascontiguousarray(mask.transpose(2,1,0), '<f4').tobytes()
+    said = dict(dimensions=list(mask.shape), components_per_pixel=1, **more)
+    return dict(files=dict(file=('x.gz', gzip.compress(raw))), data=dict(metadata=json.dumps(said)))
+
+
+def test_itk_snap_clicks_and_draws(http):
+    def mask(got):
+        assert got.status_code==200 and got.json()['status']=='success', got.text
+        raw = gzip.decompress(base64.b64decode(got.json()['result']))
+        return np.frombuffer(raw, np.int8).reshape(scan.shape[::-1]).transpose(2,1,0)
+    assert http.get('/status').json()['status']=='ok' and http.get('/v2/models').json()['models']
+    for start,prefix in (('/start_session', ''), ('/v2/start_session/nnInteractive', '/v2')):
+        name = http.get(start).json()['session_id']
+        assert http.get(f'{prefix}/process_point_interaction/{name}?x=1&y=2&z=3&foreground=true').status_code==400 # no scan yet
+        assert http.post(f'{prefix}/upload_raw/{name}', **form(scan.data, spacing=scan.spacing)).status_code==200
+        at = 'x=12&y=14&z=11' if not prefix else 'point=12&point=14&point=11'
+        one = mask(http.get(f'{prefix}/process_point_interaction/{name}?{at}&foreground=true'))
+        assert one[12,14,11]
+        drawn = np.zeros(scan.shape)
+        drawn[3:9,4,5] = 1
+        two = mask(http.post(f'/process_scribble_interaction/{name}?foreground=true', **form(drawn)))
+        assert two[drawn>0].all() and (two>=one).all()
+        three = mask(http.post(f'/process_lasso_interaction/{name}?foreground=false', **form(drawn)))
+        assert not three[drawn>0].any()
+        assert http.get(f'{prefix}/reset_interactions/{name}').json()=={'status': 'success'}
+        assert http.get(f'{prefix}/end_session/{name}').status_code==200 and http.get(f'{prefix}/end_session/{name}').status_code==404
+
+
+def same(a, b):
+    assert a.table==b.table and a.ids==b.ids and list(a.masks)==list(b.masks)
+    assert all(np.array_equal(a.masks[s], b.masks[s]) for s in b.masks)
+
+
+@pytest.mark.parametrize('codes', ('LPS','SRA'))
+def test_a_segmenter_over_there_gives_what_one_here_gives(there, codes):
+    url,desk = there
+    far,vol = medals.connect(url, KEY),scan.reorient(codes)
+    words = {3: 'the skull', 9: 'the left kidney'}
+    marks = {'the left kidney': [Box((3,3,3), (6,6,6)), Mask(vol.data>240)]}
+    first,own = far(vol, words, presence=0),seg(vol, words, presence=0)
+    same(first, own)
+    same(first.refine(marks), own.refine(marks))
+    same(first.refine(marks).refine({'the skull': [Point((4,5,6), positive=False)]}),
+         own.refine(marks).refine({'the skull': [Point((4,5,6), positive=False)]}))
+    same(far(vol, list(words.values()), spatial=marks), seg(vol, list(words.values()), spatial=marks))
+    assert first.refine({}) is first and len(far.sent)==1
+    objects,own = far(vol, ['the skull'], instance=True),seg(vol, ['the skull'], instance=True)
+    assert np.array_equal(objects.instances['the skull'], own.instances['the skull'])
+    assert far.dry_run(vol, words).passes==seg.dry_run(vol, words).passes
+    odd = {'spleen': [Point((1,1,1))]}
+    for call in (lambda: far(vol, words, threshold=7), lambda: far(vol, []), lambda: far(vol, 'liver', spatial=odd),
+                 lambda: first.refine({'the skull': [Point((99,1,1))]})):
+        with pytest.raises(UserError): call()
+    with pytest.raises(Stopped): far(vol, words, progress=lambda done,total: False)
+    for name,_ in desk.scans.items(): desk.scans.drop(name) # as after a restart
+    after = first.refine(marks)
+    assert 'had forgotten' in after.manifest['notes'][-1] and after.masks['the left kidney'][3:6,3:6,3:6].all()
+
+
+def test_the_studio_and_the_command_line_use_a_server(there, tmp_path, monkeypatch, capsys):
+    from medals.cli import main
+    from medals.widgets import Studio
+    url,_ = there
+    studio = Studio(medals.connect(url, KEY), scan, ['the skull'])
+    studio.run()
+    same(studio.result, seg(scan, ['the skull']))
+    studio.add('the skull', Box((2,2,2), (5,5,5)))
+    assert studio.run().masks['the skull'][2:5,2:5,2:5].all()
+    write_volume(tmp_path/'head.nii.gz', scan)
+    write_volume(tmp_path/'again.nii.gz', scan)
+    monkeypatch.setenv('MEDALS_KEY', KEY)
+    monkeypatch.chdir(tmp_path)
+    assert main(['segment', 'head.nii.gz', 'the skull', '--server', url, '-o', 'one'])==0
+    assert main(['segment', 'head.nii.gz', 'again.nii.gz', 'the skull', '--server', url, '-o', 'many'])==0
+    want = seg(scan, ['the skull']).masks['the skull']
+    for path in ('one/the_skull.nii.gz', 'many/again/the_skull.nii.gz'): assert np.array_equal(read_labels(path)[0].data>0, want)
+    assert main(['segment', 'head.nii.gz', 'the skull', '--server', 'http://127.0.0.1:9', '-o', 'none'])==2
+    assert 'is `medals serve` running there' in capsys.readouterr().err
+
+
+def test_a_client_needs_no_torch():
+    code = ("import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['monai'] = None; import medals; "
+            "from medals.widgets import Studio; from medals.cli import parser; assert medals.connect and medals.read_volume")
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_keys_and_pages_of_others(there):
+    url,_ = there
+    assert httpx.get(url+'/healthz').status_code==401 and 'Basic' in httpx.get(url+'/').headers['www-authenticate']
+    page = httpx.get(url+'/', auth=('anybody', KEY))
+    assert page.status_code==200 and 'How to connect' in page.text and url in page.text
+    own = {'Authorization': f'Bearer {KEY}'}
+    assert httpx.post(url+'/claim', headers={**own, 'Origin': 'https://evil.example'}).status_code==403
+    with pytest.raises(UserError, match='key is needed'): ServeCfg(host='0.0.0.0')
+
+
+PATHS = ('/images', '/jobs', '/images/x/export', '/set_image', '/set_target_buffer',
+         '/add_point_interaction', '/add_bbox_interaction',
+         '/add_scribble_interaction', '/add_lasso_interaction', '/add_initial_seg_interaction', '/predict',
+         '/set_sentence', '/set_do_autozoom',
+         '/upload_raw/SNAP', '/process_scribble_interaction/SNAP', '/medals/scans', '/medals/runs',
+         '/medals/forecast', '/medals/runs/x/refine')
+good = [
+    pack(scan.data[None]), pack_voxtell(scan.data), parcel(dict(affine=np.eye(4)), [scan.data]),
+    gzip.compress(bytes(400)), b'', b'null']
+plain = st.none()|st.booleans()|st.integers(-2**70, 2**70)|st.floats()|st.text(max_size=9)
+values = st.recursive(plain, lambda o: st.lists(o, max_size=4))
+names = st.sampled_from((
+    'coordinates','bbox_coords','shape','dtype','sentence','prompts','image_id','scan_id','marks','settings','affine','modality'))
+metas = st.none()|st.dictionaries(names|st.just('image_properties'), values, max_size=3)
+kinds = st.sampled_from(('application/json','multipart/form-data','multipart/form-data; boundary=x',''))
+
+
+@st.composite
+def damaged(draw):
+    "A good body with some bytes changed, cut off or doubled; or none of that, and JSON of anything"
+    if draw(st.booleans()): return json.dumps(draw(st.dictionaries(names, values, max_size=4))).encode()
+    body = bytearray(draw(st.sampled_from(good)))
+    for _ in range(draw(st.integers(0, 3))):
+        if body: body[draw(st.integers(0, min(len(body)-1, 60)))] = draw(st.integers(0, 255))
+    return bytes(body[:draw(st.integers(0, len(body)))]) if draw(st.booleans()) else bytes(body)
+
+
+@settings(max_examples=int(os.environ.get('MEDALS_BODIES', 200)), deadline=None, suppress_health_check=list(HealthCheck))
+@given(path=st.sampled_from(PATHS), body=damaged(), meta=metas, kind=kinds)
+def test_whatever_is_sent_is_refused_in_one_sentence(there, http, path, body, meta, kind):
+    desk = there[1]
+    headers = {'X-Lease-Token': http.post('/claim').json()['lease_token']}
+    snap = http.get('/start_session').json()['session_id']
+    if meta is not None: headers['X-Meta'] = json.dumps(meta)
+    if kind: headers['Content-Type'] = kind
+    got = http.post(path.replace('SNAP', snap), content=body, headers=headers)
+    http.post('/release', headers=headers)
+    http.get(f'/end_session/{snap}')
+    assert got.status_code<500, got.text
+    if got.status_code>=400: assert set(got.json())=={'detail'} and '\n' not in got.json()['detail'] and len(got.json()['detail'])>9
+    assert desk.budget.taken<=sum(place.size for shelf in desk.shelves for _,place in shelf.items())
+
+
+def test_sizes_are_refused_before_memory_is_taken(there, http):
+    head = bytearray(pack(np.zeros((1,4,4,4), np.uint8)))
+    at = 8+len('uint8')
+    head[at+8:at+16] = (2**40).to_bytes(8, 'little') # a body of a hundred bytes that promises 16 terabytes
+    lease = {'X-Lease-Token': http.post('/claim').json()['lease_token']}
+    got = http.post('/set_image', content=bytes(head), headers=lease)
+    assert got.status_code==413 and 'MB' in got.json()['detail']
+    assert http.post('/set_target_buffer', json=dict(shape=[2**20]*3, dtype='uint8'), headers=lease).status_code==413
+    assert http.post('/set_target_buffer', json=dict(shape=[4,4,4], dtype='float32'), headers=lease).status_code==400
+    assert http.post('/jobs', json=dict(image_id='no', prompts=['liver'])).status_code==404
+    assert http.post('/jobs', json=dict(image_id='no', prompts=[])).status_code==400
+    http.post('/release', headers=lease)
+    bomb = gzip.compress(bytes(2**24))
+    snap = http.get('/start_session').json()['session_id']
+    said = dict(dimensions=[4,4,4], components_per_pixel=1)
+    got = http.post(f'/upload_raw/{snap}', files=dict(file=('x', bomb)), data=dict(metadata=json.dumps(said)))
+    assert got.status_code==400 and 'more' in got.json()['detail']
+    http.get(f'/end_session/{snap}')
+    with pytest.raises(Refusal, match='more than the'): unpack(bytes(head), 2**30)
+
+
+def test_after_a_restart_clients_are_told_to_begin_again():
+    remote = pytest.importorskip('nnInteractive.inference.remote')
+    with server() as (url, _):
+        session = remote.nnInteractiveRemoteInferenceSession(url, KEY)
+    with server(port=int(url.rpartition(':')[2])) as (again, _):
+        with pytest.raises(remote.SessionExpiredError, match='begin again'): session.undo()
+        with viewer(again) as (other, buffer): assert other.add_point_interaction((3,3,3), True) and buffer.any()
+    session.close()
