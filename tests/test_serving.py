@@ -1,11 +1,13 @@
 "One server, the clients of others, and whatever they may send"
 import base64
 import gzip
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import threading
+import types
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -207,6 +209,30 @@ def test_a_file_comes_back_as_medals_segment_writes_it(http, tmp_path, codes):
         here.save(tmp_path/'out')
         own,_ = read_labels(tmp_path/'out'/'the_skull.nii.gz')
         assert masks[0].any() and np.array_equal(back.data, own.data) and np.array_equal(back.affine, own.affine)
+
+
+def test_voxtells_own_client(there, tmp_path, monkeypatch):
+    "The plugin wants napari, and its client does not: pip install --no-deps napari-voxtell==0.2.0"
+    plugin = importlib.util.find_spec('napari_voxtell')
+    if plugin is None: pytest.skip('napari-voxtell is not installed; the same calls are tested by their wire')
+    package = types.ModuleType('napari_voxtell')
+    package.__path__ = list(plugin.submodule_search_locations)
+    monkeypatch.setitem(sys.modules, 'napari_voxtell', package)
+    from napari_voxtell.remote import VoxTellRemoteClient
+    client,turned = VoxTellRemoteClient(there[0], KEY),scan.reorient('LPS')
+    write_volume(tmp_path/'head.nii.gz', turned)
+    assert client.healthz() and client.capabilities()['patch_size']==[32,32,32]
+    image,array,spacing,shape = client.upload_image((tmp_path/'head.nii.gz').read_bytes())
+    assert np.array_equal(array, scan.data.transpose(2,1,0)) and (spacing, shape)==((8.,8.,8.), array.shape)
+    job = client.start_job(image, ['the skull'], keep_largest=True)
+    assert list(client.stream_events(job))[-1]=={'status': 'done'}
+    masks = client.get_result(job)
+    (tmp_path/'back.nii.gz').write_bytes(client.export(image, masks[0]))
+    back,_ = read_labels(tmp_path/'back.nii.gz')
+    assert back.data.any() and np.array_equal(back.data>0, seg(tmp_path/'head.nii.gz', ['the skull']).masks['the skull'])
+    client.cancel(job)
+    assert list(client.stream_events(job))==[{'status': 'done'}]
+    client.close()
 
 
 def test_a_run_is_cancelled_and_a_result_is_not_there_before_its_time(http, tmp_path):
