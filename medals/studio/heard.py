@@ -185,12 +185,18 @@ def _on_remove(self, sentence):
     "A sentence is taken away"
     self.sentences = [s for s in self.sentences if s!=sentence]
 
-# %% ../../nbs/studio/38_heard.ipynb #c5c78585
+# %% ../../nbs/studio/38_heard.ipynb #ae5fa2fc
 def _on_save(self, out):
     "The save button; a folder with another result is asked about once"
     self.save(out, wait=False, replace=self._asked_twice==('save', out))
 
+def _on_load(self, path):
+    "Masks and marks of another day"
+    if not path.strip(): raise UserError("name a folder or a file of labels to load")
+    self.load(path)
+
 HEARD = dict(
+    load=_on_load,
     slice=_on_slice,
     cut=_on_cut,
     probe=_on_probe,

@@ -13,7 +13,8 @@ class Studio {
     this.run = button('Run', 'Segment; after a correction only what it touches', () => { this.words.add(); model.send({ type: 'run' }) }, 'medals-button medals-run');
     this.cancel = button('Cancel', 'Stop the run', () => model.send({ type: 'cancel' }));
     this.save = button('Save', 'Masks, table and marks to the folder beside', () => model.send({ type: 'save', out: this.out.value }), 'medals-button medals-save');
-    this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to' });
+    this.load = button('Load', 'Masks and marks from the folder or file of labels beside', () => model.send({ type: 'load', path: this.out.value }), 'medals-button medals-load');
+    this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to, or to load from' });
     this.auto = this.switch('auto', 'run after each mark', 'Ask the network again as soon as a mark is drawn');
     this.marks = this.switch('marks', 'marks', 'Show marks (M)');
     this.outline = this.switch('outline', 'outlines', 'Outlines only (O)');
@@ -29,7 +30,7 @@ class Studio {
       make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
         button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
       this.help, this.notes, this.area, this.value,
-      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save)));
+      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load)));
     this.listen();
     this.size = new ResizeObserver(() => this.panes.forEach(p => p.want()));
     this.panes.forEach(p => this.size.observe(p.canvas));
