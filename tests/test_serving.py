@@ -224,12 +224,15 @@ def test_voxtells_own_client(there, tmp_path, monkeypatch):
     assert client.healthz() and client.capabilities()['patch_size']==[32,32,32]
     image,array,spacing,shape = client.upload_image((tmp_path/'head.nii.gz').read_bytes())
     assert np.array_equal(array, scan.data.transpose(2,1,0)) and (spacing, shape)==((8.,8.,8.), array.shape)
-    job = client.start_job(image, ['the skull'], keep_largest=True)
+    job = client.start_job(image, ['the skull'])
     assert list(client.stream_events(job))[-1]=={'status': 'done'}
     masks = client.get_result(job)
     (tmp_path/'back.nii.gz').write_bytes(client.export(image, masks[0]))
     back,_ = read_labels(tmp_path/'back.nii.gz')
     assert back.data.any() and np.array_equal(back.data>0, seg(tmp_path/'head.nii.gz', ['the skull']).masks['the skull'])
+    largest = client.start_job(image, ['the skull'], keep_largest=True)
+    assert list(client.stream_events(largest))[-1]=={'status': 'done'}
+    assert not (client.get_result(largest)&~masks).any()
     client.cancel(job)
     assert list(client.stream_events(job))==[{'status': 'done'}]
     client.close()

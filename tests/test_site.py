@@ -125,6 +125,7 @@ def test_the_workflow_publishes_what_nbdev_makes():
     quarto = uses.index('quarto-dev/quarto-actions/setup')
     assert re.fullmatch(r'\d+[.]\d+[.]\d+', str(steps[quarto]['with']['version'])) and any('<title>medals' in o for o in runs)
     assert cfg['format']['html']['code-overflow']=='wrap'
+    assert runs.index('touch README.md')<runs.index('nbdev_docs') # else nbdev may write another one, by the times of a checkout
     assert quarto<runs.index('nbdev_docs')<upload<uses.index('actions/deploy-pages')
     assert flow['permissions']['pages']=='write' and steps[upload]['with']['path']=='_docs'
 

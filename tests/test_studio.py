@@ -1,8 +1,10 @@
 "A day's work in the Studio: what people do, and what must not happen. No browser; `tests/browser` has one"
+import io
 import json
 import os
 import threading
 import tracemalloc
+import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +18,7 @@ from medals.studio.board import Board, plane_of
 from medals.studio.canvas import packed, tile_numbers, tile_of
 from medals.studio.hints import doubt, hint, mended
 from medals.studio.surfaces import packed_mesh, surface, view3d
-from medals.volume import Volume, phantom, write_volume
+from medals.volume import Volume, phantom, write_labels, write_volume
 from medals.widgets import Stopped, Studio
 
 
@@ -425,3 +427,34 @@ def test_a_class_leads_to_its_middle():
     studio.marks = {'a': [Box((3,3,3), (6,6,6)), Mask(horseshoe)]}
     studio.go_to('a')
     assert horseshoe[studio.at]
+
+
+def test_masks_of_somebody_else_are_a_start(tmp_path):
+    vol,lbl,names = phantom()
+    write_labels(tmp_path/'theirs.nii.gz', lbl, vol, names)
+    studio = Studio(None, head(), out=tmp_path/'mine')  # the same head on other axes
+    post(studio, type='load', path=str(tmp_path/'theirs.nii.gz'))
+    assert studio.sentences==tuple(names.values()) and studio.canvas.history['undo']==1
+    for number,name in names.items():
+        turned = vol.like((lbl==number).astype(np.uint8)).reorient('RAS').reorient('PIL').data
+        assert np.array_equal(np.asarray(studio.board.masks[name]), turned>0)
+    click(studio)
+    studio.save()
+    again = Studio(None, head())
+    again.load(tmp_path/'mine')
+    assert again.marks==studio.marks and bits(again)==bits(studio)
+    post(again, type='undo')
+    assert again.sentences==()
+    post(again, type='load', path=' ')
+    assert again.canvas.status['wrong']
+
+
+def test_everything_goes_to_ones_own_disk():
+    studio = Studio(None, head(), ['a'])
+    click(studio)
+    studio.paint('a', Scribble(((20,20,20),), 9.))
+    got = []
+    studio.canvas.send = lambda m, buffers=None: got.append((m, buffers))
+    post(studio, type='download', view='v')
+    (m,data), = got
+    assert m['view']=='v' and {'a.nii.gz','marks.json','manifest.json'}<=set(zipfile.ZipFile(io.BytesIO(data[0])).namelist())

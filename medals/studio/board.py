@@ -236,13 +236,31 @@ def add(self:Board, sentence, *marks):
     before = self.now.marks.get(name, ())
     self.set_marks({**self.now.marks, name: (*before, *marks)})
 
-# %% ../../nbs/studio/28_board.ipynb #af16969f
+# %% ../../nbs/studio/28_board.ipynb #fcfbd4af
 @patch
 def set_result(self:Board, result, asked=None, step='result'):
     "Masks, as a cell has made them"
     if result is not None: self._check_grid(result)
     names = spelled_once([*self.now.sentences, *masks_of_result(result)])
     self._do(step, result=result, asked=asked, sentences=names, edited=frozenset())
+
+@patch
+def take(self:Board, result, marks):
+    "Masks and marks together, as one step"
+    self._check_grid(result)
+    names = spelled_once([*self.now.sentences, *masks_of_result(result), *marks])
+    spelled = {}
+    for sentence,some in marks.items():
+        name, = spelled_once([sentence], names)
+        spelled[name] = tuple(as_marks(some))
+    for mark in chain(*spelled.values()): self.piece(mark) # says what is wrong
+    self._do(
+        'load',
+        sentences=names,
+        marks=MappingProxyType(spelled),
+        result=result,
+        asked=None,
+        edited=frozenset())
 
 @patch
 def _check_grid(self:Board, result):

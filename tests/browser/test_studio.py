@@ -74,6 +74,7 @@ def test_a_sentence_is_completed(desk, walk, shots):
         desk.page.keyboard.press('ArrowDown')
         desk.page.keyboard.press('Enter')
         desk.nb.wait_for("'grey matter' in studio.sentences")
+        desk.studio.locator('[data-switch=auto] input').uncheck()  # one run at a time, to be timed
     walk.step('type a sentence', sentence)
     assert desk.value('studio.canvas.active')=='grey matter'
     assert 'understood: grey matter' in desk.page.locator('.medals-understood').first.inner_text()
@@ -264,7 +265,8 @@ def test_the_browser_composes_as_python_does(lab):
           const m = await import(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })));
           const layers = cut.layers.map(([kind, name, bits]) => ({ kind, name, mask: m.unpack(new Uint8Array(bits), cut.w * cut.h) }));
           return [...m.compose({ ...cut, grey: new Uint8Array(cut.grey), layers }, looks).data] }''',
-          [(asset('studio')/'slices.js').read_text(), dict(h=h, w=w, grey=c.grey.ravel().tolist(), layers=layers), board.looks])
+          [(asset('studio')/'picture.js').read_text()+'\nexport { compose, unpack };',
+           dict(h=h, w=w, grey=c.grey.ravel().tolist(), layers=layers), board.looks])
         js = np.array(js).reshape(h, w, 4)
         assert (js[...,3]==255).all() and np.abs(js[...,:3]-compose(c, board.looks).astype(int)).max()<=1
     assert {k for k,_ in kinds}=={'mask','positive','negative'} and len(kinds)>=5

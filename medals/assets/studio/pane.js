@@ -111,8 +111,7 @@ class Pane {
     if (moving) this.ahead = Math.sign(index - this.last);
     this.last = index;
     const fine = this.request(index, false), quick = this.request(index, true);
-    const fast = moving && performance.now() - (this.moved || 0) < 2 * REST && !this.shelf.slices.has(fine.key);
-    if (moving) this.moved = performance.now();
+    const fast = moving && !this.shelf.slices.has(fine.key);
     clearTimeout(this.rest);
     this.show(this.fetch(fast ? quick : fine) || this.shelf.get(fine.key) || this.shelf.get(quick.key));
     for (let k = 1; moving && k <= AHEAD; k++) {
