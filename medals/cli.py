@@ -116,7 +116,7 @@ def _one_scan(image, sentences, cfg):
         cfg,chosen = _with_weights(cfg, asked, kind)
     elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
-    segmenter = segmenter_of(cfg.weights, cfg.device, cfg.precision)
+    segmenter = segmenter_of(cfg.weights, cfg.device, cfg.precision, cfg.backend)
     ask = segmenter.dry_run if cfg.dry_run else segmenter
     how = asdict(part_of(cfg, InferenceCfg))
     res = ask(image, sentences or None, cfg.modality or None, marks, cfg.instance, **how)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'TOGETHER', 'ModelCfg', 'positions', 'QueryLayer', 'QueryDecoder', 'Features', 'check_size', 'safe_product',
-           'fuse', 'class_vectors', 'MedalS']
+           'fuse', 'add_prompts', 'class_vectors', 'MedalS']
 
 # %% ../nbs/network/10_model.ipynb #12e331b7
 from dataclasses import dataclass
@@ -179,14 +179,23 @@ def fuse(
     few:int=None,        # Fold up to this many classes; None: up to the channels of `d`
 )->torch.Tensor:         # `(b,c,x,y,z)`
     "Image features and prompts of all classes, in one convolution"
-    y = conv_parts(block.conv, d)
+    return add_prompts(block, conv_parts(block.conv, d), vec, m, few)
+
+def add_prompts(
+    block:ConvBlock,     # `2c` channels in, `c` out
+    y:torch.Tensor,      # Image features `(b,c,x,y,z)` after their half of the convolution; changed in place
+    vec:torch.Tensor,    # Mask vectors `(b,n,c)`
+    m:torch.Tensor,      # Prompts `(b,n,x,y,z)`, or None
+    few:int=None,        # See `fuse`
+)->torch.Tensor:         # `(b,c,x,y,z)`
+    "The prompts' half of the convolution, and what follows it"
     if m is None: return block.act(y)
-    c = d.shape[1]
+    c = y.shape[1]
     kernel = block.conv.weight[:,c:]
     few = c if few is None else few
     cheaper = _folded_kernel if m.shape[1]<=few else _summed_prompts
-    for i in range(len(d)):
-        weights,given = cheaper(kernel, vec[i], m[i].to(d.dtype))
+    for i in range(len(y)):
+        weights,given = cheaper(kernel, vec[i], m[i].to(y.dtype))
         y[i:i+1] += conv3d(given, weights.to(given.dtype))
     return block.act(y)
 
@@ -229,6 +238,7 @@ class MedalS(nn.Module):
         self.mask_embed_proj = _mlp(e, cfg.head, f[0], cfg.signed)
         self.fusion_conv = nn.Module()
         self.fusion_conv.convs = nn.ModuleList([ConvBlock(2*f[0], f[0])])
+        self.trunk = None # what runs the image's part elsewhere, see `medals.network.backends`
 
     def forward(self, x, q, m=None, fg=None, deep=False):
         "Logits `(b,n,x,y,z)` of queries `q` on image `x`, with prompts `m`; their union `fg` follows from `m` unless given"
@@ -248,13 +258,30 @@ def encode(
     if self.cfg.grey!=1: x = x*self.cfg.grey
     if fg is not None: x = torch.cat([x, fg.to(x.dtype)], 1)
     skips,maps = self.backbone(x)
+    mem = self.tokens(skips)
+    return Features(maps, self.keys(mem, skips[-1].shape[2:]))
+
+@patch
+def tokens(
+    self:MedalS,
+    skips:list,      # Maps of the encoder, finest first
+)->torch.Tensor:     # `(t,b,e)`
+    "What queries look at: all scales, averaged down to the deepest grid"
     *finer,deepest = skips
     halvings = range(len(finer), 0, -1) # from each scale to the deepest
     pooled = [F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
     pooled = torch.cat([*pooled, deepest], 1)
-    mem = self.projection_layer(pooled.flatten(2).permute(2,0,1))
-    pos = positions(tuple(pooled.shape[2:]), self.cfg.query, mem.device, mem.dtype)
-    return Features(maps, self.transformer_decoder.image(mem, pos))
+    return self.projection_layer(pooled.flatten(2).permute(2,0,1))
+
+@patch
+def keys(
+    self:MedalS,
+    mem:torch.Tensor, # Tokens `(t,b,e)`
+    shape,            # Of the deepest grid
+)->list:
+    "Keys and values of the image, for each query layer"
+    pos = positions(tuple(shape), self.cfg.query, mem.device, mem.dtype)
+    return self.transformer_decoder.image(mem, pos)
 
 # %% ../nbs/network/10_model.ipynb #10a51cad
 @patch
@@ -315,8 +342,20 @@ def mask_factors(
 )->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
     "What is multiplied to get the logits of any query, all prompts worked in"
     fg = None if m is None else m.any(1, keepdim=True)
-    feats = self.encode(x, fg)
+    y,feats = self._seen(x, fg)
     parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
     vec = torch.cat(parts, 1)[:,:len(q)]
     some = vec if which is None else vec[:,which]
-    return fuse(self.fusion_conv.convs[0], feats.maps[0], some, m),vec
+    return add_prompts(self.fusion_conv.convs[0], y, some, m),vec
+
+@patch
+def _seen(self:MedalS, x, fg):
+    "The finest features after their half of the fusion, and all features; a trunk on another backend keeps the coarser maps to itself"
+    if self.trunk is None:
+        feats = self.encode(x, fg)
+        return conv_parts(self.fusion_conv.convs[0].conv, feats.maps[0]),feats
+    check_size(x.shape[2:])
+    second = torch.zeros_like(x) if fg is None else fg.to(x.dtype)
+    y,mem = self.trunk(torch.cat([x*self.cfg.grey, second], 1))
+    deepest = [n//32 for n in x.shape[2:]]
+    return y,Features([y], self.keys(mem, deepest))

@@ -17,6 +17,7 @@ from .core import UserError, pick_device, pick_dtype as number_type
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
+from .network.backends import use_backend
 from .network.repertoire import Repertoire
 from .inference.stages import NetworkStage, classes_of, load_stages
 from .inference.predictor import WindowPredictor, flips_of
@@ -45,6 +46,7 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # Numbers inside the network: auto, float32, bf16, fp16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
+        backend='torch',    # What runs the networks: torch, or openvino on a CPU
         split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = NetworkStage(stages, frame)
@@ -60,6 +62,9 @@ class Segmenter:
         dtype = number_type(precision, self.device)
         self.amp = dtype if dtype.itemsize<=2 else None
         for stage in self.stages: self._place(stage.model, compile)
+        trunks = [use_backend(stage.model, backend, precision, self.device) for stage in self.stages]
+        self.backend = repr(trunks[0]) if trunks[0] else 'torch'
+        if trunks[0]: self.amp = None # the trunk has a precision of its own, the rest is small
 
     def _place(self, model, compile):
         "A network onto the device"

@@ -92,7 +92,7 @@ def challenge(
     paths = cases_in(inputs)
     out = Path(cfg.out)
     how = part_of(cfg, InferenceCfg)
-    segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision)
+    segmenter = Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision, backend=cfg.backend)
     fails = FailureLog(out/'failed.jsonl')
     rows = []
     for path in progress(paths, 'challenge', unit='case'):

@@ -180,9 +180,9 @@ def begin_case(
     return vol,asked,instance
 
 @cache
-def _loaded(weights, device, precision):
+def _loaded(weights, device, precision, backend):
     "The segmenter of a process, loaded once; weights may be the address of a server"
-    return segmenter_of(weights, device, precision)
+    return segmenter_of(weights, device, precision, backend)
 
 def is_address(
     weights:str,
@@ -194,9 +194,10 @@ def segmenter_of(
     weights:str,       # Folder, hub id, name, or the address of a server
     device='auto',
     precision='auto',
+    backend='torch',
 ):                     # `Segmenter`, or one that runs on a server
     "A segmenter by the name of its weights, or of where it runs"
-    if not is_address(weights): return Segmenter.load(weights, device, precision=precision)
+    if not is_address(weights): return Segmenter.load(weights, device, precision=precision, backend=backend)
     from medals.serving.remote import connect
     return connect(weights)
 
@@ -207,7 +208,7 @@ def ask_case(
     "Masks of a case; the weights are loaded once per process"
     vol,texts,instance = given
     how = asdict(part_of(cfg, InferenceCfg))
-    segmenter = _loaded(cfg.weights, own_device(cfg.device), cfg.precision)
+    segmenter = _loaded(cfg.weights, own_device(cfg.device), cfg.precision, cfg.backend)
     return segmenter(vol, texts, cfg.modality or None, None, instance, **how)
 
 # %% ../../nbs/commands/05_cohort.ipynb #182aabb3
@@ -270,7 +271,7 @@ def segment_case(
 
 def _one_process(tasks, cfg):
     "Cases through the pipeline"
-    _loaded(cfg.weights, own_device(cfg.device), cfg.precision) # what is wrong with the weights is wrong for all cases
+    _loaded(cfg.weights, own_device(cfg.device), cfg.precision, cfg.backend) # what is wrong with the weights is wrong for all cases
     def read(name): return begin_case(tasks[name])
     def write(name, res):
         task = tasks[name]

@@ -180,6 +180,7 @@ def manifest_of(
         sha256={name: stage.sha256 for name,stage in named.items()},
         device=seg.where,
         precision=str(seg.amp or torch.float32).removeprefix('torch.'),
+        backend=seg.backend,
         scan=request.vol.source,
         notes=notes,
         sentences=request.ids,

@@ -1,0 +1,39 @@
+"Another engine for the costly part: the same answers, said in the manifest"
+import pytest
+import torch
+
+from medals.core import UserError
+from medals.example import template, unseen_view
+from medals.metrics import dice
+from medals.preprocessing.input_spec import InputSpec
+from medals.segment import Segmenter
+from medals.spatial import Point
+
+pytest.importorskip('openvino', reason='needs the extra openvino')
+
+
+def test_masks_are_those_of_torch():
+    "On a head, with a mark: all but a few voxels on the border, as sums are added up in another order"
+    scan,_ = unseen_view(*template())
+    words = ['white matter', 'cerebral ventricles']
+    asked = {'white matter': [Point((76,50,60))]}
+    def masks(**how):
+        res = Segmenter.load('nano', 'cpu', **how)(scan, words, spatial=asked)
+        return res.manifest['backend'],[res.masks[w] for w in words]
+    said,plain = masks()
+    exactly,same = masks(backend='openvino', precision='float32')
+    fast,close = masks(backend='openvino')
+    assert said=='torch' and exactly.startswith('openvino') and exactly.endswith('float32') and fast.startswith('openvino')
+    for a,b,c in zip(plain, same, close):
+        assert (a!=b).mean()<1e-4 and dice(a, b)>.999
+        assert dice(a, c)>.99
+
+
+def test_what_a_backend_cannot_do_is_said_before_anything_runs():
+    class Other(torch.nn.Module):
+        def forward(self, x, q, m=None): return x
+    odd = dict(backend='openvino', precision='fp16')
+    for how,words in ((dict(backend='tvm'), 'there is torch, openvino'), (odd, 'there is auto, float32, bf16')):
+        with pytest.raises(UserError, match=words): Segmenter.load('nano', 'cpu', **how)
+    with pytest.raises(UserError, match='networks of medals only'):
+        Segmenter(Other(), lambda texts, kind: torch.zeros(len(texts), 4), InputSpec(window=(32,32,64)), 'cpu', backend='openvino')
