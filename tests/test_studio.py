@@ -1,8 +1,10 @@
 "A day's work in the Studio: what people do, and what must not happen. No browser; `tests/browser` has one"
+import io
 import json
 import os
 import threading
 import tracemalloc
+import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -445,3 +447,14 @@ def test_masks_of_somebody_else_are_a_start(tmp_path):
     assert again.sentences==()
     post(again, type='load', path=' ')
     assert again.canvas.status['wrong']
+
+
+def test_everything_goes_to_ones_own_disk():
+    studio = Studio(None, head(), ['a'])
+    click(studio)
+    studio.paint('a', Scribble(((20,20,20),), 9.))
+    got = []
+    studio.canvas.send = lambda m, buffers=None: got.append((m, buffers))
+    post(studio, type='download', view='v')
+    (m,data), = got
+    assert m['view']=='v' and {'a.nii.gz','marks.json','manifest.json'}<=set(zipfile.ZipFile(io.BytesIO(data[0])).namelist())

@@ -185,7 +185,7 @@ def _on_remove(self, sentence):
     "A sentence is taken away"
     self.sentences = [s for s in self.sentences if s!=sentence]
 
-# %% ../../nbs/studio/38_heard.ipynb #ae5fa2fc
+# %% ../../nbs/studio/38_heard.ipynb #0012708c
 def _on_save(self, out):
     "The save button; a folder with another result is asked about once"
     self.save(out, wait=False, replace=self._asked_twice==('save', out))
@@ -195,7 +195,14 @@ def _on_load(self, path):
     if not path.strip(): raise UserError("name a folder or a file of labels to load")
     self.load(path)
 
+def _on_download(self, view):
+    "Everything to the disk of whoever looks"
+    if self.busy: raise UserError("a run is going on; cancel it or wait")
+    self.canvas.send(dict(type='file', view=view, name='medals.zip'), [self.zipped()])
+    self._show('downloaded as medals.zip')
+
 HEARD = dict(
+    download=_on_download,
     load=_on_load,
     slice=_on_slice,
     cut=_on_cut,

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['NOT_MASKS', 'said_plainly', 'labels_to_take', 'legend']
 
-# %% ../../nbs/studio/39_keeping.ipynb #30061425
+# %% ../../nbs/studio/39_keeping.ipynb #28990ba1
 import base64
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import medals
@@ -26,7 +28,7 @@ from .running import outcome_words # noqa: F401 a Studio that runs
 from .slices import Png, png_of
 from ..volume import Volume, read_labels, write_labels
 
-# %% ../../nbs/studio/39_keeping.ipynb #8246f20a
+# %% ../../nbs/studio/39_keeping.ipynb #e51620e0
 def _write_drawn(
     out:Path,     # Folder
     drawn:dict,   # `{sentence: bool (x,y,z)}`
@@ -45,13 +47,17 @@ def said_plainly(
     return str(e) or type(e).__name__
 
 @patch
+def _write(self:Studio, new, now, drawn):
+    "Everything that is kept of a state, into an empty folder"
+    if now.result is not None: now.result.save(new)
+    write_marks(new/FILE, now.marks, self.volume)
+    _write_drawn(new, drawn, self.volume)
+
+@patch
 def _save(self:Studio, out, now, drawn, had):
     "The thread of saving"
     try:
-        with replacing(out, [self.volume.source or '']) as new:
-            if now.result is not None: now.result.save(new)
-            write_marks(new/FILE, now.marks, self.volume)
-            _write_drawn(new, drawn, self.volume)
+        with replacing(out, [self.volume.source or '']) as new: self._write(new, now, drawn)
         text = f'saved in {out}'
         if had: text += ', in place of an earlier result'
         self._saved = {*getattr(self, '_saved', ()), Path(out).resolve()}
@@ -89,6 +95,16 @@ def save(
         self._start(self._save, path, self.board.now, self.drawn, had and not is_own)
     if wait: self.wait()
     return path
+
+# %% ../../nbs/studio/39_keeping.ipynb #b1fa29f5
+@patch
+def zipped(self:Studio)->bytes:
+    "What `save` would write, as a zip archive"
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp)/'medals'
+        with replacing(folder) as new: self._write(new, self.board.now, self.drawn)
+        archive = shutil.make_archive(str(Path(tmp)/'all'), 'zip', folder)
+        return Path(archive).read_bytes()
 
 # %% ../../nbs/studio/39_keeping.ipynb #704800f4
 NOT_MASKS = re.compile(r'labels|drawn_\d+|mark_\d+|.*_objects') # Other label maps of a saved folder, by their names without ending

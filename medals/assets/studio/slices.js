@@ -14,6 +14,7 @@ class Studio {
     this.cancel = button('Cancel', 'Stop the run', () => model.send({ type: 'cancel' }));
     this.save = button('Save', 'Masks, table and marks to the folder beside', () => model.send({ type: 'save', out: this.out.value }), 'medals-button medals-save');
     this.load = button('Load', 'Masks and marks from the folder or file of labels beside', () => model.send({ type: 'load', path: this.out.value }), 'medals-button medals-load');
+    this.download = button('Download', 'Masks, table and marks as a zip file to your own disk', () => model.send({ type: 'download', view: this.id }));
     this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to, or to load from' });
     this.auto = this.switch('auto', 'run after each mark', 'Ask the network again as soon as a mark is drawn');
     this.marks = this.switch('marks', 'marks', 'Show marks (M)');
@@ -30,7 +31,7 @@ class Studio {
       make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
         button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
       this.help, this.notes, this.area, this.value,
-      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load)));
+      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load, this.download)));
     this.listen();
     this.size = new ResizeObserver(() => this.panes.forEach(p => p.want()));
     this.panes.forEach(p => this.size.observe(p.canvas));
@@ -53,9 +54,16 @@ class Studio {
     on('change:tool change:status change:history change:steps change:active change:out change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
       if (m.view !== this.id) return;
+      if (m.type === 'file') this.keep(m.name, buffers[0]);
       if (m.type === 'slice') this.panes[m.axis].got(m, buffers);
       if (m.type === 'probe' && this.probed && String(m.at) === String(this.probed.at)) this.tell({ ...this.probed, value: m.value });
     });
+  }
+
+  keep(name, data) { // a file to the disk of whoever looks
+    const url = URL.createObjectURL(new Blob([data]));
+    make('a', '', { href: url, download: name }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
   // ---- what Python knows, and what is told to it
