@@ -8,6 +8,7 @@ __all__ = ['INTERLEAVED_FROM', 'Segmenter', 'FAINT', 'InputSpec', 'SegmentRun', 
 
 # %% ../nbs/inference/95_segment.ipynb #c81346d4
 import time
+from functools import partial
 
 import torch
 from fastcore.basics import patch
@@ -213,5 +214,5 @@ def __call__(
         with run.clock('result'): res = result_of(self, run, found)
     total = round(time.perf_counter()-start, 3)
     res.manifest['seconds'] = dict(run.seconds, total=total)
-    res.again = lambda old, marks, progress=None: refine(self, run, old, marks, progress)
+    res.again = partial(refine, self, run)
     return res

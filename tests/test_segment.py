@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage as ndi
 
 from medals.inference import forecast as module
 from medals.core import UserError
@@ -19,9 +20,11 @@ from medals.preprocessing.input_spec import InputSpec, NetGrid, axis_order_to
 from medals.geometry import resample
 from medals.inference.request import make_request
 from medals.inference.inputs import prompt_channels, cover_mask, stage_view
+from medals.inference.corrections import REACH, reach
 from medals.inference.memory import Sizes
 from medals.model import MedalS, ModelCfg
 from medals.masks.bitmask import BitMask
+from medals.masks.geodesic import FAR, geodesic, pulled, spread_of
 from medals.inference.roi import fine_regions, published_roi
 from medals.segment import SegmentRun, Segmenter, Stopped
 from medals.base.settings import InferenceCfg
@@ -400,36 +403,67 @@ def test_an_empty_first_stage_sends_the_published_way_everywhere_and_ours_nowher
 
 # ---- marks
 
-def test_refinement_asks_only_the_windows_that_a_mark_touches(head):
+def pieces_with(change, mark):
+    "Are all changed voxels in one piece with the mark?"
+    lab,_ = ndi.label(change|mark, np.ones((3,3,3)))
+    return len(np.unique(lab[mark]))==1==lab.max()
+
+
+def test_a_correction_stays_near_its_mark_and_never_goes_the_other_way(head):
     seg = fake((32,32,32))
     seg.stages[0].frame = replace(seg.stages[0].frame, spacing=(2.,2.,2.))
     first = seg(head, ['a','b'], presence=0)
-    tiles = Windows(first.manifest['looks'][0]['voxels'], (32,32,32), first.manifest['looks'][0]['box'])
     model = seg.stages[0].model
     model.asked.clear()
-    spot = Point((12,28,22), radius=9.)
-    second = first.refine({'a': [spot]})
-    view = stage_view(make_request(head, ['a']), seg.stages[0].frame)
+    depth = ndi.distance_transform_edt(~first.masks['a'])
+    spot = Point(tuple(int(n) for n in np.unravel_index(depth.argmax(), depth.shape)), radius=9.)
+    seen = []
+    second = first.refine({'a': [spot]}, preview=seen.append)
     mark = rasterize([spot], head.shape, head.affine)[0]
-    near = np.argwhere(np.asarray(cover_mask(BitMask.of(mark), view, [(0,n) for n in view.net.fine])))
-    lo,hi = near.min(0),near.max(0)+1
-    hit = [t for batch,_ in tiles.slabs() for t in batch if all(a<h and l<a+32 for a,l,h in zip(t.at, lo, hi))]
-    assert len(model.asked)==len(hit)<len(tiles) and second.manifest['passes']==len(hit)
-    assert np.array_equal(second.masks['b'], first.masks['b'])
-    changed = second.masks['a']^first.masks['a']
-    reach = np.zeros(view.net.fine, bool)
-    for t in hit: reach[tuple(slice(max(a, 0), a+32) for a in t.at)] = True
-    on_scan = resample(reach.astype(np.uint8), head.shape, 'float32')>0
-    assert changed.any() and not (changed&~on_scan).any() and second.masks['a'][mark].all()
+    away = ndi.distance_transform_edt(~mark, sampling=head.spacing)
+    part = reach(BitMask.of(mark).box(), head)
+    view = stage_view(make_request(head, ['a']), seg.stages[0].frame)
+    box = view.net.around(view.turn.region(part, head.shape))
+    tiles = Windows(view.net.shape, second.manifest['looks'][0]['window'], box)
+    assert len(model.asked)==len(tiles)==second.manifest['passes'] and second.manifest['refined']
+    for res in (seen[0], second):
+        assert np.array_equal(res.masks['b'], first.masks['b'])
+        changed = res.masks['a']^first.masks['a']
+        assert changed.any() and not changed[away>REACH].any() and pieces_with(changed, mark)
+        assert res.masks['a'][mark].all() and not (first.masks['a']&~res.masks['a']).any()
     assert second.refine({'a': [spot]}) is second, 'a mark that is known already asks nothing'
-    third = second.refine({'a': [Scribble(((30,28,22),(34,28,22)), positive=False)]})
-    assert third.masks['a'][mark].all() and not third.masks['a'][30:35,28,22].any() and third.marks['a'][0] is spot
+    stroke = Scribble(((30,28,22),(34,28,22)), positive=False)
+    third = second.refine({'a': [stroke]})
+    assert not third.masks['a'][30:35,28,22].any() and third.marks['a'][0] is spot
+    assert not (third.masks['a']&~second.masks['a']).any()
     kept = seg(head, ['a','b'], presence=0, keep_scores=True)
     better = kept.refine({'a': [spot]})
     assert np.array_equal(better.masks['a'], second.masks['a']) and np.array_equal(better.voxel_scores['b'], kept.voxel_scores['b'])
     for one in (kept, better):
         for text,levels in one.voxel_scores.items(): assert np.array_equal(levels>=128, one.masks[text]) # 128 of 255 is one half
-    assert len(np.unique(better.voxel_scores['a']))>2 and not np.array_equal(better.voxel_scores['a'], kept.voxel_scores['a'])
+    assert np.array_equal(better.voxel_scores['a']!=kept.voxel_scores['a'], better.masks['a']!=kept.masks['a'])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), positive=st.booleans(), strength=st.sampled_from((0.,2.,8.)),
+       mm=st.sampled_from(((1.,1.,1.),(.5,.5,3.),(2.,1.,1.))))
+def test_what_a_mark_pulls_is_one_piece_and_only_one_way(seed, positive, strength, mm):
+    gen = np.random.default_rng(seed)
+    shape = (18,16,10)
+    grey = ndi.gaussian_filter(gen.normal(size=shape), 2).astype(np.float32)
+    before = ndi.gaussian_filter(gen.normal(size=shape), 2)>0
+    scores = gen.random(shape).astype(np.float32)
+    mark = np.zeros(shape, bool)
+    mark[9,8,gen.integers(10)] = True
+    far = geodesic(grey, mark, mm)
+    straight = ndi.distance_transform_edt(~mark, sampling=mm)
+    assert (far[mark]==0).all() and (far>=straight-2*max(*mm, 1.5)).all(), 'no path is shorter than a straight line, but for coarse voxels'
+    after = pulled(before, scores, far, positive, strength, spread_of(before, mark, positive, mm))
+    change = after^before
+    assert (after[change]==positive).all() and not change[far>=FAR].any() and (after[mark]==positive).all() or not strength
+    assert pieces_with(change, mark) or not change.any()
+    weaker = pulled(before, scores, far, positive, strength/2, spread_of(before, mark, positive, mm))
+    assert not ((weaker^before)&~change).any(), 'a stronger pull changes no less'
 
 
 def test_objects_keep_their_ids_after_a_correction():

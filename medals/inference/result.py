@@ -154,10 +154,11 @@ def refine(
     self:Segmentation,
     marks:dict,    # `{sentence: marks}`, see `medals.spatial`; those that the result already knows are passed over
     progress=None, # `(passes done, all) -> False to stop`
+    preview=None,  # Called with a first new `Segmentation`, before the network is asked
 )->Segmentation:   # A new one; this one stays
     "Ask again where there are new marks; every other voxel stays as it is"
     if not self.again: raise UserError("nothing can be asked again, the network is not here; segment the scan with `spatial=marks`")
-    return self.again(self, marks, progress)
+    return self.again(self, marks, progress, preview)
 
 # %% ../../nbs/inference/70_result.ipynb #e32e26ac
 PLANES_COUNTED = 64 # Of a mask along each axis, about
