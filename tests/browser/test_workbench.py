@@ -37,6 +37,7 @@ class Bench:
         return shot[6:-6,6:-6]  # without the frame of what has the focus
 
     def stroke(self, *points, plane=2):
+        self.canvas(plane).scroll_into_view_if_needed()
         box = self.canvas(plane).bounding_box()
         at = [(box['x']+box['width']*x, box['y']+box['height']*y) for x,y in points]
         self.page.mouse.move(*at[0])

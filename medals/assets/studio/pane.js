@@ -8,7 +8,7 @@ const PLANES = [   // axis that is cut, axes of columns and rows, letters: left,
 
 const KEPT = 160;      // slices that are remembered
 const AHEAD = 3;       // slices that are fetched before they are asked for
-const QUICK = 260;     // pixels along a side while slices fly by; the rest follows when they stand still
+const QUICK = 250;     // pixels along a side while slices fly by; the rest follows when they stand still
 const REST = 180;      // ms after which they do
 const PATIENCE = 4000; // ms to wait for a slice before it is asked for again
 const PENS = ['scribble', 'eraser', 'brush', 'rubber'];
