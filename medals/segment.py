@@ -46,7 +46,6 @@ class Segmenter:
         source:str='',      # Where the weights came from, for the manifest
         precision='auto',   # Numbers inside the network: auto, float32, bf16, fp16
         compile=False,      # Compile the backbones? Takes a minute, pays off for many scans
-        backend='torch',    # What runs the networks: torch, or openvino on a CPU
         split=instances,    # How objects are told apart: mask, scores, spacing, smallest size, ids before a correction -> ids
     ):
         if frame: stages = NetworkStage(stages, frame)
@@ -62,9 +61,8 @@ class Segmenter:
         dtype = number_type(precision, self.device)
         self.amp = dtype if dtype.itemsize<=2 else None
         for stage in self.stages: self._place(stage.model, compile)
-        trunks = [use_backend(stage.model, backend, precision, self.device) for stage in self.stages]
-        self.backend = repr(trunks[0]) if trunks[0] else 'torch'
-        if trunks[0]: self.amp = None # the trunk has a precision of its own, the rest is small
+        self.precision = precision
+        self.backend = 'torch'
 
     def _place(self, model, compile):
         "A network onto the device"
@@ -89,11 +87,23 @@ def __repr__(self:Segmenter):
     return f"Segmenter({weights}, {names}, on {self.where})"
 
 # %% ../nbs/inference/95_segment.ipynb #ab912cf7
+@patch
+def use(
+    self:Segmenter,
+    backend='torch', # torch, or openvino, which is faster on a CPU and takes the extra of this name
+)->Segmenter:        # Itself
+    "Let another engine run the costly part of the networks; errors say what it cannot run"
+    trunks = [use_backend(stage.model, backend, self.precision, self.device) for stage in self.stages]
+    self.backend = repr(trunks[0]) if trunks[0] else 'torch'
+    if trunks[0]: self.amp = None # the trunk has a precision of its own, the rest is small
+    return self
+
 @patch(cls_method=True)
 def load(
     cls:Segmenter,
     source='nano',   # Folder, hub id, name, or `random:PRESET`
     device='auto',   # auto, cpu, cuda, cuda:1, mps
+    backend='torch', # torch, or openvino on a CPU
     **kwargs         # `precision`, `compile`, `split`: see `Segmenter`
 ):
     "Networks, frames and text encoder from one source"
@@ -101,7 +111,7 @@ def load(
     segmenter = cls(stages, enc, None, device, str(source), **kwargs)
     classes = classes_of(source)
     if classes: segmenter.repertoire = Repertoire(classes, enc)
-    return segmenter
+    return segmenter if backend=='torch' else segmenter.use(backend)
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd
 @patch

@@ -36,4 +36,4 @@ def test_what_a_backend_cannot_do_is_said_before_anything_runs():
     for how,words in ((dict(backend='tvm'), 'there is torch, openvino'), (odd, 'there is auto, float32, bf16')):
         with pytest.raises(UserError, match=words): Segmenter.load('nano', 'cpu', **how)
     with pytest.raises(UserError, match='networks of medals only'):
-        Segmenter(Other(), lambda texts, kind: torch.zeros(len(texts), 4), InputSpec(window=(32,32,64)), 'cpu', backend='openvino')
+        Segmenter(Other(), lambda texts, kind: torch.zeros(len(texts), 4), InputSpec(window=(32,32,64)), 'cpu').use('openvino')
