@@ -234,7 +234,7 @@ def _change(self:Studio, fn, *args, said=''):
 @patch
 def add(
     self:Studio,
-    sentence:str,
+    sentence:str, # The class
     *marks,          # Of `medals.spatial`; none: only the sentence
 ):
     "A sentence, or more marks for one"
@@ -268,7 +268,7 @@ def _step_back(self:Studio, step, word):
 @patch
 def paint(
     self:Studio,
-    sentence:str,
+    sentence:str, # The class
     stroke,       # A mark, such as a `Scribble`: what it covers is painted
     on=True,      # Paint, or rub out?
     limits=None,  # Lowest and highest grey value that is painted; None: all
@@ -279,7 +279,7 @@ def paint(
 @patch
 def clean(
     self:Studio,
-    sentence:str,
+    sentence:str, # The class
     step:str,     # fill holes, keep largest, grow, shrink or smooth
     mm:float=1.,  # How far the last three reach
 ):
