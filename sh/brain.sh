@@ -7,7 +7,8 @@
 # BODIES: CTs without a head, NAME_img.nii.gz, with organs NAME_lab.nii.gz and their names in labels.json
 # OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
 #
-# MINUTES (default 180) is the time to train, from the weights in brain/begin (see brain/README.md) or in $BEGIN; more flags for `medals train` stand in MORE.
+# MINUTES (default 180) is the time to train, from the weights in brain/begin (see brain/README.md) or in $BEGIN, on voxels of MM (default 2,2,2) with the
+# peak learning rate LR (default .002); more flags for `medals train` stand in MORE.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/brain
 heads=$1 bodies=$2 out=$3
@@ -21,14 +22,14 @@ for name in Dataset010_heads Dataset012_bodies Dataset014_ctbodies; do
   stores+=("$store")
   [ -f "$store/manifest.jsonl" ] && continue
   medals index "$out/raw/$name" -o "$out/$name.jsonl"
-  medals prepare "$out/$name.jsonl" -o "$store" --preset nano
+  medals prepare "$out/$name.jsonl" -o "$store" --preset nano --spacing "${MM:-2,2,2}" --patch 64,64,64
 done
 
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-$here/begin}" --text small --datasets "$here/tissues.toml" \
-  --patch 64,64,64 --queries 20 --least 4 --lr .002 \
+  --patch 64,64,64 --queries 48 --least 4 --lr "${LR:-.002}" \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

@@ -63,7 +63,8 @@ def bodies(source, raw):
     for row in about.values():
         for organ in row['labels'].values(): names.setdefault(organ.lower(), len(names)+1)
     asked = {organ: [value] for organ,value in names.items() if organ in ('liver','spleen','stomach','aorta','urinary bladder')}
-    asked['lung'] = [value for organ,value in names.items() if 'lung' in organ]
+    lungs = [value for organ,value in names.items() if 'lung' in organ]
+    if lungs: asked['lung'] = lungs
     absent = [name for name in classes() if name not in TABLE['not_elsewhere']['names']]
     labels = {**asked, **{name: [NOWHERE] for name in absent}}
     def cases(kind):
