@@ -58,6 +58,13 @@ def _few(items):
     return ', '.join(map(str, list(items)[:12]))+(', ...' if len(items)>12 else '')
 
 # %% ../nbs/commands/30_cli.ipynb #12000434
+def _on_server(cfg):
+    "The settings of a run elsewhere; what the server has chosen cannot be chosen here"
+    chosen = [name for name in ('weights','device','precision','backend') if getattr(cfg, name)!=getattr(SegmentCfg, name)]
+    flags = ', '.join(f'--{name}' for name in chosen)
+    if chosen: raise UserError(f"{flags} and --server do not go together: the server has loaded its weights already; start it with them")
+    return replace(cfg, weights=cfg.server)
+
 def segment(
     words:list,      # Scans (.nii.gz, .npz, .ome.zarr, DICOM, folders, patterns), and what to segment, one mask each, such as "left kidney"
     cfg:SegmentCfg
@@ -67,7 +74,7 @@ def segment(
     from medals.commands.images import find_images, lone_scan, one_series, split_words, with_choice
     from medals.volume import is_challenge
     images,sentences = split_words(words, cfg.out)
-    if cfg.server: cfg = replace(cfg, weights=cfg.server)
+    if cfg.server: cfg = _on_server(cfg)
     if cfg.marks and not Path(cfg.marks).expanduser().exists(): raise UserError(f"no file {cfg.marks}")
     if cfg.series not in ('', 'all'): images = [one_series(o, cfg.series) for o in images]
     notes = []

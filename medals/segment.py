@@ -58,11 +58,15 @@ class Segmenter:
         self.repertoire = None # what the weights were trained to find; None: they do not say
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
-        dtype = number_type(precision, self.device)
-        self.amp = dtype if dtype.itemsize<=2 else None
-        for stage in self.stages: self._place(stage.model, compile)
         self.precision = precision
+        self.amp = self._half()
+        for stage in self.stages: self._place(stage.model, compile)
         self.backend = 'torch'
+
+    def _half(self):
+        "Half precision on this device, None for float32"
+        dtype = number_type(self.precision, self.device)
+        return dtype if dtype.itemsize<=2 else None
 
     def _place(self, model, compile):
         "A network onto the device"
@@ -95,7 +99,7 @@ def use(
     "Let another engine run the costly part of the networks; errors say what it cannot run"
     trunks = [use_backend(stage.model, backend, self.precision, self.device) for stage in self.stages]
     self.backend = repr(trunks[0]) if trunks[0] else 'torch'
-    if trunks[0]: self.amp = None # the trunk has a precision of its own, the rest is small
+    self.amp = None if trunks[0] else self._half() # the trunk has a precision of its own, the rest is small
     return self
 
 @patch(cls_method=True)

@@ -6,7 +6,7 @@
 __all__ = ['Studio', 'Stopped', 'HEARD', 'legend', 'slices', 'compare', 'view3d', 'prompts_view', 'Png', 'complete', 'understood']
 
 # %% ../nbs/studio/40_widgets.ipynb #ac848ac1
-from .segment import Stopped
+from .base.progress import Stopped
 from .studio.desk import Studio
 from .studio.heard import HEARD
 from .studio.hints import complete, understood

@@ -1,4 +1,6 @@
 "Another engine for the costly part: the same answers, said in the manifest"
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -37,3 +39,14 @@ def test_what_a_backend_cannot_do_is_said_before_anything_runs():
         with pytest.raises(UserError, match=words): Segmenter.load('nano', 'cpu', **how)
     with pytest.raises(UserError, match='networks of medals only'):
         Segmenter(Other(), lambda texts, kind: torch.zeros(len(texts), 4), InputSpec(window=(32,32,64)), 'cpu').use('openvino')
+
+
+def test_threads_do_not_mix_answers_and_torch_comes_back():
+    scan,_ = unseen_view(*template())
+    fast,plain = Segmenter.load('nano', 'cpu', backend='openvino'),Segmenter.load('nano', 'cpu')
+    words = ['white matter', 'left cerebral hemisphere', 'cerebral ventricles']
+    alone = {w: fast(scan, w).masks[w] for w in words}
+    with ThreadPoolExecutor(3) as pool: together = dict(zip(words, pool.map(lambda w: fast(scan, w).masks[w], words)))
+    for w in words: assert (alone[w]==together[w]).all()
+    back = fast.use('torch')(scan, words[0])
+    assert back.manifest['backend']=='torch' and (back.masks[words[0]]==plain(scan, words[0]).masks[words[0]]).all()

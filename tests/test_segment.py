@@ -24,7 +24,7 @@ from medals.inference.corrections import REACH, reach
 from medals.inference.memory import Sizes
 from medals.model import MedalS, ModelCfg
 from medals.masks.bitmask import BitMask
-from medals.masks.geodesic import FAR, geodesic, pulled, spread_of
+from medals.masks.geodesic import FAR, felt_spacing, geodesic, pulled, spread_of
 from medals.inference.roi import fine_regions, published_roi
 from medals.segment import SegmentRun, Segmenter, Stopped
 from medals.base.settings import InferenceCfg
@@ -442,6 +442,50 @@ def test_a_correction_stays_near_its_mark_and_never_goes_the_other_way(head):
     for one in (kept, better):
         for text,levels in one.voxel_scores.items(): assert np.array_equal(levels>=128, one.masks[text]) # 128 of 255 is one half
     assert np.array_equal(better.voxel_scores['a']!=kept.voxel_scores['a'], better.masks['a']!=kept.masks['a'])
+
+
+def test_earlier_marks_hold_and_an_equal_mask_is_known(head):
+    seg = fake((32,32,32))
+    first = seg(head, ['a'], presence=0)
+    a,b = Point((24,28,22)),Point((24,28,25), positive=False)
+    later = first.refine({'a': [a]}).refine({'a': [a, b]})
+    at_once = first.refine({'a': [a, b]})
+    for mark,inside in ((a, True), (b, False)):
+        own = rasterize([replace(mark, positive=True)], head.shape, head.affine)[0]
+        if mark is a: own &= ~rasterize([replace(b, positive=True)], head.shape, head.affine)[0]
+        for res in (later, at_once): assert (res.masks['a'][own]==inside).all()
+    block = first.masks['a'].copy()
+    block[20:26,20:30,20:26] = True
+    joined = first.refine({'a': [Mask(block)]})
+    assert joined.refine({'a': [Mask(block.copy())]}) is joined
+    assert not (first.masks['a']&~joined.masks['a']).any(), 'a mask that joins takes nothing away'
+    less = first.refine({'a': [Mask(block, positive=False)]})
+    assert not (less.masks['a']&~first.masks['a']).any(), 'and one that takes away adds nothing'
+
+
+@pytest.mark.parametrize('odd', [3.4e38, -3.4e38, 1e300, np.inf, np.nan])
+def test_fill_values_beside_a_mark_do_no_harm(odd):
+    gen = np.random.default_rng(0)
+    grey = gen.normal(100, 10, (24,24,16))
+    mark = np.zeros(grey.shape, bool)
+    mark[12,12,8] = True
+    usual = geodesic(grey, mark, (1.,1.,1.))
+    grey[4,4,4] = odd
+    spoilt = geodesic(grey, mark, (1.,1.,1.))
+    assert np.isfinite(spoilt).all() and np.abs(spoilt-usual)[8:,8:].max()<2
+
+
+def test_a_mark_under_a_microscope_reaches_voxels_not_millimetres():
+    shape = (80,80,40)
+    mark = np.zeros(shape, bool)
+    mark[40,40,20] = True
+    none = np.zeros(shape, bool)
+    for mm in (.15, .01, 1e-4):
+        spacing = felt_spacing((mm,)*3)
+        far = geodesic(np.zeros(shape), mark, spacing)
+        found = pulled(none, np.full(shape, .02), far, True, 8., spread_of(none, mark, True, spacing))
+        assert 100<found.sum()<found.size*.8 and np.allclose(spacing, spacing[0])
+    assert tuple(felt_spacing((1.,1.,3.)))==(1.,1.,3.)
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,6 +10,7 @@ import threading
 import types
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from medals.volume import phantom, read_labels, write_volume
 httpx = pytest.importorskip('httpx')
 pytest.importorskip('fastapi')
 uvicorn = pytest.importorskip('uvicorn')
-from medals.serving.app import make_app, open_port  # noqa: E402
+from medals.serving.app import make_app, open_port, why_not  # noqa: E402
 from medals.serving.counter import ServeCfg  # noqa: E402
 
 
@@ -335,6 +336,8 @@ def test_the_studio_and_the_command_line_use_a_server(there, tmp_path, monkeypat
     assert main(['segment', 'head.nii.gz', 'again.nii.gz', 'the skull', '--server', url, '-o', 'many'])==0
     want = seg(scan, ['the skull']).masks['the skull']
     for path in ('one/the_skull.nii.gz', 'many/again/the_skull.nii.gz'): assert np.array_equal(read_labels(path)[0].data>0, want)
+    assert main(['segment', 'head.nii.gz', 'the skull', '--server', url, '--weights', 'nano', '--backend', 'openvino', '-o', 'no'])==2
+    assert '--weights, --backend and --server do not go together' in capsys.readouterr().err and not Path('no').exists()
     assert main(['segment', 'head.nii.gz', 'the skull', '--server', 'http://127.0.0.1:9', '-o', 'none'])==2
     assert 'is `medals serve` running there' in capsys.readouterr().err
 
@@ -353,6 +356,11 @@ def test_keys_and_pages_of_others(there):
     own = {'Authorization': f'Bearer {KEY}'}
     assert httpx.post(url+'/claim', headers={**own, 'Origin': 'https://evil.example'}).status_code==403
     with pytest.raises(UserError, match='key is needed'): ServeCfg(host='0.0.0.0')
+    def asked_as(host, key=''):
+        headers = {'host': host, **({'authorization': f'Bearer {key}'} if key else {})}
+        return why_not(headers, ServeCfg(key=key))
+    for host in ('127.0.0.1:1527', 'localhost', '[::1]:1527'): assert asked_as(host) is None
+    assert asked_as('evil.example:1527').status==403 and asked_as('evil.example', KEY) is None, 'a name that leads here is no key'
 
 
 PATHS = ('/images', '/jobs', '/images/x/export', '/set_image', '/set_target_buffer',

@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from ..core import UserError
 from ..scans.axes import Region
 from ..masks.bitmask import BitMask
-from ..masks.geodesic import geodesic, pulled, spread_of
+from ..masks.geodesic import felt_spacing, geodesic, pulled, spread_of
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
@@ -27,7 +27,12 @@ from .pipeline import SegmentRun
 # %% ../../nbs/inference/92_corrections.ipynb #79f429e9
 def _is_among(mark, marks):
     "Is a mark one of these, or the same as one of them?"
-    return any(mark is o or mark==o for o in marks)
+    return any(mark is o or mark==o or _same_mask(mark, o) for o in marks)
+
+def _same_mask(a, b):
+    "Are two marks masks that say the same?"
+    if not (isinstance(a, Mask) and isinstance(b, Mask)): return False
+    return (a.positive, a.mode)==(b.positive, b.mode) and np.array_equal(a.data, b.data)
 
 def new_marks(
     old:Segmentation,
@@ -69,7 +74,7 @@ def reach(
 )->Region:       # Voxels
     "The box of the scan in which marks may change something"
     pairs = []
-    for (lo,hi),mm in zip(spot, vol.spacing):
+    for (lo,hi),mm in zip(spot, felt_spacing(vol.spacing)):
         more = int(np.ceil(REACH/mm))
         pairs.append((lo-more, hi+more))
     return Region(pairs).clip(vol.shape)
@@ -104,18 +109,15 @@ def look_again(
 STRENGTH = {Point: 8., Scribble: 8., Box: 2., Lasso: 2.} # Logits by which a mark pulls at the scores beside it
 ODDS_INSIDE = 4. # Logits of what is in a mask, where no scores are kept
 
-def _grey(vol, at):
-    "Grey values of a part of the scan, float32"
-    return np.asarray(vol.data[at], dtype=np.float32)
-
 def _by_marks(before, scores, vol, at, marks, threshold):
     "A part of a mask after some marks, one after the other; `before` bool and `scores` 0..1 of that part"
-    grey = _grey(vol, at)
+    grey = np.asarray(vol.data[at])
+    spacing = felt_spacing(vol.spacing)
     for mark in single_marks(marks):
         drawn = mask_of_marks(vol, [replace(mark, positive=True)])[at]
         if not drawn.any(): continue
-        far = geodesic(grey, drawn, vol.spacing)
-        spread = spread_of(before, drawn, mark.positive, vol.spacing)
+        far = geodesic(grey, drawn, spacing)
+        spread = spread_of(before, drawn, mark.positive, spacing)
         before = pulled(before, scores, far, mark.positive, STRENGTH[type(mark)], spread, threshold)
     return before
 
@@ -145,8 +147,12 @@ def _by_hints(before, scores, bits, vol, at, marks, threshold):
     if not whole: return before
     new = np.asarray(touched(bits, vol, whole))[at]
     if not new.any(): return before
-    near = distance_transform_edt(~new, sampling=vol.spacing)<=REACH
-    return np.where(near, scores>threshold, before)
+    near = distance_transform_edt(~new, sampling=felt_spacing(vol.spacing))<=REACH
+    after = np.where(near, scores>threshold, before)
+    if any(o.mode=='replace' for o in whole): return after
+    if all(o.positive for o in whole): return before|after
+    if not any(o.positive for o in whole): return before&after
+    return after
 
 # %% ../../nbs/inference/92_corrections.ipynb #b9a086b1
 def _places(bits, vol, marks):
@@ -209,7 +215,7 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
     for text,added in new.items():
         i = request.texts.index(text)
         found,levels = _corrected(request, i, bits[text], scores.get(text), added, ask and partial(ask, i))
-        mask = apply_marks(np.asarray(found), request.vol, added) # bool `(x,y,z)`
+        mask = apply_marks(np.asarray(found), request.vol, spatial[text]) # bool `(x,y,z)`; earlier marks hold as well
         if text in objects:
             objects[text] = _objects_again(seg, request, objects[text], mask)
             mask = objects[text]>0

@@ -37,6 +37,11 @@ def given_key(
     try: return base64.b64decode(rest, validate=True).partition(b':')[2]
     except ValueError: return b''
 
+def _is_loopback(host):
+    "Does the name by which a server was called mean this machine? Others may have been led here by a page"
+    name = host[1:].partition(']')[0] if host.startswith('[') else host.partition(':')[0]
+    return not host or name in LOOPBACK
+
 def why_not(
     headers,           # Of a request, by names in lower case
     cfg:ServeCfg,
@@ -45,7 +50,10 @@ def why_not(
     if cfg.key and not hmac.compare_digest(given_key(headers.get('authorization')), cfg.key.encode()):
         return Refusal("this server asks for a key; send it as Authorization: Bearer KEY", 401)
     origin = headers.get('origin')
-    own = re.sub(r'^https?://', '', origin or '')==headers.get('host')
+    host = headers.get('host', '')
+    if not cfg.key and not _is_loopback(host):
+        return Refusal(f"this server has no key and answers to 127.0.0.1 and localhost only, not to {host[:200]}; start it with --key", 403)
+    own = re.sub(r'^https?://', '', origin or '')==host
     allowed = [o.strip().rstrip('/') for o in cfg.origins.split(',') if o.strip()]
     if origin and not own and origin not in allowed:
         return Refusal(f"pages of {origin[:200]} may not connect; start the server with --origins {origin[:200]}", 403)
@@ -181,7 +189,7 @@ def run_server(
     except ImportError as e: raise UserError(f"serving needs FastAPI and uvicorn; {install_line('serve')}") from e
     sock = open_port(cfg.host, cfg.port)
     try:
-        app = make_app(Segmenter.load(cfg.weights, cfg.device, precision=cfg.precision), cfg)
+        app = make_app(Segmenter.load(cfg.weights, cfg.device, cfg.backend, precision=cfg.precision), cfg)
         name = f'[{cfg.host}]' if ':' in cfg.host else cfg.host
         if say: say(f'http://{name}:{sock.getsockname()[1]}')
         if cfg.host not in LOOPBACK:

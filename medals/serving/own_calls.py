@@ -29,6 +29,8 @@ def prompts_of(
 ):
     "Sentences from JSON"
     if isinstance(said, list) and said and all(isinstance(o, list) and len(o)==2 for o in said):
+        are_ids = all(isinstance(number, int|str) for number,_ in said)
+        if not are_ids: raise Refusal('a label id is a number or a name; send pairs such as [1, "liver"]')
         return {number: get(dict(sentence=text), 'sentence') for number,text in said}
     if isinstance(said, str): said = [said]
     return get(dict(prompts=said), 'prompts')

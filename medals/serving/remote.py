@@ -270,8 +270,8 @@ def _result(self:RemoteSegmenter, said, arrays, vol, marks, before, origin):
 
 # %% ../../nbs/serving/80_remote.ipynb #4cad5818
 @patch
-def _refine(self:RemoteSegmenter, origin, masks, old, marks, progress=None):
-    "A result with more marks, asked again over there where they are"
+def _refine(self:RemoteSegmenter, origin, masks, old, marks, progress=None, preview=None):
+    "A result with more marks, asked again over there where they are; `preview` is not called, as the scores are over there"
     run,asked = origin
     new = _new_marks(old, marks)
     if not new: return old

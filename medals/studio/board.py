@@ -254,13 +254,14 @@ def take(self:Board, result, marks):
         name, = spelled_once([sentence], names)
         spelled[name] = tuple(as_marks(some))
     for mark in chain(*spelled.values()): self.piece(mark) # says what is wrong
+    hands = spelled_once(getattr(result, 'manifest', {}).get('edited by hand', ()), names)
     self._do(
         'load',
         sentences=names,
         marks=MappingProxyType(spelled),
         result=result,
         asked=None,
-        edited=frozenset())
+        edited=frozenset(hands)&frozenset(names))
 
 @patch
 def _check_grid(self:Board, result):

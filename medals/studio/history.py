@@ -30,6 +30,7 @@ def spelled_once(
 )->tuple:
     "Sentences, each once, as they were spelled first"
     first = {}
+    if isinstance(sentences, str): sentences = [sentences]
     for sentence in known: first.setdefault(folded(sentence), sentence)
     names = []
     for sentence in sentences:

@@ -17,6 +17,7 @@ import medals
 import numpy as np
 from fastcore.basics import patch
 
+from ..base.files import read_json
 from ..core import UserError
 from ..inference.result import Segmentation
 from ..scans.outputs import check_out, replacing, result_files
@@ -131,6 +132,14 @@ def labels_to_take(
     if not found and not (path/FILE).exists(): raise UserError(f"{path} holds no masks with names, and no marks")
     return found
 
+def _by_hand(path):
+    "The sentences of a saved folder whose masks a hand has changed"
+    said = path/'manifest.json'
+    if not said.exists(): return []
+    made = read_json(said)
+    hands = made.get('edited by hand') if isinstance(made, dict) else None
+    return [str(o) for o in hands] if isinstance(hands, list) else []
+
 @patch
 def load(
     self:Studio,
@@ -141,6 +150,8 @@ def load(
     masks = labels_to_take(path, self.volume)
     marks = read_marks(path, self.volume) if (path/FILE).exists() else {}
     made = dict(medals=medals.__version__, notes=[f'masks were loaded from {path.name}'])
+    hands = _by_hand(path)
+    if hands: made['edited by hand'] = hands
     result = Segmentation(self.volume, masks, {}, made)
     with self._lock:
         self.board.take(result, marks)

@@ -13,7 +13,7 @@ from collections import Counter
 from fastcore.basics import patch
 
 from ..core import UserError
-from ..segment import Stopped
+from ..base.progress import Stopped
 from .desk import Studio
 
 # %% ../../nbs/studio/38_running.ipynb #a0affabf
