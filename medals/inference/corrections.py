@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from ..core import UserError
 from ..scans.axes import Region
 from ..masks.bitmask import BitMask
-from ..masks.geodesic import felt_spacing, geodesic, pulled, spread_of
+from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, spread_of
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
@@ -69,13 +69,14 @@ REACH = 30. # mm around a mark, within which it may change a mask
 WINDOW_STEP = 32   # Voxels: windows of the network are multiples of it, as it halves an image five times
 
 def reach(
-    spot:Region, # Voxels of the scan that marks speak of
-    vol,         # The scan
-)->Region:       # Voxels
+    spot:Region,   # Voxels of the scan that marks speak of
+    vol,           # The scan
+    most=REACH,    # mm
+)->Region:         # Voxels
     "The box of the scan in which marks may change something"
     pairs = []
     for (lo,hi),mm in zip(spot, felt_spacing(vol.spacing)):
-        more = int(np.ceil(REACH/mm))
+        more = int(np.ceil(most/mm))
         pairs.append((lo-more, hi+more))
     return Region(pairs).clip(vol.shape)
 
@@ -109,7 +110,7 @@ def look_again(
 STRENGTH = {Point: 8., Scribble: 8., Box: 2., Lasso: 2.} # Logits by which a mark pulls at the scores beside it
 ODDS_INSIDE = 4. # Logits of what is in a mask, where no scores are kept
 
-def _by_marks(before, scores, vol, at, marks, threshold):
+def _by_marks(before, scores, vol, at, marks, threshold, most=FAR):
     "A part of a mask after some marks, one after the other; `before` bool and `scores` 0..1 of that part"
     grey = np.asarray(vol.data[at])
     spacing = felt_spacing(vol.spacing)
@@ -118,7 +119,7 @@ def _by_marks(before, scores, vol, at, marks, threshold):
         if not drawn.any(): continue
         far = geodesic(grey, drawn, spacing)
         spread = spread_of(before, drawn, mark.positive, spacing)
-        before = pulled(before, scores, far, mark.positive, STRENGTH[type(mark)], spread, threshold)
+        before = pulled(before, scores, far, mark.positive, STRENGTH[type(mark)], spread, threshold, most)
     return before
 
 def _known_scores(bits, levels, at):
@@ -155,13 +156,13 @@ def _by_hints(before, scores, bits, vol, at, marks, threshold):
     return after
 
 # %% ../../nbs/inference/92_corrections.ipynb #b9a086b1
-def _places(bits, vol, marks):
-    "Marks that are near each other, and the box in which they may change something"
+def _places(bits, vol, marks, most):
+    "Marks that are near each other, and the box in which they may change something, `most` mm around"
     places = []
     for mark in marks:
         spot = touched(bits, vol, [mark]).box()
         if spot is None: continue
-        part = reach(spot, vol)
+        part = reach(spot, vol, most)
         together = [mark]
         apart = []
         for others,box in places:
@@ -172,19 +173,31 @@ def _places(bits, vol, marks):
         places = [*apart, (together, part)]
     return places
 
-def _corrected(request, i, bits, levels, marks, ask=None):
+def _span(first, i):
+    "Half of the largest side of a window of the stage that looked last for a sentence, mm"
+    spans = [REACH]
+    for look in first.looks:
+        if i not in look.some: continue
+        frame = look.stage.frame
+        spans.append(max(n*mm for n,mm in zip(frame.window, frame.spacing))/2)
+    return max(REACH, spans[-1])
+
+def _corrected(first, i, bits, levels, marks, ask=None):
     "Mask and kept scores of a sentence after new marks; `ask(part, bits)` says what the network thinks there, None: it is not asked"
+    request = first.request
     vol = request.vol
     threshold = request.cfg.threshold
     bits = bits.copy()
     if levels is not None: levels = levels.copy()
-    for some,part in _places(bits, vol, marks):
+    is_new = bits.box() is None # nothing was there that could be spoilt
+    span,most = (_span(first, i), np.inf) if is_new and ask else (REACH, FAR)
+    for some,part in _places(bits, vol, marks, span):
         at = part.slices
         scores = ask(part, bits) if ask else None
         if scores is None: scores = _known_scores(bits, levels, at)
         before = np.asarray(bits[at])
         mask = _by_hints(before, scores, bits, vol, at, some, threshold) if ask else before
-        mask = _by_marks(mask, scores, vol, at, some, threshold)
+        mask = _by_marks(mask, scores, vol, at, some, threshold, most)
         if levels is not None:
             own = agreeing((scores*255).round().astype(np.uint8), mask)
             levels[at] = np.where(mask!=before, own, levels[at])
@@ -214,7 +227,7 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
     objects = dict(old.instances)
     for text,added in new.items():
         i = request.texts.index(text)
-        found,levels = _corrected(request, i, bits[text], scores.get(text), added, ask and partial(ask, i))
+        found,levels = _corrected(first, i, bits[text], scores.get(text), added, ask and partial(ask, i))
         mask = apply_marks(np.asarray(found), request.vol, spatial[text]) # bool `(x,y,z)`; earlier marks hold as well
         if text in objects:
             objects[text] = _objects_again(seg, request, objects[text], mask)

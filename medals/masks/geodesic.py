@@ -94,6 +94,7 @@ def pulled(
     strength:float,      # Pull at the mark, logits; 0: none
     spread:float,        # mm, see `spread_of`
     threshold:float=.5,  # Score from which a voxel belongs to the mask
+    most:float=FAR,      # mm from the mark, from which on nothing changes
 )->np.ndarray:           # bool
     "A mask after a mark; what changed is one piece with the mark, and everything outside it is as before"
     mark = far<=0
@@ -101,7 +102,7 @@ def pulled(
     sign = 1 if positive else -1
     inside = _logits(scores)+sign*pull>_logits(threshold)
     change = inside&~before if positive else before&~inside
-    change &= far<FAR
+    change &= far<most
     pieces,_ = label(change|mark, np.ones((3,3,3)))
     own = np.unique(pieces[mark])
     change = np.isin(pieces, own[own>0])
