@@ -98,13 +98,6 @@ class Scan:
 class ScanRun(Job):
     "A run about a scan"
     scan = ''
-    @property
-    def busy(self):
-        "Does it wait or run?"
-        return self.state in ('waiting','running')
-    def close(self):
-        "Its client is gone"
-        self.cancel()
 
 # %% ../../nbs/serving/56_own_calls.ipynb #0cd10dd4
 async def about(call:Call)->Reply:

@@ -117,13 +117,6 @@ class VoxTellJob(Job):
     vol = None
     prompts = ()
     largest = False
-    @property
-    def busy(self):
-        "Does it wait or run?"
-        return self.state in ('waiting','running')
-    def close(self):
-        "Its client is gone"
-        self.cancel()
 
 async def start(call:Call)->Reply:
     "POST /jobs: sentences for an image"

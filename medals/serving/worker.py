@@ -44,6 +44,15 @@ class Job:
         self._bells = set()
         self._lock = threading.Lock()
 
+    @property
+    def busy(self):
+        "Does it wait or run?"
+        return self.state in ('waiting','running')
+
+    def close(self):
+        "Its client is gone"
+        self.cancel()
+
     def _say(self, **news):
         self.said.append(news)
         for loop,bell in tuple(self._bells):
