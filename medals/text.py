@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODALITY_CODES', 'FRAME', 'LONGEST', 'DROP', 'MOST_NAMED', 'SHIPPED', 'OF_NANO', 'codes_of', 'tokenize',
            'KnowledgeEncoder', 'load_file', 'load_strict', 'clean_text_state', 'QueryCache', 'encoder_place',
-           'TextEncoder', 'native_folder']
+           'TextEncoder', 'native_folder', 'name_encoder']
 
 # %% ../nbs/network/20_text.ipynb #9083036b
 import hashlib
@@ -342,7 +342,29 @@ def native_folder(
 )->Path:
     "Where the files of an encoder lie: in the folder itself, in its best or in its last weights"
     places = [Path(folder)/o for o in ('', 'best', 'last')]
-    return next((o for o in places if (o/'text.safetensors').exists()), Path(folder))
+    found = next((o for o in places if (o/'text.safetensors').exists()), Path(folder))
+    named = found/'text.json'
+    return _shipped(named) if named.exists() and not (found/'text.safetensors').exists() else found
+
+def _shipped(named):
+    "The folder of the encoder that comes with medals and is only named; it has to be the one that was meant"
+    with reading(named):
+        said = read_json(named)
+        name,meant = said['same_as'],said['sha256']
+    if name not in SHIPPED: raise UserError(f"{named} names an encoder {name!r} that does not come with medals; there is {', '.join(SHIPPED)}")
+    own = encoder_place(name)
+    if read_json(own/'text.json')['sha256']==meant: return own
+    raise UserError(f"{named} means another state of the encoder {name!r} than this version of medals has; take weights and medals of the same version")
+
+def name_encoder(
+    folder,     # To write
+    name:str,   # Of one that comes with medals
+):
+    "A folder that names an encoder in place of a copy of it"
+    made = read_json(encoder_place(name)/'text.json')
+    with atomic(folder) as tmp:
+        tmp.mkdir()
+        write_json(tmp/'text.json', dict(same_as=name, sha256=made['sha256']))
 
 def _tokenizer_and_config(base):
     "What `transformers` needs to know of an encoder, from a folder or the hub"

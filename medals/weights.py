@@ -17,7 +17,7 @@ import torch
 
 import medals
 from .core import UserError, dict_cfg
-from .base.files import asset, atomic, cache_dir, files_below, read_json, reading, sha256, write_json
+from .base.files import asset, atomic, cache_dir, files_below, read_json, read_table, reading, sha256, write_json
 from .model import MedalS, ModelCfg
 from .text import load_file, load_strict
 
@@ -145,7 +145,7 @@ def load_published(
 # %% ../nbs/network/30_weights.ipynb #006072d5
 HUB = 'spc819/Medal-S-V1.0'
 NAMED = {
-    'nano': None,
+    **dict.fromkeys(read_table('bundles.toml')), # these come with the package
     'medals-s-coarse': 'checkpoints/nano_UNet_CVPR2025_crop_size_224_224_128_spacing_1.5_1.5_3.0_step_358600.pth',
     'medals-s-fine': 'checkpoints/nano_UNet_CVPR2025_crop_size_192_192_192_spacing_1.0_1.0_1.0_step_341300.pth',
     'medals-s-text': 'checkpoints/text_encoder.pth'}

@@ -351,11 +351,13 @@ def add_rows(
     path,       # CSV file
     rows:list,  # Dictionaries with the same keys
 ):
-    "Append rows; the first ones decide the columns"
-    columns = list(rows[0])
+    "Append rows; the first ones ever written decide the columns"
     is_new = not Path(path).exists()
+    columns = list(rows[0])
+    if not is_new:
+        with open(path, newline='', encoding='utf-8') as f: columns = next(csv.reader(f), columns)
     with open(path, 'a', newline='', encoding='utf-8') as f:
-        writer = csv.DictWriter(f, columns, lineterminator='\n')
+        writer = csv.DictWriter(f, columns, extrasaction='ignore', lineterminator='\n')
         if is_new: writer.writeheader()
         for row in rows: writer.writerow({key: _cell(value) for key,value in row.items()})
 

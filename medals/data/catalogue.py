@@ -126,6 +126,7 @@ def _challenge(name, field):
     "A data set of the challenge's prompt file"
     table = field.table('a table of label ids and their sentences')
     instance = bool('instance_label' in table and table.pop('instance_label').flag())
+    partial = bool('partial' in table and table.pop('partial').flag())
     said = {}
     for key,given in table.items():
         label = Field(key, field.where).whole(1, LARGEST_LABEL)
@@ -139,7 +140,8 @@ def _challenge(name, field):
         values = None if instance else [label]
         classes[called] = dict(values=values, sentences=sentences)
     word = re.match('[a-z]*', name.lower())[0] # names of data sets begin with the modality, such as CT_Abd
-    return _data_set(MODALITY_NAMES.get(word), classes, instance=instance)
+    more = dict(partial=True) if partial else {}
+    return _data_set(MODALITY_NAMES.get(word), classes, instance=instance, **more)
 
 # %% ../../nbs/data/20_catalogue.ipynb #282360fc
 def _own_classes(field, modality):
@@ -154,7 +156,7 @@ def _own_classes(field, modality):
 
 def _own(field):
     "Name and data set of an own prompt file"
-    field.only('name', 'modality', 'classes', 'image', 'labels', 'instance', 'ignore')
+    field.only('name', 'modality', 'classes', 'image', 'labels', 'instance', 'ignore', 'partial')
     name = safe_name(field.need('name').text())
     modality = _modality(field.need('modality'))
     classes = _own_classes(field, modality)
@@ -165,6 +167,8 @@ def _own(field):
         ignored = [label.whole(0, LARGEST_LABEL) for label in given.some()]
     given = field.get('instance')
     instance = bool(given and given.flag())
+    given = field.get('partial')
+    if given and given.flag(): files['partial'] = True
     return name,_data_set(modality, classes, ignored, instance, **files)
 
 def _channel_name(name, channel, channels):

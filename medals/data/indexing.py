@@ -148,6 +148,12 @@ def _number_masks(name, d, rows, known):
     d['masks'] = table
 
 # %% ../../nbs/data/40_indexing.ipynb #8f961aa9
+def _mark_undrawn(d, rows):
+    "Of a data set in which not everything was drawn everywhere: what has no voxel in a case is not known there"
+    for row in rows:
+        there = set(row['ids'])
+        row['unknown'] = [name for name,c in d['classes'].items() if c['values'] and not there.intersection(c['values'])]
+
 def _keyed(found):
     "`{name of a scan: its row}`; the same scan may be in several data sets, and twice in none"
     rows = {}
@@ -169,6 +175,7 @@ def _used(catalogue, rows, earlier):
         masks = [row for row in own if 'masks' in row]
         known = earlier.get(name, {}).get('masks', ())
         if masks: _number_masks(name, d, masks, known)
+        elif d.get('partial'): _mark_undrawn(d, own)
         if own: used[name] = {key: value for key,value in d.items() if key not in ('image','labels')}
     return used
 

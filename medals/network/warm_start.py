@@ -105,7 +105,7 @@ def _text_source(text, beside, width):
     "Where the text encoder comes from; empty: nowhere"
     if text: return text
     for own in (beside/'text', beside) if beside else ():
-        if (own/'text.safetensors').exists(): return own
+        if (own/'text.json').exists(): return own
     return OF_NANO if width==PRESETS['nano'].query else ''
 
 def find_text_encoder(

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SENTENCES_KEPT', 'TrainCfg', 'data_cfg', 'split', 'batch_feed', 'embed', 'prepared_from_hu', 'joint_sentences',
-           'frame_of', 'trained_classes', 'weight_saver', 'run_validator', 'build_run', 'fit_all', 'train']
+           'longest_edge', 'frame_of', 'trained_classes', 'weight_saver', 'run_validator', 'build_run', 'fit_all',
+           'train']
 
 # %% ../../nbs/training/80_train.ipynb #169efc2e
+import json
 import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,6 +16,7 @@ from itertools import count
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from .adapters import merge_adapters
@@ -139,6 +142,20 @@ def joint_sentences(
     return joint
 
 # %% ../../nbs/training/80_train.ipynb #ec0fa522
+def longest_edge(
+    stores,    # Folders
+)->float:      # mm; 0: not known, as of scans that were enlarged
+    "The longest edge of the scans in stores"
+    longest = 0.
+    for store in map(Path, stores):
+        recipe = read_json(store/'store.json').get('recipe')
+        manifest = store/'manifest.jsonl'
+        if not recipe or recipe['fill'] or not manifest.exists(): return 0.
+        rows = map(json.loads, manifest.read_text().splitlines())
+        edges = [n*mm for row in rows for n,mm in zip(row['shape'], recipe['spacing'])]
+        longest = max(longest, *edges)
+    return float(round(longest))
+
 def frame_of(
     stores,         # Folders
     patch:tuple,    # Voxels
@@ -159,7 +176,8 @@ def frame_of(
         windows=windows,
         modality=names[0] if len(names)==1 else None,
         modalities=names,
-        joint=joint_sentences(stores))
+        joint=joint_sentences(stores),
+        largest=longest_edge(stores))
 
 # %% ../../nbs/training/80_train.ipynb #19d68ec9
 SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is known word by word
@@ -185,9 +203,11 @@ def trained_classes(
         rows = measured.get(name, ())
         cases = sum(row['cases'] for row in rows)
         dsc = sum(row['cases']*row['dsc'] for row in rows)/cases if cases else None
+        spreads = [row['spread'] for row in rows if row.get('spread') is not None]
+        spread = round(float(np.mean(spreads)), 3) if spreads else None
         sentences = tuple(dict.fromkeys(texts[name]))[:SENTENCES_KEPT]
         found.append(TrainedClass(name=name, modalities=tuple(dict.fromkeys(kinds)), sentences=sentences,
-                                  dsc=None if dsc is None else round(dsc, 3), cases=cases))
+                                  dsc=None if dsc is None else round(dsc, 3), spread=spread, cases=cases))
     return found
 
 # %% ../../nbs/training/80_train.ipynb #a9a4aedd

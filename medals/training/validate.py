@@ -188,6 +188,8 @@ def by_class(
         for metric in (*METRICS, 'swapped'):
             values = [r[metric] for r in some if r[metric] is not None]
             row[metric] = float(np.mean(values)) if values else None
+        scores = [r['dsc'] for r in some if r['dsc'] is not None]
+        row['spread'] = float(np.std(scores, ddof=1)) if len(scores)>1 else None # of the DSC
         row['false_alarms'] = sum(r['voxels']>0 and not r['present'] for r in some)
         out.append(row)
     return out
