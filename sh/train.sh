@@ -24,4 +24,9 @@ def main():
     return medals(words)
 
 
-if __name__=='__main__': sys.exit(main())
+if __name__=='__main__':
+    code = main()
+    if 'RANK' in os.environ:
+        from medals.training.distributed import leave
+        leave(code)
+    sys.exit(code)

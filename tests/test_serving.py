@@ -4,12 +4,14 @@ import gzip
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import types
 from contextlib import contextmanager
-from dataclasses import replace
+from copy import copy, deepcopy
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import medals
+from medals.base.settings import InferenceCfg
 from medals.core import UserError
 from medals.inference.stages import NetworkStage, RandomQueries
 from medals.preprocessing.input_spec import InputSpec
 from medals.segment import Segmenter, Stopped
 from medals.serving.packed import Refusal, pack, pack_voxtell, parcel, unpack
-from medals.spatial import Box, Mask, Point
+from medals.spatial import Box, Mask, Point, Scribble
 from medals.volume import phantom, read_labels, write_volume
 
 httpx = pytest.importorskip('httpx')
@@ -342,6 +345,74 @@ def test_the_studio_and_the_command_line_use_a_server(there, tmp_path, monkeypat
     assert 'is `medals serve` running there' in capsys.readouterr().err
 
 
+def test_what_a_hand_has_changed_goes_along_with_the_next_mark(there):
+    "A brush, a rubber, a new class and a copy, in a Studio on a server and in one that has the network"
+    from medals.widgets import Studio
+    url,desk = there
+    studios = [Studio(o, scan, ['the skull','something']) for o in (medals.connect(url, KEY), seg)]
+    def step(name, at, on=True, click=None):
+        for studio in studios:
+            studio.paint(name, Scribble(at, 14.), on)
+            if click: studio.add('the skull', Point(click, positive=False))
+            studio.run()
+        far,near = [studio.result.masks for studio in studios]
+        assert list(far)==list(near) and all(np.array_equal(far[o], near[o]) for o in near)
+        lo = tuple(at[0])
+        assert far[name][lo]==on, 'the stroke is still there'
+    for studio in studios: studio.run()
+    step('the skull', [(0,0,0),(0,4,0)], click=(12,14,11))
+    step('something', [(12,14,11),(12,18,11)], on=False, click=(12,20,11))
+    step('a scar', [(9,9,9),(9,12,9)])
+    for name,_ in desk.scans.items(): desk.scans.drop(name) # as after a restart
+    step('the skull', [(0,9,0),(0,12,0)], click=(12,6,11))
+    assert studios[0].result.masks['the skull'][0,0,0], 'and so is the first one'
+
+
+@pytest.mark.parametrize('how', (dict(instance=True), dict(keep_scores=True)))
+def test_a_copy_of_a_result_can_be_corrected(there, how):
+    far = medals.connect(there[0], KEY)
+    marks = {'the skull': [Point((12,14,11), positive=False)]}
+    res,own = far(scan, ['the skull'], presence=0, **how),seg(scan, ['the skull'], presence=0, **how)
+    for copied in (deepcopy(res), replace(res), copy(res)):
+        after,want = copied.refine(marks),own.refine(marks)
+        same(after, want)
+        for name in ('instances','voxel_scores'):
+            a,b = getattr(after, name),getattr(want, name)
+            assert list(a)==list(b) and all(np.array_equal(a[o], b[o]) for o in b)
+    without = replace(res, instances={}, voxel_scores={}).refine(marks)
+    assert not without.instances and not without.voxel_scores
+    with pytest.raises(UserError, match='not here'): pickle.loads(pickle.dumps(res)).refine(marks)
+
+
+@pytest.mark.parametrize('setting', (
+    dict(seed='a'), dict(seed=1.5), dict(tta='abc'), dict(tta=1), dict(threshold=True), dict(threshold=None), dict(stages=['both']),
+    dict(max_memory='much'), dict(presence=[0]), dict(keep_scores='no'), dict(blind={}), dict(weights='nano'), [1], 'fast'))
+def test_settings_of_another_kind_are_refused(there, http, setting):
+    vol = dict(affine=scan.affine.tolist())
+    name = http.post('/medals/scans', content=parcel(vol, [scan.data])).json()['scan_id']
+    for path in ('/medals/runs', '/medals/forecast'):
+        got = http.post(path, json=dict(scan_id=name, prompts=['the skull'], settings=setting))
+        assert got.status_code==400 and len(got.json()['detail'])>9, got.text
+    if isinstance(setting, dict):
+        with pytest.raises((UserError, TypeError)): medals.connect(there[0], KEY)(scan, ['the skull'], **setting)
+
+
+def test_keys_and_addresses_as_people_type_them(monkeypatch):
+    with server(key=' open sesame\n') as (url, _):
+        assert medals.connect(url.replace('http', 'HTTP')+'/', 'open sesame ').about['device']=='cpu'
+        with pytest.raises(UserError, match='asks for a key'): medals.connect(url, 'opensesame')
+        for odd in ('clé', 'a\nb'):
+            with pytest.raises(UserError, match='a key is made of'): medals.connect(url, odd)
+            with pytest.raises(UserError, match='a key is made of'): ServeCfg(key=odd)
+        raw = 'clé'.encode()
+        for kind in (b'Bearer '+raw, b'Basic '+raw, b'Basic '+base64.b64encode(b'me:'+raw), b'Bearer', b''):
+            assert httpx.get(url+'/healthz', headers={b'Authorization': kind}).status_code==401
+        monkeypatch.setenv('MEDALS_KEY', 'open sesame ')
+        assert medals.connect(f' {url} ').about['sentences']==[]
+    for odd in ('gpu:1527', 'ftp://gpu', 'http://', 'http://gpu:x', 'http://gpu:99999', 'http://me:you@gpu', 'http://g pu', None, 'http://gpu?a=b'):
+        with pytest.raises(UserError, match='named by its address'): medals.connect(odd)
+
+
 def test_a_client_needs_no_torch():
     code = ("import sys; sys.modules['torch'] = sys.modules['transformers'] = sys.modules['monai'] = None; import medals; "
             "from medals.widgets import Studio; from medals.cli import parser; assert medals.connect and medals.read_volume")
@@ -368,37 +439,63 @@ PATHS = ('/images', '/jobs', '/images/x/export', '/set_image', '/set_target_buff
          '/add_scribble_interaction', '/add_lasso_interaction', '/add_initial_seg_interaction', '/predict',
          '/set_sentence', '/set_do_autozoom',
          '/upload_raw/SNAP', '/process_scribble_interaction/SNAP', '/medals/scans', '/medals/runs',
-         '/medals/forecast', '/medals/runs/x/refine')
+         '/medals/forecast', '/medals/runs/x/refine', '/medals/runs/RUN/refine')
 good = [
     pack(scan.data[None]), pack_voxtell(scan.data), parcel(dict(affine=np.eye(4)), [scan.data]),
     gzip.compress(bytes(400)), b'', b'null']
 plain = st.none()|st.booleans()|st.integers(-2**70, 2**70)|st.floats()|st.text(max_size=9)
 values = st.recursive(plain, lambda o: st.lists(o, max_size=4))
 names = st.sampled_from((
-    'coordinates','bbox_coords','shape','dtype','sentence','prompts','image_id','scan_id','marks','settings','affine','modality'))
+    'coordinates','bbox_coords','shape','dtype','sentence','prompts','image_id','scan_id','marks','settings','affine','modality','edits'))
+fields_of = {
+    'settings': st.dictionaries(st.sampled_from([o.name for o in fields(InferenceCfg)]), values, max_size=2),
+    'marks': st.dictionaries(st.sampled_from(['the skull','liver']), st.lists(st.fixed_dictionaries(
+        dict(kind=st.sampled_from(['point','box','mask','scribble'])), optional=dict(at=values, lo=values, points=values, data=values)),
+        max_size=2), max_size=2),
+    'edits': st.fixed_dictionaries(dict(masks=st.lists(st.fixed_dictionaries(
+        dict(sentence=st.sampled_from(['the skull','scar'])),
+        optional=dict(box=values, data=values, instances=values, voxel_scores=values)),
+        max_size=2)), optional=dict(ids=values|st.just([[1,'the skull']])))}
 metas = st.none()|st.dictionaries(names|st.just('image_properties'), values, max_size=3)
 kinds = st.sampled_from(('application/json','multipart/form-data','multipart/form-data; boundary=x',''))
 
 
 @st.composite
 def damaged(draw):
-    "A good body with some bytes changed, cut off or doubled; or none of that, and JSON of anything"
-    if draw(st.booleans()): return json.dumps(draw(st.dictionaries(names, values, max_size=4))).encode()
+    "A good body with some bytes changed, cut off or doubled; or JSON of anything; or a question of which a part is anything"
+    kind = draw(st.integers(0, 2))
+    if kind==0: return json.dumps(draw(st.dictionaries(names, values, max_size=4))).encode()
+    if kind==1:
+        asked = dict(scan_id='SCAN', prompts=['the skull'])
+        for name in draw(st.sets(st.sampled_from(sorted(fields_of)), min_size=1)): asked[name] = draw(fields_of[name])
+        return json.dumps(asked).encode()
     body = bytearray(draw(st.sampled_from(good)))
     for _ in range(draw(st.integers(0, 3))):
         if body: body[draw(st.integers(0, min(len(body)-1, 60)))] = draw(st.integers(0, 255))
     return bytes(body[:draw(st.integers(0, len(body)))]) if draw(st.booleans()) else bytes(body)
 
 
+def asked_before(http, desk):
+    "A scan and a run that the server knows"
+    for run_id,place in desk.runs.items():
+        if place.thing.state=='done' and place.thing.scan in desk.scans.places: return place.thing.scan,run_id
+    scan_id = http.post('/medals/scans', content=parcel(dict(affine=scan.affine.tolist()), [scan.data])).json()['scan_id']
+    run_id = http.post('/medals/runs', json=dict(scan_id=scan_id, prompts=['the skull'])).json()['run_id']
+    assert '"done"' in http.get(f'/medals/runs/{run_id}/events').text
+    return scan_id,run_id
+
+
 @settings(max_examples=int(os.environ.get('MEDALS_BODIES', 200)), deadline=None, suppress_health_check=list(HealthCheck))
 @given(path=st.sampled_from(PATHS), body=damaged(), meta=metas, kind=kinds)
 def test_whatever_is_sent_is_refused_in_one_sentence(there, http, path, body, meta, kind):
     desk = there[1]
+    scan_id,run_id = asked_before(http, desk)
+    body = body.replace(b'"SCAN"', json.dumps(scan_id).encode())
     headers = {'X-Lease-Token': http.post('/claim').json()['lease_token']}
     snap = http.get('/start_session').json()['session_id']
     if meta is not None: headers['X-Meta'] = json.dumps(meta)
     if kind: headers['Content-Type'] = kind
-    got = http.post(path.replace('SNAP', snap), content=body, headers=headers)
+    got = http.post(path.replace('SNAP', snap).replace('RUN', run_id), content=body, headers=headers)
     http.post('/release', headers=headers)
     http.get(f'/end_session/{snap}')
     assert got.status_code<500, got.text

@@ -32,7 +32,7 @@ def given_key(
 )->bytes:
     "The key that a request shows"
     kind,_,rest = (authorization or '').partition(' ')
-    if kind.lower()=='bearer': return rest.strip().encode()
+    if kind.lower()=='bearer': return rest.strip().encode('latin1', 'replace')
     if kind.lower()!='basic': return b''
     try: return base64.b64decode(rest, validate=True).partition(b':')[2]
     except ValueError: return b''

@@ -16,7 +16,7 @@ from ..core import UserError
 from ..base.settings import WeightsCfg
 from ..prompts.marks import NAMELESS
 from ..inference.memory import GB, memory_there, memory_used
-from .packed import Refusal
+from .packed import Refusal, usable_key
 from .shelves import Budget, Shelf
 from .worker import Job, Worker
 
@@ -42,7 +42,7 @@ class ServeCfg(WeightsCfg):
     max_memory:float=0.   # GB that the server may use on the host; 0: eight tenths of the machine
 
     def __post_init__(self):
-        key = self.key or os.environ.get('MEDALS_KEY', '')
+        key = usable_key(self.key or os.environ.get('MEDALS_KEY', ''))
         object.__setattr__(self, 'key', key)
         is_open = self.host not in LOOPBACK
         if is_open and not key:
