@@ -197,30 +197,33 @@ class SessionReader:
         marks = self._marks(row['marks'])
         return tuple(row['sentences']),marks
 
-    def _result(self, row):
-        about = {name: dict(row[name]) for name in ABOUT}
-        about['doubts'] = row['doubts']
-        about['unknown'] = {}
-        for name,said in row['unknown'].items():
-            about['unknown'][name] = Familiar(**said)
-        masks = {}
-        for name,file in row['masks'].items():
-            masks[name] = self._mask(file)
-        ids = {int(number): name for number,name in row['ids']}
-        res = Segmentation(self.vol, masks, ids=ids, **about)
-        if row['table'] is not None:
-            self.tables[id(res)] = res,list(map(dict, row['table']))
-        return res
+# %% ../../nbs/studio/38_journal.ipynb #94f6ed6a
+@patch
+def _result(self:SessionReader, row):
+    about = {name: dict(row[name]) for name in ABOUT}
+    about['doubts'] = row['doubts']
+    about['unknown'] = {}
+    for name,said in row['unknown'].items():
+        about['unknown'][name] = Familiar(**said)
+    masks = {}
+    for name,file in row['masks'].items():
+        masks[name] = self._mask(file)
+    ids = {int(number): name for number,name in row['ids']}
+    res = Segmentation(self.vol, masks, ids=ids, **about)
+    if row['table'] is not None:
+        self.tables[id(res)] = res,list(map(dict, row['table']))
+    return res
 
-    def _state(self, row):
-        def named(rows, number):
-            return None if number is None else rows[number]
-        sentences = tuple(map(str, row['sentences']))
-        edited = frozenset(map(str, row['edited']))
-        marks = self._marks(row['marks'])
-        result = named(self.results, row['result'])
-        asked = named(self.asked, row['asked'])
-        return State(sentences, marks, result, asked, edited, str(row['step']))
+@patch
+def _state(self:SessionReader, row):
+    def named(rows, number):
+        return None if number is None else rows[number]
+    sentences = tuple(map(str, row['sentences']))
+    edited = frozenset(map(str, row['edited']))
+    marks = self._marks(row['marks'])
+    result = named(self.results, row['result'])
+    asked = named(self.asked, row['asked'])
+    return State(sentences, marks, result, asked, edited, str(row['step']))
 
 # %% ../../nbs/studio/38_journal.ipynb #fb50f31e
 FORMAT = 1
