@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import types
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -532,3 +533,78 @@ def test_after_a_restart_clients_are_told_to_begin_again():
         with pytest.raises(remote.SessionExpiredError, match='begin again'): session.undo()
         with viewer(again) as (other, buffer): assert other.add_point_interaction((3,3,3), True) and buffer.any()
     session.close()
+
+
+@contextmanager
+def process(port, log):
+    "A server of its own, as `medals serve` starts it, but for the network"
+    code = """
+import sys
+import test_serving as t
+from medals.serving.app import run_server
+t.Segmenter.load = lambda *args, **how: t.seg
+run_server(t.ServeCfg(port=int(sys.argv[1])))
+"""
+    env = {**os.environ, 'MEDALS_KEY': KEY}
+    with open(log, 'ab') as out:
+        run = subprocess.Popen([sys.executable, '-c', code, str(port)], cwd=Path(__file__).parent, stdout=out, stderr=out, env=env)
+    try:
+        headers = {'Authorization': f'Bearer {KEY}'}
+        for _ in range(600):
+            assert run.poll() is None, Path(log).read_text()
+            try:
+                if httpx.get(f'http://127.0.0.1:{port}/healthz', headers=headers, timeout=60).json()=={'ok': True}: break
+            except httpx.TransportError: time.sleep(.2)
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def everybody(url, http, path):
+    "A client of each kind, each in the middle of something"
+    remote = pytest.importorskip('nnInteractive.inference.remote')
+    far = medals.connect(url, KEY)
+    res = far(scan, ['the skull'], presence=0)
+    session = remote.nnInteractiveRemoteInferenceSession(url, KEY)
+    session.set_image(scan.data[None], {'spacing': np.array(scan.spacing)})
+    session.set_target_buffer(np.zeros(scan.shape, np.uint8))
+    session.add_point_interaction((12,14,11), True)
+    _,meta,job,lines = jobs(http, path, ['the skull'])
+    assert lines[-1]=={'status': 'done'}
+    snap = http.get('/start_session').json()['session_id']
+    return types.SimpleNamespace(far=far, res=res, session=session, remote=remote, image=meta['image_id'], job=job, snap=snap)
+
+
+def all_begin_again(http, before):
+    "Names of the server before are unknown to the one after it, and each call says so"
+    with pytest.raises(before.remote.SessionExpiredError, match='begin again'): before.session.undo()
+    gone = [
+        http.post('/jobs', json=dict(image_id=before.image, prompts=['liver'])), http.get(f'/jobs/{before.job}/result'),
+        http.get(f'/process_point_interaction/{before.snap}?x=1&y=1&z=1&foreground=true')]
+    for got in gone: assert got.status_code==404 and 'begin again' in got.json()['detail']
+
+
+def test_killed_in_the_middle_of_a_run_and_started_again(tmp_path):
+    "SIGKILL of a real process: whoever waits is told in a sentence, and after the start each kind of client goes on or begins again"
+    with open_port('127.0.0.1', 0) as free: port = free.getsockname()[1]
+    url,path = f'http://127.0.0.1:{port}',tmp_path/'head.nii.gz'
+    write_volume(path, scan)
+    marks = {'the skull': [Box((3,3,3), (6,6,6))]}
+    long = phantom((24,28,120), (8.,8.,8.))[0]
+    with httpx.Client(base_url=url, headers={'Authorization': f'Bearer {KEY}'}, timeout=60) as http:
+        with process(port, tmp_path/'log') as run:
+            before = everybody(url, http, path)
+            with pytest.raises(UserError, match='no answer|hung up') as said:
+                before.far(long, ['the skull'], progress=lambda done,total: run.kill())
+            assert '\n' not in str(said.value)
+            run.wait()
+            with pytest.raises(UserError, match='is `medals serve` running there'): before.res.refine(marks)
+            with pytest.raises(httpx.TransportError): before.session.undo()
+        with process(port, tmp_path/'log'):
+            all_begin_again(http, before)
+            with viewer(url) as (other, buffer): assert other.add_point_interaction((12,14,11), True) and buffer[12,14,11]
+            after = before.res.refine(marks)
+            assert after.masks['the skull'][3:6,3:6,3:6].all() and 'had forgotten' in after.manifest['notes'][-1]
+            same(before.far(scan, ['the skull'], presence=0), before.res)
+    before.session.close()
