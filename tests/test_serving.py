@@ -35,7 +35,8 @@ httpx = pytest.importorskip('httpx')
 pytest.importorskip('fastapi')
 uvicorn = pytest.importorskip('uvicorn')
 from medals.serving.app import make_app, open_port, why_not  # noqa: E402
-from medals.serving.counter import ServeCfg  # noqa: E402
+from medals.serving.counter import ServeCfg, too_many  # noqa: E402
+from medals.serving.voxtell import kept_size  # noqa: E402
 
 
 class Bright(torch.nn.Module):
@@ -533,6 +534,68 @@ def test_after_a_restart_clients_are_told_to_begin_again():
         with pytest.raises(remote.SessionExpiredError, match='begin again'): session.undo()
         with viewer(again) as (other, buffer): assert other.add_point_interaction((3,3,3), True) and buffer.any()
     session.close()
+
+
+def test_a_session_takes_no_more_however_long_somebody_draws(there):
+    gen = np.random.default_rng(0)
+    with viewer(there[0]) as (session, buffer):
+        marking, = [place.thing.marking for _,place in there[1].leases.items() if place.thing.marking]
+        for n in range(50):
+            stroke = np.zeros(scan.shape, np.uint8)
+            stroke[n%24,3:4+n%20,4:9] = 1
+            session.add_scribble_interaction(stroke, n%4>0, run_prediction=n%5>0)
+            if n%5: assert (buffer[stroke>0]==(n%4>0)).all()
+            session.add_point_interaction(tuple(int(o) for o in gen.integers(0, 20, 3)), True, run_prediction=False)
+        drawn = [o for o in marking.now.marks if not isinstance(o, Point)]
+        assert len(drawn)<=4 and all(o.bits.nbytes<=scan.data.size/6 for o in drawn)
+        assert marking.past_bytes()<=2*scan.data.size
+        now = buffer.copy()
+        session.add_bbox_interaction([[0,24],[0,28],[0,22]], True)
+        assert session.undo() and np.array_equal(buffer, now)
+
+
+def test_results_are_paid_and_make_room():
+    "Objects and scores are larger than scans; where there is no room the oldest results go"
+    with server(sessions=2) as (url, desk):
+        far = medals.connect(url, KEY)
+        res = far(scan, ['the skull','something'], instance=True, keep_scores=True)
+        paid = [place.size for _,place in desk.runs.items()]
+        assert paid[0]>=2*4*scan.data.size and desk.budget.taken>=paid[0]
+        assert desk.limit()==pytest.approx(desk.allowed-(desk.budget.total-desk.budget.taken)/2**30)
+        total,desk.budget.total = desk.budget.total,desk.budget.taken+kept_size(scan)-1
+        with pytest.raises(UserError, match='try again'): far(replace(scan, data=scan.data//2), ['the skull'])
+        now = desk.runs.clock()
+        desk.runs.clock = lambda: now+61
+        far(replace(scan, data=scan.data//2), ['the skull'])
+        desk.budget.total = total
+        assert len(desk.runs)==1 and res.refine({'the skull': [Point((1,1,1))]}).masks['the skull'][1,1,1]
+    assert not desk.budget.taken
+
+
+def test_a_run_that_takes_longer_than_the_server_waits_for_questions_is_not_dropped():
+    found = []
+    with server() as (url, desk):
+        far = medals.connect(url, KEY)
+        network.gate = threading.Event()
+        network.inside.clear()
+        try:
+            waits = threading.Thread(target=lambda: found.append(far(scan, ['the skull'])))
+            waits.start()
+            assert network.inside.wait(20)
+            now = desk.scans.clock()
+            for shelf in desk.shelves:
+                shelf.clock = lambda: now+4000
+                shelf.reap()
+        finally:
+            network.gate.set()
+            network.gate = None
+        waits.join(20)
+    assert len(found)==1
+
+
+def test_more_sessions_than_fit_are_said():
+    cfg = ServeCfg(sessions=4)
+    assert not too_many(cfg, 2**32) and '1 of 512x512x300' in too_many(cfg, 2**30)
 
 
 @contextmanager
