@@ -236,7 +236,10 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
         if levels is not None: scores[text] = agreeing(levels, bits[text])
     manifest = dict(old.manifest) if run is None else manifest_of(seg, run)
     manifest['refined'] = True
-    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores)
+    stale = {text for text in new if not np.array_equal(bits[text].data, old.masks.bits[text].data)}
+    def fitting(known): return {text: o for text,o in known.items() if text not in stale}
+    about = {name: fitting(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
+    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores, **about)
     res.again = partial(refine, seg, first)
     return res
 

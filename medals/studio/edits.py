@@ -45,8 +45,8 @@ def set_mask(
     rows = [row for row in self.table() if folded(row['sentence'])!=folded(name)]
     kept = {k: m for k,m in masks_of_result(result).items() if folded(k)!=folded(name)}
     hands = now.edited|{name}
-    own = with_masks(result, {name: new}).table if hasattr(result, 'table') else []
-    result = with_masks(result, {**kept, name: new})
+    own = with_masks(result, {name: new}, [name]).table if hasattr(result, 'table') else []
+    result = with_masks(result, {**kept, name: new}, [name])
     self._tables[id(result)] = result,[*rows, *own] # counting all masks anew would take as long as there are many
     if hasattr(result, 'manifest'): result.manifest = {**result.manifest, 'edited by hand': sorted(hands)}
     names = tuple(dict.fromkeys((*now.sentences, name)))

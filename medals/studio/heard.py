@@ -14,8 +14,10 @@ from .canvas import _inside, erased, packed, packed_layers, slice_image, tile_of
 from .desk import Studio
 from .hints import hint
 from .history import folded
+from .keeper import sessions_folder # noqa: F401 a Studio that is kept
 from .pointer import mark_from_pointer
 from .running import outcome_words # noqa: F401 a Studio that runs
+
 
 # %% ../../nbs/studio/38_heard.ipynb #bccc52f7
 @patch
@@ -24,6 +26,7 @@ def _message(self:Studio, widget, m, buffers):
     fn = HEARD.get(m.get('type'))
     if not fn: return
     try:
+        self._begin_session()
         with self._lock: fn(self, **{k: v for k,v in m.items() if k!='type'})
     except UserError as e: self._complain(str(e))
     except Exception as e:
@@ -201,6 +204,10 @@ def _on_download(self, view):
     self.canvas.send(dict(type='file', view=view, name='medals.zip'), [self.zipped()])
     self._show('downloaded as medals.zip')
 
+def _on_not_now(self):
+    "What was left is not wanted; it stays where it is"
+    self.canvas.left = ''
+
 HEARD = dict(
     download=_on_download,
     load=_on_load,
@@ -216,6 +223,8 @@ HEARD = dict(
     add=_on_add,
     offer=_on_offer,
     save=_on_save,
+    take_up=Studio.take_up,
+    not_now=_on_not_now,
     undo=Studio.undo,
     redo=Studio.redo,
     run=lambda self: self.run(wait=False),

@@ -59,6 +59,7 @@ def masks_of_result(
 def with_masks(
     result,
     masks:dict,  # `{sentence: mask}`
+    by_hand=(),  # Sentences whose masks a hand has made, of which the network's scores and remarks say nothing
 ):               # The same kind of thing
     "A result with other masks; objects and scores of voxels, which would not fit them any more, are left out"
     if not is_dataclass(result):
@@ -68,6 +69,9 @@ def with_masks(
     changes = dict(masks=masks)
     for name in ('instances','voxel_scores'):
         if hasattr(result, name): changes[name] = {}
+    for name in ('scores','means','remarks','unknown'):
+        known = getattr(result, name, None)
+        if known: changes[name] = {sentence: o for sentence,o in known.items() if sentence not in by_hand}
     if hasattr(result, 'ids'): changes['ids'] = _numbered(masks, result.ids)
     return replace(result, **changes)
 

@@ -62,7 +62,7 @@ COMMANDS = dict(
 def server(kind, folder, tmp, env=(), python=sys.executable, more=()):
     "JupyterLab, Notebook 7 or Voila on 127.0.0.1 with a token; gone afterwards"
     port,token = free_port(),secrets.token_hex(16)
-    here = {**os.environ, **settings(tmp, python), 'PYTHONPATH': str(root), **dict(env)}
+    here = {**os.environ, **settings(tmp, python), 'PYTHONPATH': str(root), 'MEDALS_SESSIONS': str(tmp/'sessions'), **dict(env)}
     here.pop('IN_TEST', None)
     if kind=='voila': cmd = [*COMMANDS[kind], f'--port={port}', f'--token={token}', str(folder)]
     else:

@@ -23,6 +23,7 @@ class Studio {
     this.status = make('span', 'medals-status', { role: 'status' });
     this.value = make('div', 'medals-value', { 'aria-label': 'Under the pointer' });
     this.notes = make('div', 'medals-notes', { role: 'note' });
+    this.left = make('div', 'medals-left', { role: 'note' });
     this.panes = PLANES.map(p => new Pane(this, p));
     this.area = make('div', 'medals-panes', {}, ...this.panes.map(p => p.el));
     this.help = helpOf(() => this.ask(false));
@@ -30,7 +31,7 @@ class Studio {
     el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.words.el, this.tools.el,
       make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
         button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
-      this.help, this.notes, this.area, this.value,
+      this.help, this.left, this.notes, this.area, this.value,
       make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load, this.download)));
     this.listen();
     this.size = new ResizeObserver(() => this.panes.forEach(p => p.want()));
@@ -51,7 +52,7 @@ class Studio {
     on('change:window', () => this.look(model.get('window')));
     on('change:classes change:view', () => this.panes.forEach(p => p.paint()));
     on('change:understood', () => this.words.show());
-    on('change:tool change:status change:history change:steps change:active change:out change:view change:height change:notes', () => this.refresh());
+    on('change:tool change:status change:history change:steps change:active change:out change:left change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
       if (m.view !== this.id) return;
       if (m.type === 'file') this.keep(m.name, buffers[0]);
@@ -184,6 +185,10 @@ class Studio {
     if (document.activeElement !== this.out) this.out.value = model.get('out');
     this.save.disabled = status.busy;
     this.notes.replaceChildren(...(model.get('notes') || []).map(text => make('div', '', {}, text)));
+    const left = model.get('left');
+    this.left.replaceChildren(...(left ? [make('span', '', {}, left),
+      button('Take up', 'Go on where that work has stopped, with everything that can be undone', () => model.send({ type: 'take_up' }), 'medals-button medals-take-up'),
+      button('Not now', 'Leave it where it is', () => model.send({ type: 'not_now' }))] : []));
     this.area.classList.toggle('medals-one', Boolean(view.large));
     for (const p of this.panes) {
       const large = view.large === p.plane.name, height = large ? Math.max(model.get('height'), Math.round(window.innerHeight * .7)) : model.get('height');
