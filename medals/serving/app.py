@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, suppress
 import medals
 from ..core import UserError, install_line
 from .calls import META, Call, refused
-from .counter import LOOPBACK, Desk, ServeCfg
+from .counter import LOOPBACK, Desk, ServeCfg, too_many
 from .front_page import FRONT
 from .itksnap import ITKSNAP
 from .nninteractive import NNINTERACTIVE
@@ -192,6 +192,8 @@ def run_server(
         app = make_app(Segmenter.load(cfg.weights, cfg.device, cfg.backend, precision=cfg.precision), cfg)
         name = f'[{cfg.host}]' if ':' in cfg.host else cfg.host
         if say: say(f'http://{name}:{sock.getsockname()[1]}')
+        many = too_many(cfg, app.state.desk.budget.total)
+        if many: sys.stderr.write(f'note: {many}\n')
         if cfg.host not in LOOPBACK:
             sys.stderr.write("note: this is HTTP without encryption; for anything but a closed network put a proxy with TLS before it\n")
         config = uvicorn.Config(app, log_level='warning', access_log=False, timeout_graceful_shutdown=5, server_header=False)

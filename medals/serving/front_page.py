@@ -11,7 +11,7 @@ from html import escape
 
 import medals
 from .calls import Call, Reply
-from .counter import Desk
+from .counter import Desk, sessions_that_fit
 
 # %% ../../nbs/serving/60_front_page.ipynb #e18c186c
 SHELF_WORDS = {
@@ -91,7 +91,7 @@ def front_page(
         'device': f'{seg.where}, {work}; {desk.worker.waiting} wait',
         'marks without a sentence look for': desk.sentence,
         'sessions that mark': f'{len(desk.leases)} of {most}, and {len(desk.snaps)} of {most} of ITK-SNAP',
-        'memory for scans': f'{budget.taken/1e6:.0f} of {budget.total/1e6:.0f} MB'}
+        'memory for scans': f'{budget.taken/1e6:.0f} of {budget.total/1e6:.0f} MB; large scans that fit: {sessions_that_fit(budget.total)}'}
     rows = [dict(what=what, now=now) for what,now in facts.items()]
     known = desk.sentences[:MOST_SHOWN]
     sentences = ', '.join(map(escape, known)) or 'the weights do not say'
