@@ -39,15 +39,19 @@ class Hand:
         self.nb,self.page,self.gen = nb,nb.page,gen
         self.done = []
 
-    def canvas(self, k=2): return self.page.locator('.medals-canvas').nth(k)
     def kernel(self, code): return json.loads(self.nb.ask(f'print(json.dumps({code}))'))
     def seen(self): return self.kernel('seen()')
     def settle(self): self.nb.wait_for('not studio.busy and studio._shaping is None')
 
+    def pane(self):
+        "One of the panes that are shown"
+        shown = self.page.locator('.medals-canvas:visible')
+        return shown.nth(self.gen.randrange(shown.count()))
+
     def path(self, n):
-        box = self.canvas(k := self.gen.randrange(3)).bounding_box()
-        self.canvas(k).scroll_into_view_if_needed()
-        box = self.canvas(k).bounding_box()
+        pane = self.pane()
+        pane.scroll_into_view_if_needed()
+        box = pane.bounding_box()
         return [(box['x']+box['width']*self.gen.uniform(.3, .7), box['y']+box['height']*self.gen.uniform(.3, .7)) for _ in range(n)]
 
     def draw(self, tool, n):
@@ -59,11 +63,11 @@ class Hand:
         self.page.mouse.up()
 
     def key(self, *keys):
-        self.canvas(self.gen.randrange(3)).focus()
+        self.pane().focus()
         for key in keys: self.page.keyboard.press(key)
 
     def held(self, key):
-        self.canvas(2).focus()
+        self.pane().focus()
         self.page.keyboard.down(key)
         self.page.wait_for_timeout(150)
         self.page.keyboard.up(key)
@@ -90,7 +94,7 @@ class Hand:
             angle=lambda: (self.draw('angle', 2), self.draw('angle', 1)),
             brush_again=lambda: self.draw('brush', 4), undo=lambda: self.key('Control+z'), redo=lambda: self.key('Control+y'),
             undo_button=lambda: self.some('.medals-undo:not([disabled])'), keys=lambda: self.key(*self.gen.choices('xmof[]r?', k=2)),
-            wheel=lambda: (self.canvas(2).hover(), self.page.mouse.wheel(0, self.gen.choice([-100, 100]))),
+            wheel=lambda: (self.pane().hover(), self.page.mouse.wheel(0, self.gen.choice([-100, 100]))),
             before=lambda: self.held('b'),
             alone=lambda: self.held('h'), sentence=self.sentence,
             pick=lambda: self.some('.medals-name'), remove=lambda: self.some('.medals-remove'),
