@@ -319,3 +319,14 @@ def test_the_folder_stays_small(kept):
     studio.paint('liver', Point((3,5,5), 3.))
     while studio.keeper.waiting and time.monotonic()-start<20: time.sleep(.05)
     assert len(read_session(kept/'mine', studio.volume)[0].states)==len(studio.board.history.past)+1
+
+
+def test_a_sentence_that_comes_back_is_asked_anew():
+    "Its mask went with it, so that the old answer is no answer"
+    studio = Studio(Network(), scan(), ['liver'])
+    studio.run()
+    hand(studio, type='offer', sentences=['spleen'], instead_of=['liver'])
+    hand(studio, type='offer', sentences=['liver'], instead_of=['spleen'])
+    assert not studio.board.answered and not studio.board.masks
+    studio.run()
+    assert set(studio.board.masks)=={'liver'}

@@ -16,6 +16,7 @@ from ipywidgets import HTML, HBox, VBox
 from ..core import UserError
 from ..inference.modality import modality_of_scan, scan_conflicts
 from ..inference.request import as_volume
+from ..prompts.marks import numbers_in, short
 from ..spatial import read_marks
 from . import edits # noqa: F401 a board that can be painted on
 from .board import Board
@@ -120,6 +121,7 @@ def _say(self:Studio, text, **status):
         can_run=self.segmenter is not None,
         stale=bool(self.segmenter and now.sentences) and not self.board.answered) | status
 
+# %% ../../nbs/studio/37_desk.ipynb #3046c350
 Studio.keeper = None # writes the session
 
 @patch(as_prop=True)
@@ -135,6 +137,10 @@ def busy(self:Studio)->bool:
 @patch
 def _offer_session(self:Studio):
     "Work that was left; the keeper fills this in"
+
+@patch
+def _differs(self:Studio, sentence):
+    "How a class differs from another reader's; the page on that fills this in"
 
 @patch
 def _remember(self:Studio):
@@ -163,6 +169,7 @@ def _class_rows(self:Studio):
             outcome=row.get('outcome'),
             note=row.get('note', ''),
             edited=sentence in board.now.edited,
+            against=self._differs(sentence),
             doubt=self._doubt(sentence))
         res.append({**about, **board.looks[sentence]})
     return res
@@ -219,6 +226,7 @@ def at(self:Studio):
 
 def _set_at(self, voxel):
     "Move the crosshair to a voxel of the scan"
+    if numbers_in(voxel, 3) is None: raise UserError(f"the crosshair goes to three numbers (x,y,z), got {short(voxel)}")
     screen = self.board.screen
     at = np.clip(np.rint(screen.places(voxel)), 0, np.array(screen.shape)-1)
     self.canvas.cursor = at.astype(int).tolist()

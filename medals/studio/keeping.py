@@ -23,6 +23,7 @@ from fastcore.basics import patch
 from ..base.files import read_json, read_text
 from ..core import UserError
 from ..inference.result import Segmentation
+from ..prompts.marks import short
 from ..scans.outputs import check_out, file_names, replacing, result_files
 from ..spatial import FILE, read_marks, write_marks
 from .bodies import solid_picture
@@ -157,6 +158,7 @@ def load(
     path,        # A folder that `save` wrote, or a file of labels with names
 ):
     "Masks and marks of another day or of somebody else, as a step"
+    if not isinstance(path, (str, Path)): raise UserError(f"name a folder or a file of labels to load, got {short(path)}")
     path = Path(path).expanduser()
     masks = labels_to_take(path, self.volume)
     marks = read_marks(path, self.volume) if (path/FILE).exists() else {}
