@@ -34,7 +34,7 @@ from medals.volume import phantom, read_labels, write_volume
 httpx = pytest.importorskip('httpx')
 pytest.importorskip('fastapi')
 uvicorn = pytest.importorskip('uvicorn')
-from medals.serving.app import make_app, open_port, why_not  # noqa: E402
+from medals.serving.app import make_app, notes_at_start, open_port, why_not  # noqa: E402
 from medals.serving.counter import ServeCfg, too_many  # noqa: E402
 from medals.serving.voxtell import kept_size  # noqa: E402
 
@@ -591,6 +591,20 @@ def test_a_run_that_takes_longer_than_the_server_waits_for_questions_is_not_drop
             network.gate = None
         waits.join(20)
     assert len(found)==1
+
+
+def test_what_marks_alone_find_is_said(monkeypatch):
+    from medals.inference.stages import learned_marks_alone
+    assert learned_marks_alone('nano') is False and learned_marks_alone('random:nano') is None
+    for fact,words in ((False, 'have not learned'), (True, ''), (None, 'do not say')):
+        monkeypatch.setattr(seg, 'marks_alone', fact)
+        with server(key='') as (url, desk):
+            page = httpx.get(url+'/').text
+            assert (words in page) if words else 'learned' not in page
+            assert httpx.get(url+'/capabilities').json()['marks_alone'] is fact
+            assert any('--sentence' in o for o in notes_at_start(desk))==(fact is False)
+            desk.cfg = replace(desk.cfg, sentence='liver')
+            assert not any('--sentence' in o for o in notes_at_start(desk)) and 'learned' not in httpx.get(url+'/').text
 
 
 def test_more_sessions_than_fit_are_said():
