@@ -293,7 +293,7 @@ def _step_back(self:Studio, step, word):
         if self.busy: self.cancel()
         self._again = False
         name = step()
-        self._show(f'{word}: {name}' if name else 'there is nothing more')
+        self._show(f'{word}: {name}' if name else 'there is nothing more', fetch=bool(name))
 
 # %% ../../nbs/studio/37_desk.ipynb #a126fe56
 @patch

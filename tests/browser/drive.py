@@ -114,7 +114,8 @@ ASK = '''async code => {
   f.onIOPub = m => { const t = m.header.msg_type;
     if (t === 'stream') out += m.content.text;
     if (t === 'error') out += 'ERROR ' + m.content.ename + ': ' + m.content.evalue };
-  await f.done; return out }'''
+  const late = new Promise(r => setTimeout(r, 120000, 'ERROR no answer of the kernel within two minutes'));
+  return await Promise.race([f.done.then(() => out), late]) }'''
 
 class Notebook:
     "A notebook that is open in JupyterLab or Notebook 7"
