@@ -13,7 +13,8 @@ if [ -z "${MEDALS_NAPARI_PYTHON:-}" ]; then
   venv="${MEDALS_HOME:-$HOME/.cache/medals}/napari"
   if [ ! -x "$venv/bin/napari" ]; then
     python -m venv "$venv"
-    "$venv/bin/pip" install -q 'napari[pyqt6]==0.9.2' napari-nninteractive==2.5.4 nninteractive-client==2.6.0 napari-nifti httpx blosc2 nibabel
+    "$venv/bin/pip" install -q 'napari[pyqt6]==0.9.2' napari-nninteractive==2.5.4 nninteractive-client==2.6.0 napari-nifti httpx blosc2 \
+      nibabel SimpleITK
     # VoxTell's plugin wants its network and PyTorch, which a remote session does not use; its reader wants one file of nnU-Net
     "$venv/bin/pip" install -q --no-deps napari-voxtell==0.2.0 nnunetv2==2.8.1
   fi
