@@ -155,7 +155,7 @@ def test_two_hundred_random_actions(lab, shots):
     states = hand.kernel('[len(studio.board.history.past), len(studio.board.history.future)]')
     hand.nb.ask('while studio.board.history.past: studio.undo()')
     hand.nb.ask(f'for _ in range({states[0]}): studio.redo()')
-    assert hand.seen()==end and states[0]>10
+    assert hand.seen()==end and states[0]>ACTIONS//10
 
 
 def test_a_lost_connection_and_a_closed_tab(lab, shots):
