@@ -25,7 +25,6 @@ from ..base.files import atomic, read_json, reading, write_json
 from ..core import UserError
 from ..inference.result import Segmentation
 from ..masks.bitmask import BitMask
-from ..network.repertoire import Familiar
 from ..prompts.marks import MARK_KINDS
 from . import edits # noqa: F401 a board that can be painted on
 from .board import Board
@@ -204,6 +203,7 @@ def _result(self:SessionReader, row):
     about['doubts'] = row['doubts']
     about['unknown'] = {}
     for name,said in row['unknown'].items():
+        from medals.network.repertoire import Familiar # where something was unknown to weights; it needs torch
         about['unknown'][name] = Familiar(**said)
     masks = {}
     for name,file in row['masks'].items():
