@@ -172,6 +172,12 @@ def client(url, number, seconds, out):
     out.put((number, done, bad))
 
 
+def by_quarter(seen):
+    "The most in each quarter of the time: does it grow?"
+    quarter = len(seen)//4
+    return [round(max(seen[i*quarter:(i+1)*quarter]), 3) for i in range(4)]
+
+
 def load(a):
     seg = segmenter('bright')
     url,desk = serve(seg, idle=20., max_memory=memory_used()+1.5)
@@ -204,7 +210,7 @@ def load(a):
     said = dict(
         clients=8, killed=killed, results=sum(done for _,done,_ in rows), wrong=len(bad), such_as=bad[:3],
         healthz_median_ms=round(median(waits)*1e3, 1), healthz_p95_ms=round(waits[int(.95*len(waits))]*1e3, 1),
-        gb_before=round(start, 2), gb_most=round(max(seen), 2), gb_after=round(memory_used(), 2), budget_after=desk.budget.taken,
+        gb_before=round(start, 2), gb_most_by_quarter=by_quarter(seen), gb_after=round(memory_used(), 2), budget_after=desk.budget.taken,
         left={shelf.what: len(shelf) for shelf in desk.shelves})
     print(json.dumps(said, indent=1))
 

@@ -19,7 +19,7 @@ from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
 from .network.backends import use_backend
 from .network.repertoire import Repertoire
-from .inference.stages import NetworkStage, classes_of, load_stages
+from .inference.stages import NetworkStage, classes_of, learned_marks_alone, load_stages
 from .inference.predictor import WindowPredictor, flips_of
 from .inference.request import make_request
 from .inference.memory import Forecast
@@ -56,6 +56,7 @@ class Segmenter:
         self.source = source
         self.split = split
         self.repertoire = None # what the weights were trained to find; None: they do not say
+        self.marks_alone = None # were they trained to find what is marked without a sentence? None: they do not say
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
         self.precision = precision
@@ -115,6 +116,7 @@ def load(
     segmenter = cls(stages, enc, None, device, str(source), **kwargs)
     classes = classes_of(source)
     if classes: segmenter.repertoire = Repertoire(classes, enc)
+    segmenter.marks_alone = learned_marks_alone(source)
     return segmenter if backend=='torch' else segmenter.use(backend)
 
 # %% ../nbs/inference/95_segment.ipynb #267fd1bd

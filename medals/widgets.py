@@ -8,6 +8,7 @@ __all__ = ['Studio', 'Stopped', 'HEARD', 'legend', 'slices', 'compare', 'view3d'
 # %% ../nbs/studio/40_widgets.ipynb #ac848ac1
 from .base.progress import Stopped
 from .studio.desk import Studio
+from .studio.against import difference # noqa: F401 a Studio that compares
 from .studio.heard import HEARD
 from .studio.hints import complete, understood
 from .studio.keeping import legend

@@ -7,5 +7,6 @@ jupyter nbconvert --to markdown nbs/index.ipynb --output-dir . --output README -
   --NbConvertApp.output_files_dir=nbs/images \
   --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\| *hide'
 sed -i -E 's#\]\(([a-z]+/)?([a-z0-9_]*[.]ipynb)#](nbs/\1\2#g' README.md
+sed -i -E 's#\]\((images/[a-z0-9_]+[.](png|gif))#](nbs/\1#g' README.md
 sed -i 's#!\[png\]#![Slices of a head MRI in three directions, with three masks]#' README.md
 sed -i -z 's/\n\n```\n/\n\n```python\n/g; s/\n\n\n*/\n\n/g' README.md

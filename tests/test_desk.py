@@ -15,7 +15,7 @@ from medals.masks.bitmask import BitMask
 from medals.segment import Segmenter
 from medals.spatial import Box, Mask, Point, Scribble
 from medals.studio.board import Board, plane_of
-from medals.studio.canvas import packed, tile_numbers, tile_of
+from medals.studio.canvas import layers_of, packed, tile_numbers, tile_of
 from medals.studio.hints import doubt, hint, mended
 from medals.studio.surfaces import packed_mesh, surface, view3d
 from medals.volume import Volume, phantom, write_labels, write_volume
@@ -458,3 +458,75 @@ def test_everything_goes_to_ones_own_disk():
     post(studio, type='download', view='v')
     (m,data), = got
     assert m['view']=='v' and {'a.nii.gz','marks.json','manifest.json'}<=set(zipfile.ZipFile(io.BytesIO(data[0])).namelist())
+
+
+@pytest.mark.parametrize('do, says', [
+    (lambda s: s.paint('liver', None), 'a stroke is one mark'),
+    (lambda s: s.paint('liver', [Point((1,2,3)), Point((1,2,4))]), 'a stroke is one mark'),
+    (lambda s: s.paint('liver', (1,2,3)), 'is not a mark'),
+    (lambda s: s.paint(None, Point((1,2,3))), 'a sentence should be text'),
+    (lambda s: s.paint('liver', Point((1,2,3)), limits=5), 'limits should be two numbers'),
+    (lambda s: s.paint('liver', Point((1,2,3)), limits=('a','b')), 'limits should be two numbers'),
+    (lambda s: s.paint('liver', Point((1,2,3)), limits=(9,1)), 'limits should be two numbers'),
+    (lambda s: s.clean('liver', None), 'is no step; there is fill holes'),
+    (lambda s: s.clean('liver', ['grow']), 'is no step'),
+    (lambda s: s.clean('liver', 'grow', 'x'), 'mm should be a distance'),
+    (lambda s: s.clean('liver', 'grow', float('nan')), 'mm should be a distance'),
+    (lambda s: s.clean(['liver'], 'grow'), 'a sentence should be text'),
+    (lambda s: s.add(None), 'a sentence should be text'),
+    (lambda s: s.load(None), 'name a folder'),
+    (lambda s: s.compare_with(3), 'compare with a folder'),
+    (lambda s: s.compare_with({'liver': np.zeros((2,2,2))}), 'does not lie on the scan'),
+    (lambda s: setattr(s, 'sentences', None), 'sentences should be a list'),
+    (lambda s: setattr(s, 'at', None), 'three numbers'),
+    (lambda s: setattr(s, 'result', 3), 'a result is a Segmentation'),
+])
+def test_what_makes_no_sense_is_one_clear_sentence_and_no_step(do, says):
+    vol = phantom()[0]
+    studio = Studio(None, vol, ['liver'])
+    studio.paint('liver', Point((10,12,13), 5.))
+    before = studio.board.now
+    with pytest.raises(UserError, match=says): do(studio)
+    assert studio.board.now is before
+
+
+def test_a_slice_shows_where_two_readers_differ_and_what_was_before():
+    vol = phantom()[0]
+    studio = Studio(None, vol, ['liver'])
+    studio.paint('liver', Point((10,12,13), 5.))
+    first = np.asarray(studio.board.masks['liver'])
+    studio.paint('liver', Point((14,12,13), 5.))
+    second = np.asarray(studio.board.masks['liver'])
+    rect = (0, 0, *(studio.board.screen.shape[o] for o in (0, 1)))
+    k = int(round(studio.board.screen.places((12,12,13))[2]))
+    def planes(**how): return {kind: m for (kind,_),m in layers_of(studio.board, 2, k, rect, **how).items()}
+    def cut(m): return studio.board.screen.view(m)[:,:,k].T
+    assert np.array_equal(planes(before=True)['mask'], cut(first)) and np.array_equal(planes()['mask'], cut(second))
+    steps = len(studio.board.history.past)
+    studio.compare_with({' Liver': first}, 'reader two')
+    seen = planes()
+    assert np.array_equal(seen['mask'], cut(first&second)) and np.array_equal(seen['more'], cut(second&~first)) and 'less' not in seen
+    row, = studio.canvas.classes
+    want = 2*(first&second).sum()/(first.sum()+second.sum())
+    assert abs(row['against']['dsc']-want)<1e-9 and studio.canvas.against=='reader two' and len(studio.board.history.past)==steps
+    studio.compare_with(None)
+    assert set(planes())=={'mask'} and studio.canvas.classes[0]['against'] is None
+
+
+def test_meshes_of_the_last_steps_are_made_once():
+    vol = phantom()[0]
+    studio = Studio(None, vol, ['liver'])
+    studio.paint('liver', Point((10,12,13), 5.))
+    studio.wait()
+    first = studio.solid.viewer.bodies[0]['mesh']
+    studio.paint('liver', Point((14,12,13), 5.))
+    studio.wait()
+    second = studio.solid.viewer.bodies[0]['mesh']
+    for number,step in ((first, studio.undo), (second, studio.redo)):
+        step()
+        studio.wait()
+        assert studio.solid.viewer.bodies[0]['mesh']==number
+    for k in range(20):
+        studio.paint('liver', Point((14+k%5,12+k,13), 3.))
+        studio.wait()
+    assert len(studio.solid.ready)<=14

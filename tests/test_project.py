@@ -218,7 +218,7 @@ def links(page):
 def test_the_readme_is_the_index_page():
     said = (root/'README.md').read_text(encoding='utf-8')
     index = '\n'.join(text(c) for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='markdown')
-    plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb)', r'](nbs/\1', index)
+    plain = re.sub(r'\]\(((?:[a-z]+/)?\w+[.]ipynb|images/\w+[.](?:png|gif))', r'](nbs/\1', index)
     assert not [o for o in plain.splitlines() if o.strip() and o not in said], 'run sh/readme.sh'
     code = [text(c).strip() for c in cells(root/'nbs'/'index.ipynb') if c['cell_type']=='code' and not text(c).startswith('#| hide')]
     shown = [o.strip() for o in re.findall(r'(?s)```python\n(.*?)```', said)]

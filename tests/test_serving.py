@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import types
 from contextlib import contextmanager
 from copy import copy, deepcopy
@@ -33,8 +34,9 @@ from medals.volume import phantom, read_labels, write_volume
 httpx = pytest.importorskip('httpx')
 pytest.importorskip('fastapi')
 uvicorn = pytest.importorskip('uvicorn')
-from medals.serving.app import make_app, open_port, why_not  # noqa: E402
-from medals.serving.counter import ServeCfg  # noqa: E402
+from medals.serving.app import make_app, notes_at_start, open_port, why_not  # noqa: E402
+from medals.serving.counter import ServeCfg, too_many  # noqa: E402
+from medals.serving.voxtell import kept_size  # noqa: E402
 
 
 class Bright(torch.nn.Module):
@@ -532,3 +534,154 @@ def test_after_a_restart_clients_are_told_to_begin_again():
         with pytest.raises(remote.SessionExpiredError, match='begin again'): session.undo()
         with viewer(again) as (other, buffer): assert other.add_point_interaction((3,3,3), True) and buffer.any()
     session.close()
+
+
+def test_a_session_takes_no_more_however_long_somebody_draws(there):
+    gen = np.random.default_rng(0)
+    with viewer(there[0]) as (session, buffer):
+        marking, = [place.thing.marking for _,place in there[1].leases.items() if place.thing.marking]
+        for n in range(50):
+            stroke = np.zeros(scan.shape, np.uint8)
+            stroke[n%24,3:4+n%20,4:9] = 1
+            session.add_scribble_interaction(stroke, n%4>0, run_prediction=n%5>0)
+            if n%5: assert (buffer[stroke>0]==(n%4>0)).all()
+            session.add_point_interaction(tuple(int(o) for o in gen.integers(0, 20, 3)), True, run_prediction=False)
+        drawn = [o for o in marking.now.marks if not isinstance(o, Point)]
+        assert len(drawn)<=4 and all(o.bits.nbytes<=scan.data.size/6 for o in drawn)
+        assert marking.past_bytes()<=2*scan.data.size
+        now = buffer.copy()
+        session.add_bbox_interaction([[0,24],[0,28],[0,22]], True)
+        assert session.undo() and np.array_equal(buffer, now)
+
+
+def test_results_are_paid_and_make_room():
+    "Objects and scores are larger than scans; where there is no room the oldest results go"
+    with server(sessions=2) as (url, desk):
+        far = medals.connect(url, KEY)
+        res = far(scan, ['the skull','something'], instance=True, keep_scores=True)
+        paid = [place.size for _,place in desk.runs.items()]
+        assert paid[0]>=2*4*scan.data.size and desk.budget.taken>=paid[0]
+        assert desk.limit()==pytest.approx(desk.allowed-(desk.budget.total-desk.budget.taken)/2**30)
+        total,desk.budget.total = desk.budget.total,desk.budget.taken+kept_size(scan)-1
+        with pytest.raises(UserError, match='try again'): far(replace(scan, data=scan.data//2), ['the skull'])
+        now = desk.runs.clock()
+        desk.runs.clock = lambda: now+61
+        far(replace(scan, data=scan.data//2), ['the skull'])
+        desk.budget.total = total
+        assert len(desk.runs)==1 and res.refine({'the skull': [Point((1,1,1))]}).masks['the skull'][1,1,1]
+    assert not desk.budget.taken
+
+
+def test_a_run_that_takes_longer_than_the_server_waits_for_questions_is_not_dropped():
+    found = []
+    with server() as (url, desk):
+        far = medals.connect(url, KEY)
+        network.gate = threading.Event()
+        network.inside.clear()
+        try:
+            waits = threading.Thread(target=lambda: found.append(far(scan, ['the skull'])))
+            waits.start()
+            assert network.inside.wait(20)
+            now = desk.scans.clock()
+            for shelf in desk.shelves:
+                shelf.clock = lambda: now+4000
+                shelf.reap()
+        finally:
+            network.gate.set()
+            network.gate = None
+        waits.join(20)
+    assert len(found)==1
+
+
+def test_what_marks_alone_find_is_said(monkeypatch):
+    from medals.inference.stages import learned_marks_alone
+    assert learned_marks_alone('nano') is False and learned_marks_alone('random:nano') is None
+    for fact,words in ((False, 'have not learned'), (True, ''), (None, 'do not say')):
+        monkeypatch.setattr(seg, 'marks_alone', fact)
+        with server(key='') as (url, desk):
+            page = httpx.get(url+'/').text
+            assert (words in page) if words else 'learned' not in page
+            assert httpx.get(url+'/capabilities').json()['marks_alone'] is fact
+            assert any('--sentence' in o for o in notes_at_start(desk))==(fact is False)
+            desk.cfg = replace(desk.cfg, sentence='liver')
+            assert not any('--sentence' in o for o in notes_at_start(desk)) and 'learned' not in httpx.get(url+'/').text
+
+
+def test_more_sessions_than_fit_are_said():
+    cfg = ServeCfg(sessions=4)
+    assert not too_many(cfg, 2**32) and '1 of 512x512x300' in too_many(cfg, 2**30)
+
+
+@contextmanager
+def process(port, log):
+    "A server of its own, as `medals serve` starts it, but for the network"
+    code = """
+import sys
+import test_serving as t
+from medals.serving.app import run_server
+t.Segmenter.load = lambda *args, **how: t.seg
+run_server(t.ServeCfg(port=int(sys.argv[1])))
+"""
+    env = {**os.environ, 'MEDALS_KEY': KEY}
+    with open(log, 'ab') as out:
+        run = subprocess.Popen([sys.executable, '-c', code, str(port)], cwd=Path(__file__).parent, stdout=out, stderr=out, env=env)
+    try:
+        headers = {'Authorization': f'Bearer {KEY}'}
+        for _ in range(600):
+            assert run.poll() is None, Path(log).read_text()
+            try:
+                if httpx.get(f'http://127.0.0.1:{port}/healthz', headers=headers, timeout=60).json()=={'ok': True}: break
+            except httpx.TransportError: time.sleep(.2)
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def everybody(url, http, path):
+    "A client of each kind, each in the middle of something"
+    remote = pytest.importorskip('nnInteractive.inference.remote')
+    far = medals.connect(url, KEY)
+    res = far(scan, ['the skull'], presence=0)
+    session = remote.nnInteractiveRemoteInferenceSession(url, KEY)
+    session.set_image(scan.data[None], {'spacing': np.array(scan.spacing)})
+    session.set_target_buffer(np.zeros(scan.shape, np.uint8))
+    session.add_point_interaction((12,14,11), True)
+    _,meta,job,lines = jobs(http, path, ['the skull'])
+    assert lines[-1]=={'status': 'done'}
+    snap = http.get('/start_session').json()['session_id']
+    return types.SimpleNamespace(far=far, res=res, session=session, remote=remote, image=meta['image_id'], job=job, snap=snap)
+
+
+def all_begin_again(http, before):
+    "Names of the server before are unknown to the one after it, and each call says so"
+    with pytest.raises(before.remote.SessionExpiredError, match='begin again'): before.session.undo()
+    gone = [
+        http.post('/jobs', json=dict(image_id=before.image, prompts=['liver'])), http.get(f'/jobs/{before.job}/result'),
+        http.get(f'/process_point_interaction/{before.snap}?x=1&y=1&z=1&foreground=true')]
+    for got in gone: assert got.status_code==404 and 'begin again' in got.json()['detail']
+
+
+def test_killed_in_the_middle_of_a_run_and_started_again(tmp_path):
+    "SIGKILL of a real process: whoever waits is told in a sentence, and after the start each kind of client goes on or begins again"
+    with open_port('127.0.0.1', 0) as free: port = free.getsockname()[1]
+    url,path = f'http://127.0.0.1:{port}',tmp_path/'head.nii.gz'
+    write_volume(path, scan)
+    marks = {'the skull': [Box((3,3,3), (6,6,6))]}
+    long = phantom((24,28,120), (8.,8.,8.))[0]
+    with httpx.Client(base_url=url, headers={'Authorization': f'Bearer {KEY}'}, timeout=60) as http:
+        with process(port, tmp_path/'log') as run:
+            before = everybody(url, http, path)
+            with pytest.raises(UserError, match='no answer|hung up') as said:
+                before.far(long, ['the skull'], progress=lambda done,total: run.kill())
+            assert '\n' not in str(said.value)
+            run.wait()
+            with pytest.raises(UserError, match='is `medals serve` running there'): before.res.refine(marks)
+            with pytest.raises(httpx.TransportError): before.session.undo()
+        with process(port, tmp_path/'log'):
+            all_begin_again(http, before)
+            with viewer(url) as (other, buffer): assert other.add_point_interaction((12,14,11), True) and buffer[12,14,11]
+            after = before.res.refine(marks)
+            assert after.masks['the skull'][3:6,3:6,3:6].all() and 'had forgotten' in after.manifest['notes'][-1]
+            same(before.far(scan, ['the skull'], presence=0), before.res)
+    before.session.close()

@@ -107,7 +107,9 @@ def test_pictures_are_small_and_used():
     said = '\n'.join(text(c) for p in pages for c in cells(p))
     for name in ('README.md','_quarto.yml'): said += (root/name).read_text(encoding='utf-8')
     pictures = list((nbs/'images').iterdir())
-    assert not [p.name for p in pictures if p.stat().st_size>150_000] and not [p.name for p in pictures if p.name not in said]
+    most = {'.gif': 3_000_000} # a film
+    assert not [p.name for p in pictures if p.stat().st_size>most.get(p.suffix, 150_000)]
+    assert not [p.name for p in pictures if p.name not in said]
 
 
 def test_a_lost_reader_a_tab_and_a_shared_link_have_something_to_show():

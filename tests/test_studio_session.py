@@ -1,14 +1,22 @@
 "A working session of random actions: no mark is lost, the screen shows the masks of the kernel, undo brings back every bit"
+import json
+import tempfile
 import threading
+import time
 import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from medals.masks.bitmask import BitMask
+from medals.studio.board import Board
+from medals.studio.history import masks_of_result, same_bits
+from medals.studio.journal import SESSION, MaskFiles, read_session, write_session
+from medals.core import UserError
 from medals.spatial import Box, Point, rasterize
 from medals.volume import Volume
 from medals.widgets import Stopped, Studio
@@ -26,6 +34,8 @@ class Found:
     masks:dict
     net:object
     marks:dict = field(default_factory=dict)
+
+    def save(self, out): (out/'saved').touch()
 
     @property
     def table(self): return [dict(sentence=s, ml=float(m.sum()), presence=1., outcome='found') for s,m in self.masks.items()]
@@ -191,6 +201,21 @@ class Session(RuleBasedStateMachine):
             assert self.seen()==self.now
         self.state = self.studio.board.now
 
+    @rule()
+    def crash(self):
+        "What was written of it brings back every state, to the bit, and the work goes on"
+        board = self.studio.board
+        with tempfile.TemporaryDirectory() as folder:
+            write_session(MaskFiles(folder), board, self.studio._lock, {})
+            again = Board(board.vol)
+            again.resume(read_session(folder, board.vol)[0])
+        def states(o): return [*o.history.past, o.history.now, *o.history.future[::-1]]
+        for one,two in zip(states(board), states(again), strict=True):
+            for name in ('sentences','marks','edited','step','asked'): assert getattr(one, name)==getattr(two, name)
+            first,second = masks_of_result(one.result),masks_of_result(two.result)
+            assert first.keys()==second.keys() and all(same_bits(first[k], second[k]) for k in first)
+        assert [dict(o) for o in again.table()]==[dict(o) for o in board.table()] and len(again.history.past)==len(board.history.past)
+
     # ---- what is always true
 
     @invariant()
@@ -218,3 +243,90 @@ class Session(RuleBasedStateMachine):
 TestSession = Session.TestCase
 TestSession.settings = settings(max_examples=12, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck),
                                 phases=(Phase.explicit, Phase.reuse, Phase.generate))
+
+
+# ---- sessions: written by themselves, offered, and read without trust
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    "Sessions are kept in a folder of this test"
+    monkeypatch.setenv('MEDALS_SESSIONS', str(tmp_path))
+    monkeypatch.delenv('IN_TEST', raising=False)
+    return tmp_path
+
+
+def hand(studio, **m): studio._message(studio.canvas, m, [])
+
+
+def test_work_is_written_by_itself_and_offered(kept):
+    first = Studio(Network(), scan(), ['liver'])
+    assert not first.canvas.left and not list(kept.iterdir()), 'who only looks leaves nothing behind'
+    hand(first, type='run')
+    first.wait()
+    hand(first, type='mark', tool='brush', axis=2, index=4, points=[[3,3],[6,3]])
+    first.keeper.flush()
+    found, = kept.iterdir()
+    assert not [o for o in found.rglob('*') if o.suffix not in ('.json','.mask')]
+    second = Studio(Network(), scan())
+    assert '1 sentence, 1 mask, 0 marks' in second.canvas.left
+    hand(second, type='take_up')
+    assert same_bits(second.board.masks['liver'], first.board.masks['liver']) and second.canvas.steps['undo']=='brush'
+    assert second.board.now.edited=={'liver'} and not second.canvas.left
+    second.keeper.flush()
+    assert len(list(kept.iterdir()))==1, 'what was taken up is written on under a new name'
+    second.run()  # everything is asked anew: the network of the first is gone
+    assert 'kept as painted: liver' in second.canvas.status['text']
+    second.save(kept.parent/'out')
+    second.keeper.flush()
+    assert not Studio(None, scan()).canvas.left, 'saved work is not offered'
+    assert not Studio(None, Volume(np.zeros(SHAPE, np.uint8), np.eye(4))).canvas.left, 'another scan'
+
+
+def test_a_damaged_session_is_one_sentence_and_opens_nothing(kept):
+    first = Studio(None, scan(), ['liver'], session=kept/'mine')
+    first.paint('liver', Point((5,5,5), 2.))
+    first.keeper.flush()
+    mask, = (kept/'mine').glob('*.mask')
+    for data in (b'', b'no mask', zlib.compress(bytes(10**7)), zlib.compress(b'1')):
+        mask.write_bytes(data)
+        with pytest.raises(UserError, match='damaged'): Studio(None, scan(), session=kept/'mine')
+    said = json.loads((kept/'mine'/SESSION).read_text())
+    for changes in (dict(now=99), dict(states=[]), dict(marks=[dict(kind='spell')]), dict(results=[dict(masks=dict(liver='../../x'))])):
+        (kept/'mine'/SESSION).write_text(json.dumps(said|changes))
+        with pytest.raises(UserError, match='damaged'): Studio(None, scan(), session=kept/'mine')
+    (kept/'mine'/SESSION).write_text('{')
+    with pytest.raises(UserError, match='JSON'): Studio(None, scan(), session=kept/'mine')
+
+
+def test_a_folder_that_cannot_be_written_is_said(kept):
+    (kept/'file').write_text('')
+    studio = Studio(None, scan(), ['liver'], session=kept/'file'/'session')
+    studio.paint('liver', Point((5,5,5), 2.))
+    studio.keeper.flush()
+    assert 'not written by itself' in studio.canvas.notes[-1]
+
+
+def test_the_folder_stays_small(kept):
+    studio = Studio(None, scan(), ['liver'], session=kept/'mine')
+    for k in range(10): studio.paint('liver', Point((1+k,5,5), 1.))
+    studio.keeper.flush()
+    before = len(list((kept/'mine').glob('*.mask')))
+    for _ in range(9): studio.undo()
+    studio.paint('liver', Point((2,5,5), 3.))
+    studio.keeper.flush()
+    assert len(list((kept/'mine').glob('*.mask')))<before, 'masks of states that are gone are removed'
+    start = time.monotonic()
+    studio.paint('liver', Point((3,5,5), 3.))
+    while studio.keeper.waiting and time.monotonic()-start<20: time.sleep(.05)
+    assert len(read_session(kept/'mine', studio.volume)[0].states)==len(studio.board.history.past)+1
+
+
+def test_a_sentence_that_comes_back_is_asked_anew():
+    "Its mask went with it, so that the old answer is no answer"
+    studio = Studio(Network(), scan(), ['liver'])
+    studio.run()
+    hand(studio, type='offer', sentences=['spleen'], instead_of=['liver'])
+    hand(studio, type='offer', sentences=['liver'], instead_of=['spleen'])
+    assert not studio.board.answered and not studio.board.masks
+    studio.run()
+    assert set(studio.board.masks)=={'liver'}

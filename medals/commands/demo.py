@@ -185,7 +185,7 @@ def train_demo(
     def keep(net, run, best):
         if not best: return
         folder = out/'nano'
-        facts = dict(frame=asdict(frame), train=asdict(cfg), step=run.step, val_dsc=run.best)
+        facts = dict(frame=asdict(frame), train=asdict(cfg), step=run.step, val_dsc=run.best, marks_alone=False)
         save_model(net, folder, dtype=torch.float16, keep=('text',), **facts)
         if not (folder/'text').exists(): enc.save(folder/'text')
     run = start_run(model, cfg, out, views.table, head=asdict(head_cfg))

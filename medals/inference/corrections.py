@@ -17,6 +17,7 @@ from ..core import UserError
 from ..scans.axes import Region
 from ..masks.bitmask import BitMask
 from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, spread_of
+from ..prompts.marks import short
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
@@ -40,6 +41,7 @@ def new_marks(
     texts:list,  # The sentences that were asked
 )->dict:         # The same without those that the result knows
     "Marks that a result does not know yet"
+    if not hasattr(marks, 'items'): raise UserError(f"marks should be {{sentence: [marks]}}, got {short(marks)}")
     odd = [text for text in marks if text not in texts]
     if odd: raise UserError(f"marks for {odd}, but the sentences are {texts}")
     new = {}
@@ -236,7 +238,10 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
         if levels is not None: scores[text] = agreeing(levels, bits[text])
     manifest = dict(old.manifest) if run is None else manifest_of(seg, run)
     manifest['refined'] = True
-    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores)
+    stale = {text for text in new if not np.array_equal(bits[text].data, old.masks.bits[text].data)}
+    def fitting(known): return {text: o for text,o in known.items() if text not in stale}
+    about = {name: fitting(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
+    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores, **about)
     res.again = partial(refine, seg, first)
     return res
 

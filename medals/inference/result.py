@@ -101,7 +101,7 @@ def __deepcopy__(self:Segmentation, memo):
 @patch(as_prop=True)
 def table(self:Segmentation)->Table: # One dict per sentence
     """Volume, extent and scores of every sentence: `sentence`, `found`, `voxels`, `ml`, `box` (first voxel and end along x, y, z),
-    `score` (mean in the mask), `presence`, `outcome` (found, not found, not known), `objects` if they were asked for, `note`"""
+    `score` (mean in the mask) and `presence`, empty where a hand has made it, `outcome` (found, not found, not known), `objects`, `note`"""
     return Table(self._row(sentence) for sentence in self.masks)
 
 @patch
@@ -118,8 +118,8 @@ def _row(self:Segmentation, sentence):
         voxels=voxels,
         ml=round(float(voxels*ml), 3),
         box=' '.join(f'{lo}:{hi}' for lo,hi in bits.box() or ()),
-        score=round(self.means.get(sentence, 0.), 4),
-        presence=round(self.scores.get(sentence, 0.), 4),
+        score=round(self.means[sentence], 4) if sentence in self.means else '',
+        presence=round(self.scores[sentence], 4) if sentence in self.scores else '',
         outcome=outcome)
     if self.instances: row['objects'] = self._objects(sentence)
     notes = filter(None, [*self.doubts, self.remarks.get(sentence)])

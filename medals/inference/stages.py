@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INPUT_SPECS', 'PUBLISHED_WEIGHTS', 'Plain', 'NetworkStage', 'RandomQueries', 'random_stages', 'load_stages',
-           'classes_of']
+           'classes_of', 'learned_marks_alone']
 
 # %% ../../nbs/inference/05_stages.ipynb #0a227dd0
 import zlib
@@ -122,3 +122,13 @@ def classes_of(
     source = str(source)
     if source.startswith('random:') or source in PUBLISHED_WEIGHTS: return None
     return read_classes(find_model(source))
+
+def learned_marks_alone(
+    source='nano', # As for `load_stages`
+)->bool:           # None: these weights do not say
+    "Were weights trained to find what is marked without a sentence?"
+    source = str(source)
+    if source.startswith('random:') or source in PUBLISHED_WEIGHTS: return None
+    folder = find_model(source)
+    stages = read_cfg(folder).get('stages') or ['']
+    return read_cfg(folder/stages[-1]).get('marks_alone')

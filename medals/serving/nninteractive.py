@@ -69,7 +69,7 @@ def abilities(
         supported_interactions=INTERACTIONS, channel_mapping=CHANNELS, num_interaction_channels=7,
         supports_initial_label=True, supports_zero_shot_label_refinement=True, preferred_scribble_thickness=[2,2,2],
         interaction_decay=1., inference_session_version='2.0', license=licence_of(desk.seg), supports_undo=True, do_autozoom=False,
-        sentence=desk.sentence)
+        sentence=desk.sentence, marks_alone=desk.seg.marks_alone)
 
 def licence_of(
     seg,    # `Segmenter`

@@ -60,7 +60,7 @@ class Session:
     def begin(self, vol, turned):
         "Another scan"
         self.turned = turned
-        self.marking = Marking(self.desk.seg, vol, self.sentence, self.desk.cfg.loose, **self.desk.how)
+        self.marking = Marking(self.desk.seg, vol, self.sentence, self.desk.cfg.loose, self.desk.limit)
     def ready(self):
         "The marking; refused before there is a scan"
         if self.marking is None: raise Refusal("there is no image in this session; send one by set_image first")

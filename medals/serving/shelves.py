@@ -19,20 +19,31 @@ def _mb(size): return f'{size/1e6:.0f} MB'
 
 class Budget:
     "So many bytes for what clients leave"
-    def __init__(self, total:int):
+    def __init__(
+        self,
+        total:int,
+        forget=lambda: False, # Drops something that can be had again; False: there is nothing
+    ):
         self.total = int(total)
         self.taken = 0
+        self.forget = forget
         self._lock = threading.Lock()
+
+    def _taken(self, size):
+        "Take bytes, if they are there"
+        with self._lock:
+            fits = self.taken+size<=self.total
+            if fits: self.taken += size
+            return fits
 
     def take(self, size:int, what='this'):
         "Bytes for something that is about to be read"
-        with self._lock:
-            if size>self.total: raise Refusal(f"{what} takes {_mb(size)}, and this server has {_mb(self.total)} for all scans", 413)
-            after = self.taken+size
-            if after>self.total:
-                held = f'others hold {_mb(self.taken)} of {_mb(self.total)}'
-                raise Refusal(f"{what} takes {_mb(size)}, and {held}; try again later", 503, 60)
-            self.taken = after
+        asks = f"{what} takes {_mb(size)}"
+        if size>self.total: raise Refusal(f"{asks}, and this server has {_mb(self.total)} for all scans", 413)
+        while not self._taken(size):
+            if self.forget(): continue
+            held = f'{_mb(self.taken)} of {_mb(self.total)}'
+            raise Refusal(f"{asks}, and others hold {held}; try again later", 503, 60)
     def give(self, size:int):
         "Bytes of something that is gone"
         with self._lock: self.taken -= size

@@ -125,9 +125,9 @@ async def start(call:Call)->Reply:
     largest = get(said, 'keep_largest', False)
     place = call.desk.images.find(get(said, 'image_id'))
     vol = place.thing.vol
-    seg,how = call.desk.seg,call.desk.how
+    desk = call.desk
     def task(progress):
-        res = seg(vol, prompts, progress=progress, **how)
+        res = desk.seg(vol, prompts, progress=progress, max_memory=desk.limit())
         return replace(res, again=None) # what a correction would need is large
     job = VoxTellJob(task)
     job.vol,job.prompts,job.largest = vol,prompts,largest

@@ -41,6 +41,7 @@ class Job:
         self.result = None
         self.error = None
         self.wanted = True     # Until it is cancelled
+        self.pay = None        # Called with a result before it is kept; refuses one for which there is no room
         self._bells = set()
         self._lock = threading.Lock()
 
@@ -79,7 +80,10 @@ def run(self:Job):
         if self.state!='waiting': return
         self.state = 'running'
         task = self.task
-    try: self.result = task(self.progress)
+    try:
+        result = task(self.progress)
+        if self.pay: self.pay(result)
+        self.result = result
     except Stopped: self._end('cancelled')
     except UserError as e: self._fail(e)
     except MemoryError: self._fail(Refusal('the memory of the server is used up; ask fewer sentences, or crop the scan', 413))
@@ -143,6 +147,7 @@ class Worker:
         self.queue = PriorityQueue()
         self.number = count()
         self.now = None   # The job that runs
+        self.done = 0     # Jobs that are over
         self.thread = threading.Thread(target=self._work, name='medals worker', daemon=True)
         self.thread.start()
 
@@ -164,6 +169,7 @@ class Worker:
             self.now = job
             job.run()
             self.now = job = None # a result must not stay alive here
+            self.done += 1
 
     def close(self):
         "No more jobs after the one that runs"

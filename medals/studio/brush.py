@@ -11,6 +11,7 @@ from scipy import ndimage as ndi
 
 from ..core import UserError
 from ..masks.bitmask import BitMask
+from ..prompts.marks import numbers_in, short
 from ..scans.axes import Region
 from ..scans.labelmap import largest
 
@@ -30,8 +31,11 @@ def brushed(
     "A mask after a stroke; the one before is not changed"
     at = _at(lo, stroke)
     if limits is not None:
+        ends = numbers_in(limits, 2)
+        if ends is None or ends[0]>ends[1]:
+            raise UserError(f"limits should be two numbers, the lowest and the highest value that is painted, got {short(limits)}")
         values = x[at]
-        stroke = stroke&(values>=limits[0])&(values<=limits[1])
+        stroke = stroke&(values>=ends[0])&(values<=ends[1])
     out = mask.copy()
     before = mask[at]
     out[at] = before|stroke if on else before&~stroke
@@ -101,6 +105,7 @@ def edited(
     mm:float=1.,
 )->BitMask:
     "A mask after a step that cleans up"
-    if step not in EDITS: raise UserError(f"{step!r} is no step; there is {', '.join(EDITS)}")
-    if not 0<mm<=MOST_MM: raise UserError(f"{mm:g} mm is no distance for that; between 0 and {MOST_MM:g} mm it should be")
+    if not isinstance(step, str) or step not in EDITS: raise UserError(f"{short(step)} is no step; there is {', '.join(EDITS)}")
+    is_far = isinstance(mm, (int, float, np.number)) and 0<mm<=MOST_MM
+    if not is_far: raise UserError(f"mm should be a distance between 0 and {MOST_MM:g} mm, got {short(mm)}")
     return EDITS[step](mask, spacing, mm)

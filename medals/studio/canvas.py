@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..show import PLANES, dress, figure
-from .board import Board, _part, _Piece, plane_of
+from .board import Board, _part, _Piece, state_masks, plane_of
 from .history import History, State
 from .layers import Cut, compose, fewer_pixels
 from .pointer import mark_from_pointer, stamp
@@ -39,13 +39,24 @@ def _paste(
     piece = tuple(map(slice, lo-at, hi-at))
     np.copyto(out[into], on, where=part[piece])
 
+def _told_apart(found, sentence, shape):
+    "Of a mask and another one: what both have, what only the first has, and what only the other has"
+    nothing = np.zeros(shape, bool)
+    mask = found.get(('mask',sentence), nothing)
+    other = found.get(('less',sentence), nothing)
+    found['mask',sentence] = mask&other
+    found['more',sentence] = mask&~other
+    found['less',sentence] = other&~mask
+
 def layers_of(
     board:Board,
     axis:int,       # Of the screen, which the plane cuts
     i:int,          # Slice
     rect:tuple,     # First column, first row, end column, end row
+    before=False,   # As it was before the last step?
 )->dict:            # `{(kind, sentence): bool (rows,columns)}`
-    "The masks and marks that cross a slice"
+    "The masks and marks that cross a slice; where there is something to compare with, what is more and what is less"
+    state = board.history.past[-1] if before and board.history.past else board.now
     left,top,right,bottom = rect
     found = {}
     def paste(name, o, on=True):
@@ -53,9 +64,12 @@ def layers_of(
         if slab is None: return
         if name not in found: found[name] = np.zeros((bottom-top, right-left), bool)
         _paste(found[name], *slab, rect, on)
-    for sentence,mask in board.masks.items():
+    for sentence,mask in state_masks(state).items():
         paste(('mask',sentence), mask)
-    for sentence,marks in board.now.marks.items():
+        if before or sentence not in board.other: continue
+        paste(('less',sentence), board.other[sentence])
+        _told_apart(found, sentence, (bottom-top, right-left))
+    for sentence,marks in state.marks.items():
         for mark in marks:
             paste(('positive',sentence), mark, mark.positive)
             paste(('negative',sentence), mark, not mark.positive)
@@ -161,10 +175,11 @@ def packed_layers(
     i:int,
     rect:tuple,   # As in the tile
     step:int=1,
+    before=False, # As it was before the last step?
 )->tuple:         # `[(kind, sentence)]`, bytes for each
     "Masks and marks of a part of a slice"
     i = int(np.clip(i, 0, board.screen.shape[axis]-1))
-    layers = layers_of(board, axis, i, rect)
+    layers = layers_of(board, axis, i, rect, before)
     bits = [zlib.compress(np.packbits(fewer_pixels(m, step, np.any)).tobytes(), 1) for m in layers.values()]
     return list(layers),bits
 

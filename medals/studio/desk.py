@@ -16,6 +16,7 @@ from ipywidgets import HTML, HBox, VBox
 from ..core import UserError
 from ..inference.modality import modality_of_scan, scan_conflicts
 from ..inference.request import as_volume
+from ..prompts.marks import numbers_in, short
 from ..spatial import read_marks
 from . import edits # noqa: F401 a board that can be painted on
 from .board import Board
@@ -70,8 +71,10 @@ class Studio(VBox):
         modality=None,      # ct, mri, us, pet, microscopy; None: from the file
         out='studio',       # Folder that the save button writes
         height:int=300,     # Of a slice, screen pixels
+        session=None,       # Folder of what is written by itself, and taken up if it is there; None: in the cache, and offered; False: none
     ):
         self.segmenter = segmenter
+        self._session = session
         self.volume = as_volume(image, modality)
         self.repertoire = getattr(segmenter, 'repertoire', None) # what the weights know
         assumed = getattr(_frame_of(segmenter), 'modality', None)
@@ -81,8 +84,7 @@ class Studio(VBox):
         self._stop = threading.Event()
         self._doubts = {}                # what speaks against sentences, once it was asked
         slices_,classes_ = parts()
-        self.canvas = slices_(height=height, out=str(out), **first_view(self.board))
-        self.canvas.notes = misfits(self.volume, segmenter)
+        self.canvas = slices_(height=height, out=str(out), notes=misfits(self.volume, segmenter), **first_view(self.board))
         self.list = classes_()
         self.solid = _solid(self.volume, height)
         below = HBox([self.list, self.solid], layout=dict(flex_flow='row wrap'))
@@ -96,6 +98,8 @@ class Studio(VBox):
         if isinstance(marks, (str, Path)): marks = read_marks(marks, self.volume, sentences=sentences)
         self._change(self.board.set_marks, marks) if marks else self._show()
         self._place()
+        self._offer_session()
+
 
     sentences = property(
         lambda s: s.board.now.sentences, lambda s,v: s._change(s.board.set_sentences, v), doc="What is asked for")
@@ -103,8 +107,7 @@ class Studio(VBox):
         lambda s: dict(s.board.now.marks), lambda s,v: s._change(s.board.set_marks, v), doc="`{sentence: (mark, ...)}`")
     result = property(
         lambda s: s.board.now.result, lambda s,v: s._change(s.board.set_result, v), doc="The last `Segmentation` or None")
-    drawn = property(lambda s: s.board.drawn(), doc="What is marked, `{sentence: bool (x,y,z)}` on the scan's voxels")
-    busy = property(lambda s: s._work is not None and s._work.is_alive(), doc="Is a run going on?")
+
 
 # %% ../../nbs/studio/37_desk.ipynb #b25f84bc
 @patch
@@ -117,6 +120,31 @@ def _say(self:Studio, text, **status):
         wrong=False,
         can_run=self.segmenter is not None,
         stale=bool(self.segmenter and now.sentences) and not self.board.answered) | status
+
+# %% ../../nbs/studio/37_desk.ipynb #3046c350
+Studio.keeper = None # writes the session
+
+@patch(as_prop=True)
+def drawn(self:Studio)->dict:
+    "What is marked, `{sentence: bool (x,y,z)}` on the scan's voxels"
+    return self.board.drawn()
+
+@patch(as_prop=True)
+def busy(self:Studio)->bool:
+    "Is a run going on?"
+    return self._work is not None and self._work.is_alive()
+
+@patch
+def _offer_session(self:Studio):
+    "Work that was left; the keeper fills this in"
+
+@patch
+def _differs(self:Studio, sentence):
+    "How a class differs from another reader's; the page on that fills this in"
+
+@patch
+def _remember(self:Studio):
+    "Something has changed; the keeper fills this in"
 
 @patch
 def _doubt(self:Studio, sentence):
@@ -137,10 +165,11 @@ def _class_rows(self:Studio):
             name=sentence,
             marks=len(board.now.marks.get(sentence, ())),
             ml=row.get('ml'),
-            presence=row.get('presence'),
+            presence=None if row.get('presence')=='' else row.get('presence'),
             outcome=row.get('outcome'),
             note=row.get('note', ''),
             edited=sentence in board.now.edited,
+            against=self._differs(sentence),
             doubt=self._doubt(sentence))
         res.append({**about, **board.looks[sentence]})
     return res
@@ -166,6 +195,7 @@ def _show(
     if said is None: said = '' if status['wrong'] else status['text']
     if not self.busy: self._say(said)
     self._show3d()
+    self._remember()
 
 # %% ../../nbs/studio/37_desk.ipynb #67ac9a96
 @patch
@@ -196,6 +226,7 @@ def at(self:Studio):
 
 def _set_at(self, voxel):
     "Move the crosshair to a voxel of the scan"
+    if numbers_in(voxel, 3) is None: raise UserError(f"the crosshair goes to three numbers (x,y,z), got {short(voxel)}")
     screen = self.board.screen
     at = np.clip(np.rint(screen.places(voxel)), 0, np.array(screen.shape)-1)
     self.canvas.cursor = at.astype(int).tolist()
@@ -262,7 +293,7 @@ def _step_back(self:Studio, step, word):
         if self.busy: self.cancel()
         self._again = False
         name = step()
-        self._show(f'{word}: {name}' if name else 'there is nothing more')
+        self._show(f'{word}: {name}' if name else 'there is nothing more', fetch=bool(name))
 
 # %% ../../nbs/studio/37_desk.ipynb #a126fe56
 @patch

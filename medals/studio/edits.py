@@ -16,6 +16,7 @@ from ..masks.bitmask import BitMask
 from .board import Board
 from .brush import brushed, edited
 from .history import State, folded, masks_of_result, same_bits, spelled_once, with_masks
+from ..prompts.marks import as_marks, short
 from .pointer import stamp
 
 # %% ../../nbs/studio/29_edits.ipynb #cf779ea3
@@ -45,14 +46,15 @@ def set_mask(
     rows = [row for row in self.table() if folded(row['sentence'])!=folded(name)]
     kept = {k: m for k,m in masks_of_result(result).items() if folded(k)!=folded(name)}
     hands = now.edited|{name}
-    own = with_masks(result, {name: new}).table if hasattr(result, 'table') else []
-    result = with_masks(result, {**kept, name: new})
+    own = with_masks(result, {name: new}, [name]).table if hasattr(result, 'table') else []
+    result = with_masks(result, {**kept, name: new}, [name])
     self._tables[id(result)] = result,[*rows, *own] # counting all masks anew would take as long as there are many
     if hasattr(result, 'manifest'): result.manifest = {**result.manifest, 'edited by hand': sorted(hands)}
     names = tuple(dict.fromkeys((*now.sentences, name)))
     self._do(step, result=result, sentences=names, edited=hands)
     return True
 
+# %% ../../nbs/studio/29_edits.ipynb #c9712a97
 @patch
 def paint(
     self:Board,
@@ -62,16 +64,20 @@ def paint(
     limits=None,  # Lowest and highest grey value that is painted; None: all
 )->bool:          # Has anything changed?
     "A stroke of the brush on the mask of a class"
-    lo,block = stamp(stroke, self.vol.shape, self.vol.affine)
+    name, = spelled_once([sentence], self.now.sentences)
+    given = as_marks(stroke)
+    if len(given)!=1: raise UserError(f"a stroke is one mark, such as a Scribble, got {short(stroke)}")
+    lo,block = stamp(given[0], self.vol.shape, self.vol.affine)
     x = np.asarray(self.vol.data)
-    mask = brushed(self.mask_of(sentence), lo, block, on, x, limits)
-    return self.set_mask(sentence, mask, 'brush' if on else 'rubber')
+    mask = brushed(self.mask_of(name), lo, block, on, x, limits)
+    return self.set_mask(name, mask, 'brush' if on else 'rubber')
 
 @patch
 def clean(self:Board, sentence, step:str, mm:float=1.)->bool: # One of `EDITS`; how far, mm
     "A step that cleans up the mask of a class"
-    if sentence not in self.masks: raise UserError(f"{sentence} has no mask yet; run, or paint one")
-    return self.set_mask(sentence, edited(self.mask_of(sentence), step, self.vol.spacing, mm), step)
+    name, = spelled_once([sentence], self.now.sentences)
+    if name not in self.masks: raise UserError(f"{name} has no mask yet; run, or paint one")
+    return self.set_mask(name, edited(self.mask_of(name), step, self.vol.spacing, mm), step)
 
 # %% ../../nbs/studio/29_edits.ipynb #0cbb60ec
 @patch

@@ -14,8 +14,10 @@ from .canvas import _inside, erased, packed, packed_layers, slice_image, tile_of
 from .desk import Studio
 from .hints import hint
 from .history import folded
+from .keeper import sessions_folder # noqa: F401 a Studio that is kept
 from .pointer import mark_from_pointer
 from .running import outcome_words # noqa: F401 a Studio that runs
+
 
 # %% ../../nbs/studio/38_heard.ipynb #bccc52f7
 @patch
@@ -24,6 +26,7 @@ def _message(self:Studio, widget, m, buffers):
     fn = HEARD.get(m.get('type'))
     if not fn: return
     try:
+        self._begin_session()
         with self._lock: fn(self, **{k: v for k,v in m.items() if k!='type'})
     except UserError as e: self._complain(str(e))
     except Exception as e:
@@ -40,7 +43,7 @@ def _complain(self:Studio, text):
 # %% ../../nbs/studio/38_heard.ipynb #6249706a
 MOST_PIXELS = 2048  # of a side of a slice
 
-def _on_slice(self, view, key, axis, index, rect=None, step=1, grey=True):
+def _on_slice(self, view, key, axis, index, rect=None, step=1, grey=True, before=False): # noqa: PLR0913 a message
     "A part of a slice is wanted: its numbers, its masks and marks"
     board = self.board
     axis = int(axis)%3
@@ -49,7 +52,7 @@ def _on_slice(self, view, key, axis, index, rect=None, step=1, grey=True):
     long = max(rect[2]-rect[0], rect[3]-rect[1])
     least = -(-long//MOST_PIXELS)
     step = max(int(step), least, 1)
-    names,bits = packed_layers(board, axis, index, rect, step)
+    names,bits = packed_layers(board, axis, index, rect, step, bool(before))
     left,top,right,bottom = rect
     said = dict(
         type='slice',
@@ -62,6 +65,7 @@ def _on_slice(self, view, key, axis, index, rect=None, step=1, grey=True):
         version=self.canvas.version,
         layers=[list(o) for o in names],
         grey=bool(grey),
+        before=bool(before),
         h=-(-(bottom-top)//step),
         w=-(-(right-left)//step))
     if grey:
@@ -201,6 +205,15 @@ def _on_download(self, view):
     self.canvas.send(dict(type='file', view=view, name='medals.zip'), [self.zipped()])
     self._show('downloaded as medals.zip')
 
+def _on_compare(self, path):
+    "Masks of somebody else beside these; nothing: no more"
+    if path is not None and not path.strip(): raise UserError("name a folder or a file of labels to compare with")
+    self.compare_with(path)
+
+def _on_not_now(self):
+    "What was left is not wanted; it stays where it is"
+    self.canvas.left = ''
+
 HEARD = dict(
     download=_on_download,
     load=_on_load,
@@ -216,6 +229,9 @@ HEARD = dict(
     add=_on_add,
     offer=_on_offer,
     save=_on_save,
+    take_up=Studio.take_up,
+    not_now=_on_not_now,
+    compare=_on_compare,
     undo=Studio.undo,
     redo=Studio.redo,
     run=lambda self: self.run(wait=False),

@@ -7,20 +7,24 @@ __all__ = ['NOT_MASKS', 'said_plainly', 'labels_to_take', 'legend']
 
 # %% ../../nbs/studio/39_keeping.ipynb #28990ba1
 import base64
+import csv
+import io
 import os
 import re
 import shutil
 import tempfile
+from itertools import count
 from pathlib import Path
 
 import medals
 import numpy as np
 from fastcore.basics import patch
 
-from ..base.files import read_json
+from ..base.files import read_json, read_text
 from ..core import UserError
 from ..inference.result import Segmentation
-from ..scans.outputs import check_out, replacing, result_files
+from ..prompts.marks import short
+from ..scans.outputs import check_out, file_names, replacing, result_files
 from ..spatial import FILE, read_marks, write_marks
 from .bodies import solid_picture
 from .canvas import board_fig
@@ -35,9 +39,11 @@ def _write_drawn(
     drawn:dict,   # `{sentence: bool (x,y,z)}`
     scan:Volume,
 ):
-    "What is drawn, one file per sentence"
-    for i,(sentence,mask) in enumerate(drawn.items(), 1):
-        write_labels(out/f'drawn_{i}.nii.gz', mask.astype(np.uint8), scan, {1: sentence})
+    "What is drawn, one file per sentence, beside masks that may be called drawn as well"
+    numbers = (f'drawn_{i}.nii.gz' for i in count(1))
+    for sentence,mask in drawn.items():
+        name = next(o for o in numbers if not (out/o).exists())
+        write_labels(out/name, mask.astype(np.uint8), scan, {1: sentence})
 
 def said_plainly(
     e:Exception,
@@ -60,6 +66,7 @@ def _save(self:Studio, out, now, drawn, had):
     try:
         with replacing(out, [self.volume.source or '']) as new: self._write(new, now, drawn)
         text = f'saved in {out}'
+        self._saved_state = now
         if had: text += ', in place of an earlier result'
         self._saved = {*getattr(self, '_saved', ()), Path(out).resolve()}
     except Exception as e: # a thread has nobody else to tell
@@ -108,12 +115,17 @@ def zipped(self:Studio)->bytes:
         return Path(archive).read_bytes()
 
 # %% ../../nbs/studio/39_keeping.ipynb #704800f4
-NOT_MASKS = re.compile(r'labels|drawn_\d+|mark_\d+|.*_objects') # Other label maps of a saved folder, by their names without ending
+NOT_MASKS = re.compile(r'labels|drawn_\d+|mark_\d+|.*_objects') # No masks of sentences, where no table says it
 
 def _label_files(path):
     "The files of masks in a saved folder, or the one that is named"
     if not path.is_dir(): return [path]
     made = sorted(result_files(path))
+    if 'table.csv' in made: # it names every mask, whatever that is called
+        text = read_text(path/'table.csv')
+        sentences = [row.get('sentence') or '' for row in csv.DictReader(io.StringIO(text))]
+        wanted = [f'{name}.nii.gz' for name in file_names(sentences).values()]
+        return [path/name for name in wanted if name in made]
     named = [name for name in made if name.endswith('.nii.gz')]
     return [path/name for name in named if not NOT_MASKS.fullmatch(name.removesuffix('.nii.gz'))]
 
@@ -146,6 +158,7 @@ def load(
     path,        # A folder that `save` wrote, or a file of labels with names
 ):
     "Masks and marks of another day or of somebody else, as a step"
+    if not isinstance(path, (str, Path)): raise UserError(f"name a folder or a file of labels to load, got {short(path)}")
     path = Path(path).expanduser()
     masks = labels_to_take(path, self.volume)
     marks = read_marks(path, self.volume) if (path/FILE).exists() else {}
@@ -186,6 +199,7 @@ def legend(
     for row in classes:
         text = row['name']
         if row.get('outcome') not in (None,'found'): text += f", {row['outcome']}"
-        elif row['ml'] is not None: text += f", {row['ml']:.1f} ml, {row['presence']:.2f}"
+        elif row['ml'] is not None: text += f", {row['ml']:.1f} ml"
+        if row['presence'] is not None: text += f", {row['presence']:.2f}"
         handles.append(Patch(color=row['colour'], label=text))
     if handles: fig.legend(handles=handles, loc='outside lower center', ncols=2, fontsize=7, frameon=False)

@@ -40,6 +40,8 @@ def parts():
         steps = Dict().tag(sync=True)       # The names of the next ones
         notes = List().tag(sync=True)       # What does not fit between scan and weights, sentences
         out = Unicode().tag(sync=True)      # Folder to save to
+        against = Unicode().tag(sync=True)  # Whose masks these are compared with
+        left = Unicode().tag(sync=True)     # Work of another day that can be taken up, in words
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels
     class Classes(anywidget.AnyWidget):

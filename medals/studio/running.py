@@ -30,7 +30,8 @@ def _only_added(now):
 def _segment(self:Studio, now, progress):
     "Masks for a state: the touched windows again if marks were only added, else all; and which of both it was"
     marks = {sentence: list(some) for sentence,some in now.marks.items()}
-    knows_the_rest = now.result is not None and _only_added(now)
+    is_here = getattr(now.result, 'again', True) is not None # a session of another day has no network behind it
+    knows_the_rest = now.result is not None and is_here and _only_added(now)
     if knows_the_rest: return now.result.refine(marks, progress),False
     sentences = list(now.sentences)
     result = self.segmenter(self.volume, sentences, spatial=marks, progress=progress)

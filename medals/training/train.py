@@ -226,6 +226,7 @@ def weight_saver(
             if not (folder/'text').exists(): enc.save(folder/'text')
             lists = sampler is not None
             facts = dict(lists_classes=lists, train=asdict(part_of(cfg, LoopCfg)))
+            if lists: facts['marks_alone'] = bool(sampler.cfg.nameless) and sampler.cfg.prompt!='none'
             if frame: facts['frame'] = frame
             save_model(merge_adapters(net), folder, keep=('text',), **facts, step=run.step, val_dsc=run.best)
             if not lists: continue

@@ -62,7 +62,7 @@ COMMANDS = dict(
 def server(kind, folder, tmp, env=(), python=sys.executable, more=()):
     "JupyterLab, Notebook 7 or Voila on 127.0.0.1 with a token; gone afterwards"
     port,token = free_port(),secrets.token_hex(16)
-    here = {**os.environ, **settings(tmp, python), 'PYTHONPATH': str(root), **dict(env)}
+    here = {**os.environ, **settings(tmp, python), 'PYTHONPATH': str(root), 'MEDALS_SESSIONS': str(tmp/'sessions'), **dict(env)}
     here.pop('IN_TEST', None)
     if kind=='voila': cmd = [*COMMANDS[kind], f'--port={port}', f'--token={token}', str(folder)]
     else:
@@ -114,7 +114,8 @@ ASK = '''async code => {
   f.onIOPub = m => { const t = m.header.msg_type;
     if (t === 'stream') out += m.content.text;
     if (t === 'error') out += 'ERROR ' + m.content.ename + ': ' + m.content.evalue };
-  await f.done; return out }'''
+  const late = new Promise(r => setTimeout(r, 120000, 'ERROR no answer of the kernel within two minutes'));
+  return await Promise.race([f.done.then(() => out), late]) }'''
 
 class Notebook:
     "A notebook that is open in JupyterLab or Notebook 7"

@@ -7,6 +7,12 @@ function found(c) { // volume and presence, or what else came of it
           make('td', 'medals-figure', { title: c.note }, c.presence == null ? '–' : c.presence.toFixed(2))];
 }
 
+function against(c) { // how far another reader's mask is the same
+  if (!c.against) return [];
+  const { dsc, more, less } = c.against;
+  return [make('div', 'medals-differs', {}, `DSC ${dsc.toFixed(3)} · ${more.toFixed(1)} ml more, ${less.toFixed(1)} ml less`)];
+}
+
 function row(model, c, active) {
   const look = changes => model.send({ type: 'look', sentence: c.name, ...changes });
   const box = make('input', '', { type: 'checkbox', title: 'Show this mask', 'aria-label': `show ${c.name}`, onchange: e => look({ visible: e.target.checked }) });
@@ -21,7 +27,7 @@ function row(model, c, active) {
   const cell = (...x) => make('td', '', {}, ...x), { doubt } = c;
   const offers = doubt && doubt.line ? offersOf(model, doubt.offers.map(o => ({ ...o, instead_of: [c.name] }))) : [];
   const said = offers.length ? [make('div', 'medals-doubt', {}, doubt.line, ' ', ...offers)] : [];
-  return make('tr', active ? 'medals-active' : '', { 'data-class': c.name }, cell(box), cell(colour), cell(name, ...said), cell(opacity), ...found(c),
+  return make('tr', active ? 'medals-active' : '', { 'data-class': c.name }, cell(box), cell(colour), cell(name, ...said, ...against(c)), cell(opacity), ...found(c),
     make('td', 'medals-figure', {}, String(c.marks)),
     cell(make('button', 'medals-remove', { type: 'button', title: 'Remove this sentence', 'aria-label': `remove ${c.name}`,
       onclick: () => model.send({ type: 'remove', sentence: c.name }) }, '×')));

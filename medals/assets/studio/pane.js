@@ -12,6 +12,7 @@ const QUICK = 250;     // pixels along a side while slices fly by; the rest foll
 const REST = 180;      // ms after which they do
 const PATIENCE = 4000; // ms to wait for a slice before it is asked for again
 const PENS = ['scribble', 'eraser', 'brush', 'rubber'];
+const RULERS = ['ruler', 'angle'];
 const MARKS = ['point', 'box', 'scribble', 'lasso'];
 
 // ---- slices that have been fetched, the oldest go first
@@ -91,7 +92,8 @@ class Pane {
     const rect = this.rect(), long = Math.max(rect[2] - rect[0], rect[3] - rect[1]), [sx, sy] = this.fit();
     const fine = Math.max(1, Math.floor(1 / (Math.max(sx, sy) * (window.devicePixelRatio || 1)) + 1e-6));
     const step = quick ? Math.max(fine, Math.ceil(long / QUICK)) : fine;
-    return { index, rect, step, key: [index, ...rect, step].join(' ') };
+    const before = this.ui.flick;
+    return { index, rect, step, before, key: [index, ...rect, step, before ? 'before' : ''].join(' ') };
   }
 
   fetch(wanted) {
@@ -129,8 +131,8 @@ class Pane {
     this.shelf.asked.delete(`${m.key} ${m.version}`);
     if (!slice) return this.want();
     this.shelf.put(m.key, slice);
-    if (m.index !== this.index) return;
-    const finer = !this.shown || this.shown.index !== m.index || m.step <= this.shown.step || m.version > this.shown.version;
+    if (m.index !== this.index || Boolean(m.before) !== this.ui.flick) return;
+    const finer = !this.shown || this.shown.index !== m.index || Boolean(this.shown.before) !== this.ui.flick || m.step <= this.shown.step || m.version > this.shown.version;
     if (finer) this.show(slice);
     if (m.version !== this.model.get('version')) this.want();
   }
@@ -169,6 +171,7 @@ class Pane {
     if (!this.ui.hidden) this.drawCross(g, w, h);
     if (this.hand) this.drawHand(g);
     else if (this.pointer && PENS.includes(this.ui.tool.name)) this.drawPen(g);
+    if (!this.hand && this.measure && this.measure.index === this.index && RULERS.includes(this.ui.tool.name)) this.drawMeasure(g, this.measure.points);
     this.drawLetters(g, w, h);
     this.caption();
   }
@@ -195,7 +198,7 @@ class Pane {
 
   drawHand(g) { // what is being drawn now
     const { tool, path } = this.hand, look = this.ui.looks()[this.model.get('active')];
-    if (tool === 'ruler') return this.drawRuler(g, path);
+    if (RULERS.includes(tool)) return this.drawMeasure(g, [path[0], path[path.length - 1]]);
     const p = path.map(([c, r]) => this.toScreen(c, r)), pen = PENS.includes(tool), takes = tool === 'eraser' || tool === 'rubber';
     g.strokeStyle = g.fillStyle = takes ? '#fff' : look ? look.colour : '#fff';
     g.lineCap = g.lineJoin = 'round';
@@ -211,15 +214,23 @@ class Pane {
     g.globalAlpha = 1;
   }
 
-  drawRuler(g, path) { // a line, and its length in mm
-    const [a, b] = [path[0], path[path.length - 1]], [p, q] = [a, b].map(o => this.toScreen(...o));
-    const mm = Math.hypot((b[0] - a[0]) * this.spacing(this.plane.col), (b[1] - a[1]) * this.spacing(this.plane.row));
-    Object.assign(g, { strokeStyle: '#ffdc3c', fillStyle: '#ffdc3c', lineWidth: 2, font: 'bold 13px sans-serif', textAlign: 'left' });
+  drawMeasure(g, points) { // a line and its length in mm, or two sides of an angle and its degrees; the second point is the corner
+    const p = points.map(o => this.toScreen(...o)), mm = points.map(([c, r]) => [c * this.spacing(this.plane.col), r * this.spacing(this.plane.row)]);
+    const along = (a, b) => [mm[b][0] - mm[a][0], mm[b][1] - mm[a][1]], length = Math.hypot(...along(0, 1));
+    let text = `${length.toFixed(1)} mm`;
+    if (points.length > 2) {
+      const [a, b] = [along(1, 0), along(1, 2)], turn = Math.atan2(a[0] * b[1] - a[1] * b[0], a[0] * b[0] + a[1] * b[1]);
+      if (Math.hypot(...b)) text = `${Math.abs(turn * 180 / Math.PI).toFixed(1)}°`;
+    }
+    Object.assign(g, { strokeStyle: '#ffdc3c', lineWidth: 2, font: 'bold 13px sans-serif', textAlign: 'left', textBaseline: 'middle' });
     g.beginPath();
-    g.moveTo(...p);
-    g.lineTo(...q);
+    p.forEach(([x, y], i) => i ? g.lineTo(x, y) : g.moveTo(x, y));
     g.stroke();
-    g.fillText(`${mm.toFixed(1)} mm`, q[0] + 8, q[1] - 8);
+    const [x, y] = p[p.length - 1];
+    Object.assign(g, { strokeStyle: '#000', lineWidth: 3, fillStyle: '#ffdc3c' });
+    g.strokeText(text, x + 8, y - 8);
+    g.fillText(text, x + 8, y - 8);
+    this.canvas.dataset.measured = text;
   }
 
   drawLetters(g, w, h) {
@@ -259,7 +270,7 @@ class Pane {
     if (!at || !s || s.index !== this.index) return at && { at, value: null, names: [] };
     const x = Math.floor((at[this.plane.col] - s.rect[0]) / s.step), y = Math.floor((at[this.plane.row] - s.rect[1]) / s.step), i = y * s.w + x;
     if (x < 0 || y < 0 || x >= s.w || y >= s.h) return { at, value: null, names: [] };
-    const names = s.layers.filter(l => l.kind === 'mask' && l.mask[i]).map(l => l.name);
+    const names = s.layers.filter(l => (l.kind === 'mask' || l.kind === 'more') && l.mask[i]).map(l => l.name);
     return { at, value: s.step === 1 ? s.values[i] * s.scale + s.offset : null, names };
   }
 
@@ -269,6 +280,11 @@ class Pane {
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(e.pointerId);
     e.preventDefault();
+    if (this.measure && this.measure.open && e.button === 0) { // the end of the second side
+      Object.assign(this.measure, { open: false });
+      this.measure.points[2] = this.toVoxel(e);
+      return this.draw();
+    }
     const tool = e.button === 2 ? 'window' : e.button === 1 || e.shiftKey ? 'pan' : e.altKey ? 'move' : this.ui.tool.name;
     this.hand = { tool, path: [this.toVoxel(e)], x: e.clientX, y: e.clientY, window: this.ui.window, view: { ...this.view } };
     if (tool === 'move') this.cross(e);
@@ -278,6 +294,7 @@ class Pane {
   drag(e) {
     this.pointer = this.toVoxel(e);
     this.ui.point(this.under(this.pointer));
+    if (!this.hand && this.measure && this.measure.open) { this.measure.points[2] = this.pointer; return this.draw() }
     if (!this.hand) return PENS.includes(this.ui.tool.name) ? this.draw() : undefined;
     const { tool, x, y, window: [lo, hi], view } = this.hand, dx = e.clientX - x, dy = e.clientY - y;
     if (tool === 'move') this.cross(e);
@@ -299,7 +316,11 @@ class Pane {
     this.hand = null;
     if (!hand) return;
     if (hand.tool === 'window') this.ui.put({ window: this.ui.window }); // Python hears of it once
-    if (hand.tool === 'ruler') { this.hand = hand; this.draw(); this.hand = null; return } // it stays until something is drawn again
+    if (RULERS.includes(hand.tool)) { // it stays until something is measured again
+      const [a, b] = [hand.path[0], hand.path[hand.path.length - 1]], open = hand.tool === 'angle';
+      this.measure = { points: open ? [a, b, b] : [a, b], index: this.index, open };
+      return this.draw();
+    }
     if (e.type === 'pointerup' && !['move', 'pan', 'window'].includes(hand.tool)) this.ui.mark(hand.tool, this.plane.axis, this.index, hand.path);
     this.draw();
   }
@@ -335,5 +356,9 @@ class Pane {
     e.preventDefault();
   }
 
-  keyUp(e) { if (e.type === 'blur' || e.key.toLowerCase() === 'h') this.ui.hide(false) }
+  keyUp(e) {
+    const letter = e.type === 'blur' ? '' : e.key.toLowerCase();
+    if (!letter || letter === 'h') this.ui.hide(false);
+    if (!letter || letter === 'b') this.ui.flicker(false);
+  }
 }

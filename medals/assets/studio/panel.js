@@ -4,15 +4,16 @@ const TOOLS = [ // name, text, what it does; the number is its key
   ['move', 'Move', 'Move the crosshair'], ['point', 'Point', 'Click into an object'], ['box', 'Box', 'Drag a box around an object'],
   ['scribble', 'Scribble', 'Draw a stroke that the network is shown'], ['lasso', 'Lasso', 'Draw an outline that the network is shown'],
   ['eraser', 'Eraser', 'Take back marks that it touches'], ['brush', 'Brush', 'Paint on the mask itself, with a ball'],
-  ['rubber', 'Rubber', 'Rub out the mask itself, with a ball'], ['ruler', 'Ruler', 'Measure a distance']];
+  ['rubber', 'Rubber', 'Rub out the mask itself, with a ball'], ['ruler', 'Ruler', 'Measure a distance'],
+  ['angle', 'Angle', 'Measure an angle: drag one side to the corner, then click the end of the other']];
 
 const STEPS = [['fill holes', 'Fill holes'], ['keep largest', 'Keep the largest piece'], ['grow', 'Grow by mm'], ['shrink', 'Shrink by mm'],
   ['smooth', 'Smooth by mm']];
 
 const KEYS = [
   ['Wheel, Page keys', 'slices'], ['Arrows', 'crosshair'], ['Ctrl+wheel', 'zoom'], ['Shift+drag', 'move the picture'],
-  ['Double click', 'the whole slice'], ['Right drag', 'grey window'], ['R', 'grey window as at first'], ['1 to 9', 'tools, in the order of the buttons'],
-  ['X', 'positive or negative marks'], ['[ and ]', 'smaller or larger pen'], ['Enter', 'a point at the crosshair'], ['H, held', 'the scan alone'],
+  ['Double click', 'the whole slice'], ['Right drag', 'grey window'], ['R', 'grey window as at first'], ['1 to 9, 0', 'tools, in the order of the buttons'],
+  ['X', 'positive or negative marks'], ['[ and ]', 'smaller or larger pen'], ['Enter', 'a point at the crosshair'], ['H, held', 'the scan alone'], ['B, held', 'as it was before the last step'],
   ['M', 'marks on or off'], ['O', 'outlines only'], ['F', 'this plane large, or as before'], ['Ctrl+Z, Ctrl+Y', 'undo, redo'], ['?', 'this list']];
 
 const button = (text, title, f, className = 'medals-button') => make('button', className, { type: 'button', title, onclick: f }, text);
@@ -77,7 +78,7 @@ class Tools {
   constructor(ui) {
     this.ui = ui;
     this.buttons = TOOLS.map(([name, text, title], i) => {
-      const b = button(text, `${title} (${i + 1})`, () => ui.setTool({ name }), 'medals-tool');
+      const b = button(text, `${title} (${(i + 1) % 10})`, () => ui.setTool({ name }), 'medals-tool');
       b.setAttribute('data-tool', name);
       return b;
     });

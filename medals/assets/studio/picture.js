@@ -29,11 +29,13 @@ function edges(m, w, h) { // pixels of a mask with a neighbour outside it
   return e;
 }
 
-const TINTS = { positive: .6, negative: .3 };
+const TINTS = { positive: .6, negative: .3, more: .7, less: .7 };
+const DIFFERENCE = { more: '#e6321e', less: '#1e78ff' }; // only here, only there
+const MASKS = ['mask', 'more', 'less'];
 
 function blend(out, layer, look, w, h, outline) { // a tint with a stronger edge; `outline`: the edge alone
   const { mask, kind } = layer, e = layer.edge || (layer.edge = edges(mask, w, h)), f = Math.fround;
-  const colour = rgb(look.colour), alpha = outline ? 0 : f(TINTS[kind] ?? look.opacity);
+  const colour = rgb(DIFFERENCE[kind] || look.colour), alpha = outline ? 0 : f(TINTS[kind] ?? look.opacity);
   const edgeAlpha = kind !== 'mask' || outline ? 1 : Math.min(1, f(alpha + .5)), edgeColour = kind === 'positive' ? [255, 255, 255] : colour;
   for (let i = 0; i < mask.length; i++) {
     if (!mask[i]) continue;
@@ -49,7 +51,7 @@ function compose(cut, looks, how = {}) { // a picture of a slice with masks and 
   const { grey, w, h } = cut, out = new Float32Array(3 * w * h), image = new ImageData(w, h);
   for (let i = 0; i < w * h; i++) out[3 * i] = out[3 * i + 1] = out[3 * i + 2] = grey[i];
   for (const layer of cut.layers) {
-    const look = looks[layer.name], hidden = layer.kind === 'mask' ? how.masks === false : how.marks === false;
+    const look = looks[layer.name], hidden = MASKS.includes(layer.kind) ? how.masks === false : how.marks === false;
     if (look && look.visible && !hidden) blend(out, layer, look, w, h, how.outline);
   }
   for (let i = 0; i < w * h; i++) {

@@ -4,7 +4,7 @@
 
 class Studio {
   constructor(model, el) {
-    Object.assign(this, { model, id: Math.random().toString(36).slice(2), off: [], window: model.get('window'), hidden: false });
+    Object.assign(this, { model, id: Math.random().toString(36).slice(2), off: [], window: model.get('window'), hidden: false, flick: false });
     this.words = new Words(model);
     this.tools = new Tools(this);
     this.contrast = new Contrast(this);
@@ -14,6 +14,8 @@ class Studio {
     this.cancel = button('Cancel', 'Stop the run', () => model.send({ type: 'cancel' }));
     this.save = button('Save', 'Masks, table and marks to the folder beside', () => model.send({ type: 'save', out: this.out.value }), 'medals-button medals-save');
     this.load = button('Load', 'Masks and marks from the folder or file of labels beside', () => model.send({ type: 'load', path: this.out.value }), 'medals-button medals-load');
+    this.compare = button('Compare', 'Where masks differ from those of the folder or file of labels beside', () => model.send({ type: 'compare', path: model.get('against') ? null : this.out.value }), 'medals-button medals-compare');
+    this.against = make('div', 'medals-key');
     this.download = button('Download', 'Masks, table and marks as a zip file to your own disk', () => model.send({ type: 'download', view: this.id }));
     this.out = make('input', 'medals-out', { type: 'text', 'aria-label': 'Folder to save to', title: 'Folder to save to, or to load from' });
     this.auto = this.switch('auto', 'run after each mark', 'Ask the network again as soon as a mark is drawn');
@@ -23,6 +25,7 @@ class Studio {
     this.status = make('span', 'medals-status', { role: 'status' });
     this.value = make('div', 'medals-value', { 'aria-label': 'Under the pointer' });
     this.notes = make('div', 'medals-notes', { role: 'note' });
+    this.left = make('div', 'medals-left', { role: 'note' });
     this.panes = PLANES.map(p => new Pane(this, p));
     this.area = make('div', 'medals-panes', {}, ...this.panes.map(p => p.el));
     this.help = helpOf(() => this.ask(false));
@@ -30,8 +33,8 @@ class Studio {
     el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.words.el, this.tools.el,
       make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
         button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
-      this.help, this.notes, this.area, this.value,
-      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load, this.download)));
+      this.help, this.left, this.notes, this.area, this.against, this.value,
+      make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load, this.compare, this.download)));
     this.listen();
     this.size = new ResizeObserver(() => this.panes.forEach(p => p.want()));
     this.panes.forEach(p => this.size.observe(p.canvas));
@@ -51,7 +54,7 @@ class Studio {
     on('change:window', () => this.look(model.get('window')));
     on('change:classes change:view', () => this.panes.forEach(p => p.paint()));
     on('change:understood', () => this.words.show());
-    on('change:tool change:status change:history change:steps change:active change:out change:view change:height change:notes', () => this.refresh());
+    on('change:tool change:status change:history change:steps change:active change:out change:left change:against change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
       if (m.view !== this.id) return;
       if (m.type === 'file') this.keep(m.name, buffers[0]);
@@ -142,7 +145,7 @@ class Studio {
     if (ctrl && letter === 'z') model.send({ type: e.shiftKey ? 'redo' : 'undo' });
     else if (ctrl && letter === 'y') model.send({ type: 'redo' });
     else if (ctrl || e.altKey) return false;
-    else if (TOOLS[Number(e.key) - 1]) this.setTool({ name: TOOLS[Number(e.key) - 1][0] });
+    else if (/^[0-9]$/.test(e.key)) this.setTool({ name: TOOLS[(Number(e.key) + 9) % 10][0] });
     else if (letter === 'x') this.setTool({ positive: !this.tool.positive });
     else if (letter === '[' || letter === ']') this.setTool({ radius: clamp(this.tool.radius + (letter === ']' ? .5 : -.5), .5, 50) });
     else if (letter === 'r') this.resetWindow();
@@ -150,6 +153,7 @@ class Studio {
     else if (letter === 'o') this.setView({ outline: !view.outline });
     else if (letter === 'f') this.enlarge(plane);
     else if (letter === 'h') this.hide(true);
+    else if (letter === 'b') this.flicker(true);
     else if (letter === '?') this.ask(this.help.hidden);
     else if (e.key === 'Escape' && !this.help.hidden) this.ask(false);
     else return false;
@@ -160,6 +164,12 @@ class Studio {
     if (this.hidden === on) return;
     this.hidden = on;
     this.panes.forEach(p => p.paint());
+  }
+
+  flicker(on) { // before the last step, while a key is held
+    if (this.flick === on) return;
+    this.flick = on;
+    this.panes.forEach(p => p.want());
   }
 
   ask(open) { this.help.hidden = !open }
@@ -184,6 +194,13 @@ class Studio {
     if (document.activeElement !== this.out) this.out.value = model.get('out');
     this.save.disabled = status.busy;
     this.notes.replaceChildren(...(model.get('notes') || []).map(text => make('div', '', {}, text)));
+    const against = model.get('against'), sign = (colour, text) => make('span', '', {}, make('i', '', { style: `background: ${colour}` }), text);
+    this.compare.textContent = against ? 'End comparison' : 'Compare';
+    this.against.replaceChildren(...(against ? [sign(DIFFERENCE.more, 'only here'), sign(DIFFERENCE.less, `only in ${against}`), 'both: the colour of the class'] : []));
+    const left = model.get('left');
+    this.left.replaceChildren(...(left ? [make('span', '', {}, left),
+      button('Take up', 'Go on where that work has stopped, with everything that can be undone', () => model.send({ type: 'take_up' }), 'medals-button medals-take-up'),
+      button('Not now', 'Leave it where it is', () => model.send({ type: 'not_now' }))] : []));
     this.area.classList.toggle('medals-one', Boolean(view.large));
     for (const p of this.panes) {
       const large = view.large === p.plane.name, height = large ? Math.max(model.get('height'), Math.round(window.innerHeight * .7)) : model.get('height');

@@ -9,6 +9,8 @@ const FRAGMENT = `#version 300 es
   void main() { vec3 n = normalize(facing); float light = 0.25 + 0.75 * abs(dot(n, normalize(vec3(0.25, 0.45, 0.85))));
     pixel = vec4(colour.rgb * light * colour.a, colour.a); }`;
 
+const KEPT_MESHES = 12; // that are not shown now, as in Python
+
 function normals(points, triangles) { // of each point, from the triangles around it
   const out = new Float32Array(points.length);
   for (let t = 0; t < triangles.length; t += 3) {
@@ -77,7 +79,8 @@ class Solid {
 
   fetch() { // ask for what is new, forget what is gone
     const wanted = new Set(this.model.get('bodies').map(b => b.mesh));
-    for (const number of [...this.meshes.keys()]) if (!wanted.has(number)) { this.drop(this.meshes.get(number)); this.meshes.delete(number) }
+    const others = [...this.meshes.keys()].filter(number => !wanted.has(number)); // undo brings the last ones back
+    for (const number of others.slice(0, -KEPT_MESHES)) { this.drop(this.meshes.get(number)); this.meshes.delete(number) }
     for (const number of wanted) if (!this.meshes.has(number) && !this.asked.has(number)) {
       this.asked.add(number);
       this.model.send({ type: 'mesh', mesh: number });
