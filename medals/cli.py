@@ -92,23 +92,24 @@ def segment(
     return _one_scan(scan, sentences, cfg) if scan else _many_scans(found, sentences, cfg)
 
 # %% ../nbs/commands/30_cli.ipynb #b7703a09
-def _with_weights(cfg, sentences, modality):
+def _with_weights(cfg, sentences, modality, longest=None):
     "The settings with the name of weights, where they are to be chosen, and notes that say which"
     from medals.inference.bundles import AUTO, choose_bundle
     if cfg.weights!=AUTO: return cfg,[]
-    choice = choose_bundle(sentences, modality)
+    choice = choose_bundle(sentences, modality, longest=longest)
     notes = [f'weights {choice.name}: {choice.why}; --weights chooses others']
     for text,name in choice.others.items(): notes.append(f'{text}: --weights {name} knows it')
     return replace(cfg, weights=choice.name),notes
 
 def _read_for_choice(image, sentences, cfg):
-    "A scan, what is asked of it and what kind it is, where the weights depend on that"
+    "A scan, what is asked of it, what kind it is and how long, mm, where the weights depend on that"
     from medals.inference.modality import modality_of_scan
     from medals.volume import is_challenge, read_prompts, read_volume
     kind = cfg.modality or None
-    if is_challenge(image): return image,sentences or list(read_prompts(image)[0].values()),kind
+    if is_challenge(image): return image,sentences or list(read_prompts(image)[0].values()),kind,None
     vol = read_volume(image, kind, resample=cfg.resample)
-    return vol,sentences,modality_of_scan(vol, kind, None).modality
+    longest = max(n*mm for n,mm in zip(vol.shape, vol.spacing))
+    return vol,sentences,modality_of_scan(vol, kind, None).modality,longest
 
 # %% ../nbs/commands/30_cli.ipynb #bbabdf13
 def _one_scan(image, sentences, cfg):
@@ -119,8 +120,8 @@ def _one_scan(image, sentences, cfg):
     from medals.volume import is_challenge, read_volume
     chosen = []
     if cfg.weights==AUTO:
-        image,asked,kind = _read_for_choice(image, sentences, cfg)
-        cfg,chosen = _with_weights(cfg, asked, kind)
+        image,asked,kind,longest = _read_for_choice(image, sentences, cfg)
+        cfg,chosen = _with_weights(cfg, asked, kind, longest)
     elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
     segmenter = segmenter_of(cfg.weights, cfg.device, cfg.precision, cfg.backend)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..core import UserError
 from ..base.files import files_below, read_table
+from .plausible import limits_table
 from .stages import classes_of
 from ..network.repertoire import Repertoire
-from ..weights import fetch
+from ..weights import fetch, read_cfg
 
 # %% ../../nbs/inference/07_bundles.ipynb #8136e8dd
 AUTO = 'auto' # Chooses among the bundled weights, by what is asked
@@ -37,6 +38,13 @@ class Bundle:
         "Kinds of scans that some class was seen in"
         kinds = {kind for c in self.classes for kind in c.modalities}
         return tuple(sorted(kinds))
+    @property
+    def largest(self):
+        "Longest edge of the scans of the training, mm; 0: not known"
+        return read_cfg(self.folder)['frame'].get('largest', 0)
+    def fits(self, longest):
+        "Is a scan, by its longest edge in mm, of the size that was trained? An edge of None is any"
+        return not longest or not self.largest or longest<=self.largest*limits_table()['rules']['beyond']['above']
     def knows(self, text, modality):
         "Was the structure of a sentence trained, in this kind of scan? A kind of None is any"
         classes = [c for c in self.classes if modality in (None, *c.modalities)]
@@ -69,18 +77,22 @@ def choose_bundle(
     texts:list,         # Sentences
     modality:str=None,  # Of the scan: ct, mri, us, pet, microscopy; None: not known
     among:tuple=None,   # Of `Bundle`; None: those that come with medals
+    longest:float=None, # Edge of the scan, mm; None: not known
 )->Choice:
     "The bundled weights that know most of what is asked"
-    some = among or bundles()
+    all_of_them = among or bundles()
+    some = [bundle for bundle in all_of_them if bundle.fits(longest)]
     name,known = _most(some, texts, modality)
     kind = modality
     if not known: name,known,kind = (*_most(some, texts, None), None)
     others = {}
     for text in texts:
         if text in known: continue
-        able = next((bundle.name for bundle in some if bundle.knows(text, modality)), None)
+        able = next((bundle.name for bundle in all_of_them if bundle.knows(text, modality)), None)
         if able: others[text] = able
-    if not known: return Choice(some[0].name, 'no bundled weights were trained on this', others)
+    if not known:
+        size = ' in scans of this size' if others else ''
+        return Choice(some[0].name, f'no bundled weights were trained on this{size}', others)
     share = 'all' if len(known)==len(texts) else f'{len(known)} of {len(texts)}'
     scans = f' in {kind.upper()}' if kind else ''
     return Choice(name, f'they know {share} of the sentences{scans}', others)
