@@ -310,8 +310,8 @@ def test_a_session_that_a_hand_has_changed_opens_nothing_and_is_one_sentence(kep
     good = json.loads(text)
     odd_row = [dict(good['results'][0], table=[dict(sentence=None)])]
     look = good['looks']['liver']
-    changed = [dict(looks=3), dict(looks=[1]), dict(looks=dict(liver=7)), dict(looks=dict(liver=dict(look, opacity=None))), dict(results=odd_row)]
-    changed += [dict(looks=dict(liver=dict(look, colour='red')))]
+    changed = [dict(looks=3), dict(looks=[1]), dict(looks=dict(liver=7)), dict(results=odd_row)]
+    changed += [dict(looks=dict(liver=look|odd)) for odd in (dict(opacity=None), dict(opacity=7), dict(colour='red'))]
     for changes in changed:
         (kept/'mine'/SESSION).write_text(json.dumps(good|changes))
         studio = Studio(None, scan(), session=False)
