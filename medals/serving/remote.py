@@ -111,7 +111,7 @@ def _introduced(wire):
     try: about = got.json()
     except ValueError: about = None
     is_ours = isinstance(about, dict) and set(about)>=ABOUT_FIELDS
-    if not is_ours: raise UserError(f"something answers at {wire.url}, but it is no `medals serve`, or one of another version; is the port right?")
+    if not is_ours: raise UserError(f"what answers at {wire.url} is no `medals serve`, or one of another version; is the port right?")
     return about
 
 class RemoteSegmenter:
