@@ -416,10 +416,18 @@ def test_keys_and_addresses_as_people_type_them(monkeypatch):
         with pytest.raises(UserError, match='named by its address'): medals.connect(odd)
 
 
+def test_an_upload_that_is_no_nifti_says_what_is_wanted(http, tmp_path):
+    write_volume(tmp_path/'scan.nii', scan)
+    got = http.post('/images', files=dict(file=(tmp_path/'scan.nii').read_bytes())) # as curl -F does
+    assert got.status_code==400 and 'not as a form' in got.json()['detail'] and 'medals-' not in got.json()['detail'], got.text
+    long = http.post('/jobs', json=dict(image_id='x', prompts=['x'*600])).json()['detail']
+    assert 'longer than 500 letters' in long
+
+
 @pytest.mark.parametrize('reply,why', [
     ((308, b'', {'Location': 'https://127.0.0.1:1/medals/about'}), 'sends those who ask on to https://127.0.0.1:1; connect to that'),
-    ((200, b'<html>hello</html>', {}), 'it is no `medals serve`'), ((200, b'[1]', {}), 'it is no `medals serve`'),
-    ((200, b'{"weights": 3}', {}), 'it is no `medals serve`')])
+    ((200, b'<html>hello</html>', {}), 'is no `medals serve`'), ((200, b'[1]', {}), 'it is no `medals serve`'),
+    ((200, b'{"weights": 3}', {}), 'is no `medals serve`')])
 def test_what_answers_is_another_server(reply, why):
     class Other(BaseHTTPRequestHandler):
         def do_GET(self):

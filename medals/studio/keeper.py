@@ -41,9 +41,15 @@ def _head(folder):
 
 def _is_in_use(said):
     "Does another kernel of this machine write to it?"
-    try: node,pid = said['writer']['node'],said['writer']['pid']
-    except (KeyError, IndexError, TypeError): return False # damaged
-    return node==platform.node() and type(pid) is int and 0<pid<2**31 and pid!=os.getpid() and _alive(pid)
+    try:
+        writer = said['writer']
+        node = writer['node']
+        pid = writer['pid']
+    except (KeyError, IndexError, TypeError):
+        return False # damaged
+    is_number = type(pid) is int and 0<pid<2**31
+    is_elsewhere = node!=platform.node() or pid==os.getpid()
+    return is_number and not is_elsewhere and _alive(pid)
 
 def sessions_left(
     folder,      # Of sessions
