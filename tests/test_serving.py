@@ -426,7 +426,7 @@ def test_an_upload_that_is_no_nifti_says_what_is_wanted(http, tmp_path):
 
 @pytest.mark.parametrize('reply,why', [
     ((308, b'', {'Location': 'https://127.0.0.1:1/medals/about'}), 'sends those who ask on to https://127.0.0.1:1; connect to that'),
-    ((200, b'<html>hello</html>', {}), 'is no `medals serve`'), ((200, b'[1]', {}), 'it is no `medals serve`'),
+    ((200, b'<html>hello</html>', {}), 'is no `medals serve`'), ((200, b'[1]', {}), 'is no `medals serve`'),
     ((200, b'{"weights": 3}', {}), 'is no `medals serve`')])
 def test_what_answers_is_another_server(reply, why):
     class Other(BaseHTTPRequestHandler):

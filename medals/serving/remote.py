@@ -63,6 +63,7 @@ class Wire:
     def _silent(self, e):
         return UserError(f"no answer from {self.url} ({type(e).__name__}: {e}); is `medals serve` running there?")
 
+# %% ../../nbs/serving/80_remote.ipynb #ac86c2d6
 def _refusal(got):
     "What a server refuses, as an error"
     try: said = got.json()['detail']
@@ -114,6 +115,7 @@ def _introduced(wire):
     if not is_ours: raise UserError(f"what answers at {wire.url} is no `medals serve`, or one of another version; is the port right?")
     return about
 
+# %% ../../nbs/serving/80_remote.ipynb #59534fb1
 class RemoteSegmenter:
     "A segmenter that runs on a server"
     def __init__(
