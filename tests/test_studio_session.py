@@ -370,6 +370,8 @@ def test_the_folder_stays_small(kept):
     start = time.monotonic()
     studio.paint('liver', Point((3,5,5), 3.))
     while studio.keeper.waiting and time.monotonic()-start<20: time.sleep(.05)
+    assert not studio.keeper.waiting
+    studio.keeper.flush() # nothing waits: only until the thread has written
     assert len(read_session(kept/'mine', studio.volume)[0].states)==len(studio.board.history.past)+1
 
 

@@ -102,33 +102,38 @@ class Keeper:
         note = f"the session {self.files.folder} goes on in a Studio that was opened later; what is changed here is not written by itself"
         studio.canvas.notes = [*studio.canvas.notes, note]
 
-    def later(self):
-        "Write soon"
-        if self.waiting is not None: return
-        self.waiting = threading.Timer(WRITES_AFTER, self.write)
-        self.waiting.daemon = True
-        self.waiting.start()
+# %% ../../nbs/studio/38_keeper.ipynb #2ec10f98
+@patch
+def later(self:Keeper):
+    "Write soon"
+    if self.waiting is not None: return
+    self.waiting = threading.Timer(WRITES_AFTER, self.write)
+    self.waiting.daemon = True
+    self.waiting.start()
 
-    def flush(self):
-        "Write now what waits to be written"
-        waiting = self.waiting
-        if waiting is None: return
-        waiting.cancel()
-        self.write()
+@patch
+def flush(self:Keeper):
+    "Write now what waits to be written; who writes at this moment is waited for"
+    waiting = self.waiting
+    if waiting is None:
+        with self.writing: return
+    waiting.cancel()
+    self.write()
 
-    def write(self):
-        "Write now"
-        studio = self.studio()
-        with self.writing:
-            self.waiting = None
-            if studio is None or studio.keeper not in (self, None): return
-            try:
-                write_session(self.files, studio.board, studio._lock, studio._about_session())
-                if self.replaces: shutil.rmtree(self.replaces, ignore_errors=True)
-                self.replaces = None
-            except OSError as e:
-                why = f"this session is not written by itself: {self.files.folder} {(e.strerror or str(e)).lower()}; save often"
-                if why not in studio.canvas.notes: studio.canvas.notes = [*studio.canvas.notes, why]
+@patch
+def write(self:Keeper):
+    "Write now"
+    studio = self.studio()
+    with self.writing:
+        self.waiting = None
+        if studio is None or studio.keeper is not self: return
+        try:
+            write_session(self.files, studio.board, studio._lock, studio._about_session())
+            if self.replaces: shutil.rmtree(self.replaces, ignore_errors=True)
+            self.replaces = None
+        except OSError as e:
+            why = f"this session is not written by itself: {self.files.folder} {(e.strerror or str(e)).lower()}; save often"
+            if why not in studio.canvas.notes: studio.canvas.notes = [*studio.canvas.notes, why]
 
 # %% ../../nbs/studio/38_keeper.ipynb #b342516b
 @patch
@@ -192,6 +197,7 @@ def _offer_session(self:Studio):
         self._left = path
         return
 
+# %% ../../nbs/studio/38_keeper.ipynb #86860775
 @patch
 def take_up(
     self:Studio,
