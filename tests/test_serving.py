@@ -416,6 +416,11 @@ def test_keys_and_addresses_as_people_type_them(monkeypatch):
         with pytest.raises(UserError, match='named by its address'): medals.connect(odd)
 
 
+@pytest.mark.parametrize('prompts', [{'the skull'}, (o for o in ['the skull']), np.array(['the skull'])])
+def test_sentences_come_in_any_collection(there, prompts):
+    assert list(medals.connect(there[0], KEY)(scan, prompts).masks)==['the skull']
+
+
 def test_an_upload_that_is_no_nifti_says_what_is_wanted(http, tmp_path):
     write_volume(tmp_path/'scan.nii', scan)
     got = http.post('/images', files=dict(file=(tmp_path/'scan.nii').read_bytes())) # as curl -F does
