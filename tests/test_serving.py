@@ -13,6 +13,7 @@ import types
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import fields, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -413,6 +414,37 @@ def test_keys_and_addresses_as_people_type_them(monkeypatch):
         assert medals.connect(f' {url} ').about['sentences']==[]
     for odd in ('gpu:1527', 'ftp://gpu', 'http://', 'http://gpu:x', 'http://gpu:99999', 'http://me:you@gpu', 'http://g pu', None, 'http://gpu?a=b'):
         with pytest.raises(UserError, match='named by its address'): medals.connect(odd)
+
+
+@pytest.mark.parametrize('prompts', [{'the skull'}, (o for o in ['the skull']), np.array(['the skull'])])
+def test_sentences_come_in_any_collection(there, prompts):
+    assert list(medals.connect(there[0], KEY)(scan, prompts).masks)==['the skull']
+
+
+def test_an_upload_that_is_no_nifti_says_what_is_wanted(http, tmp_path):
+    write_volume(tmp_path/'scan.nii', scan)
+    got = http.post('/images', files=dict(file=(tmp_path/'scan.nii').read_bytes())) # as curl -F does
+    assert got.status_code==400 and 'not as a form' in got.json()['detail'] and 'medals-' not in got.json()['detail'], got.text
+    long = http.post('/jobs', json=dict(image_id='x', prompts=['x'*600])).json()['detail']
+    assert 'longer than 500 letters' in long
+
+
+@pytest.mark.parametrize('reply,why', [
+    ((308, b'', {'Location': 'https://127.0.0.1:1/medals/about'}), 'sends those who ask on to https://127.0.0.1:1; connect to that'),
+    ((200, b'<html>hello</html>', {}), 'is no `medals serve`'), ((200, b'[1]', {}), 'is no `medals serve`'),
+    ((200, b'{"weights": 3}', {}), 'is no `medals serve`')])
+def test_what_answers_is_another_server(reply, why):
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status,body,headers = reply
+            self.send_response(status)
+            for name,value in {**headers, 'Content-Length': str(len(body))}.items(): self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        def log_message(self, *_): pass
+    with HTTPServer(('127.0.0.1', 0), Other) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        with pytest.raises(UserError, match=why): medals.connect(f'http://127.0.0.1:{other.server_port}')
 
 
 def test_a_client_needs_no_torch():

@@ -298,6 +298,58 @@ def test_a_damaged_session_is_one_sentence_and_opens_nothing(kept):
     with pytest.raises(UserError, match='JSON'): Studio(None, scan(), session=kept/'mine')
 
 
+def test_a_session_that_a_hand_has_changed_opens_nothing_and_is_one_sentence(kept):
+    first = Studio(Network(), scan(), ['liver'], session=kept/'mine')
+    first.run()
+    first.paint('liver', Point((5,5,5), 2.))
+    first.keeper.flush()
+    text = (kept/'mine'/SESSION).read_text()
+    for said in ('[1]', '3', '"x"', 'null', '{"a": 1}', '{"writer": {"pid": null}}'):
+        (kept/'mine'/SESSION).write_text(said)
+        with pytest.raises(UserError, match='damaged'): Studio(None, scan(), session=kept/'mine')
+    good = json.loads(text)
+    odd_row = [dict(good['results'][0], table=[dict(sentence=None)])]
+    look = good['looks']['liver']
+    changed = [dict(looks=3), dict(looks=[1]), dict(looks=dict(liver=7)), dict(results=odd_row)]
+    changed += [dict(looks=dict(liver=look|odd)) for odd in (dict(opacity=None), dict(opacity=7), dict(colour='red'))]
+    for changes in changed:
+        (kept/'mine'/SESSION).write_text(json.dumps(good|changes))
+        studio = Studio(None, scan(), session=False)
+        with pytest.raises(UserError, match='damaged'): studio.take_up(kept/'mine')
+        assert not studio.sentences
+    for cursor in ([None]*3, [[1],2,3], [1e99,0,0], 'abc'): # where one looked is no work
+        (kept/'mine'/SESSION).write_text(json.dumps(good|dict(cursor=cursor, out=[1], active={})))
+        studio.take_up(kept/'mine')
+    one,two = list((kept/'mine').glob('*.mask'))[:2]
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(UserError, match='not what was written'): studio.take_up(kept/'mine')
+    first.keeper.files.known.clear()
+    first.keeper.write()
+    studio.take_up(kept/'mine')
+    assert same_bits(studio.board.masks['liver'], first.board.masks['liver']), 'a mask that was changed is written anew'
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_a_cell_that_runs_again_goes_on_and_the_studio_above_it_writes_no_more(kept, named):
+    how = dict(session=kept/'mine') if named else {}
+    first = Studio(None, scan(), ['liver'], **how)
+    if not named: hand(first, type='undo') # a word from a browser
+    first.paint('liver', Point((5,5,5), 2.)) # not a second ago, so that it is not on the disk
+    if not named: first.keeper.flush()
+    second = Studio(None, scan(), **how)
+    if not named: hand(second, type='take_up')
+    assert same_bits(second.board.masks['liver'], first.board.masks['liver'])
+    second.paint('liver', Point((2,2,2), 2.))
+    second.keeper.flush()
+    assert first.keeper is None and ('opened later' in ' '.join(first.canvas.notes))==named
+    first.paint('liver', Point((8,8,8), 1.))
+    second.paint('liver', Point((3,2,2), 2.), on=False)
+    second.keeper.flush()
+    third = Studio(None, scan(), session=False)
+    third.take_up(second.keeper.files.folder)
+    assert same_bits(third.board.masks['liver'], second.board.masks['liver'])
+
+
 def test_a_folder_that_cannot_be_written_is_said(kept):
     (kept/'file').write_text('')
     studio = Studio(None, scan(), ['liver'], session=kept/'file'/'session')
@@ -318,6 +370,8 @@ def test_the_folder_stays_small(kept):
     start = time.monotonic()
     studio.paint('liver', Point((3,5,5), 3.))
     while studio.keeper.waiting and time.monotonic()-start<20: time.sleep(.05)
+    assert not studio.keeper.waiting
+    studio.keeper.flush() # nothing waits: only until the thread has written
     assert len(read_session(kept/'mine', studio.volume)[0].states)==len(studio.board.history.past)+1
 
 

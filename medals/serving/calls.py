@@ -102,7 +102,7 @@ FIELDS = dict(
     direction=Allowed(lambda v: numbers_in(v, 9), 'nine numbers, row by row'),
     dtype=Allowed(_text, 'the name of a type, such as uint8'),
     sentence=Allowed(_text, f'a sentence such as "liver", of at most {SENTENCE_LETTERS} letters'),
-    prompts=Allowed(_texts, f'a list of one to {MOST_SENTENCES} sentences'),
+    prompts=Allowed(_texts, f'a list of one to {MOST_SENTENCES} sentences, none of them empty or longer than {SENTENCE_LETTERS} letters'),
     image_id=Allowed(_text, 'the name of an image, as the upload gave it'),
     scan_id=Allowed(_text, 'the name of a scan, as the upload gave it'),
     components_per_pixel=Allowed(lambda v: 1 if v==1 and not isinstance(v, bool) else None, '1: one grey value per voxel'))

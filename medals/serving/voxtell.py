@@ -58,7 +58,8 @@ def read_nifti(
         with naming('the uploaded file', path):
             try: image = nib.load(path)
             except Exception as e: # nibabel and zlib have a kind for each damage
-                raise Refusal(f"the uploaded file is no NIfTI file: {str(e)[:200]}") from e
+                why = str(e).replace(str(path), 'it')[:200]
+                raise Refusal(f"the body is no NIfTI file ({why}); send the bytes of a .nii or .nii.gz as they are, not as a form") from e
             voxels = float(np.prod(image.shape, dtype=float))
             check_bytes(voxels*image.get_data_dtype().itemsize, most)
             pay(int(voxels*READING_TAKES))

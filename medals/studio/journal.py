@@ -28,6 +28,7 @@ from ..masks.bitmask import BitMask
 from ..prompts.marks import MARK_KINDS
 from . import edits # noqa: F401 a board that can be painted on
 from .board import Board
+from .bodies import rgb_of
 from .history import State, masks_of_result
 from ..volume import Volume
 
@@ -64,7 +65,7 @@ class MaskFiles:
         data = zlib.compress(bits.data.tobytes(), 1)
         name = hashlib.sha256(data).hexdigest()[:24]+'.mask'
         path = self.folder/name
-        if path.exists(): return name
+        if path.is_file() and path.read_bytes()==data: return name
         with atomic(path) as f: f.write_bytes(data)
         return name
 
@@ -84,7 +85,9 @@ def mask_from_file(
     x,y,z = shape
     packed = (x, y, -(-z//8))
     size = int(np.prod(packed))
-    data = zlib.decompressobj().decompress(Path(path).read_bytes(), size+1)
+    packed_bytes = Path(path).read_bytes()
+    if hashlib.sha256(packed_bytes).hexdigest()[:24]!=Path(path).stem: raise ValueError(f'{Path(path).name} is not what was written')
+    data = zlib.decompressobj().decompress(packed_bytes, size+1)
     if len(data)!=size: raise ValueError(f'{Path(path).name} is no mask of {shape} voxels')
     return BitMask(np.frombuffer(data, np.uint8).reshape(packed).copy(), shape)
 
@@ -162,6 +165,19 @@ def state(self:SessionRows, state):
     return row
 
 # %% ../../nbs/studio/38_journal.ipynb #f3f0f740
+def _look(row):
+    "How a mask is drawn"
+    opacity = float(row['opacity'])
+    if not 0<=opacity<=1: raise ValueError(f'there is no opacity {opacity}')
+    rgb_of(row['colour'])
+    return dict(colour=row['colour'], visible=bool(row['visible']), opacity=opacity)
+
+def _table_row(row):
+    "A row of a table, which the screen shows"
+    are_plain = isinstance(row['sentence'], str) and all(isinstance(o, str|int|float|None) for o in row.values())
+    if not are_plain: raise ValueError('a row of the table holds what no table holds')
+    return dict(row)
+
 class SessionReader:
     "States from plain words"
     def __init__(self, folder, said:dict, vol:Volume):
@@ -173,6 +189,7 @@ class SessionReader:
         self.results = [self._result(row) for row in said['results']]
         self.asked = [self._question(row) for row in said['asked']]
         self.states = [self._state(row) for row in said['states']]
+        self.looks = {name: _look(row) for name,row in said.get('looks', {}).items()}
         self.now = int(said['now'])
         if not 0<=self.now<len(self.states): raise ValueError(f'there is no state {self.now}')
 
@@ -211,7 +228,7 @@ def _result(self:SessionReader, row):
     ids = {int(number): name for number,name in row['ids']}
     res = Segmentation(self.vol, masks, ids=ids, **about)
     if row['table'] is not None:
-        self.tables[id(res)] = res,list(map(dict, row['table']))
+        self.tables[id(res)] = res,[_table_row(o) for o in row['table']]
     return res
 
 @patch

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from ..base.files import _alive, cache_dir, read_json
 from ..core import UserError
+from ..prompts.marks import numbers_in
 from .desk import Studio
 from .journal import SESSION, MaskFiles, read_session, scan_print, write_session
 
@@ -40,8 +41,15 @@ def _head(folder):
 
 def _is_in_use(said):
     "Does another kernel of this machine write to it?"
-    writer = said['writer']
-    return writer['node']==platform.node() and writer['pid']!=os.getpid() and _alive(writer['pid'])
+    try:
+        writer = said['writer']
+        node = writer['node']
+        pid = writer['pid']
+    except (KeyError, IndexError, TypeError):
+        return False # damaged
+    is_number = type(pid) is int and 0<pid<2**31
+    is_elsewhere = node!=platform.node() or pid==os.getpid()
+    return is_number and not is_elsewhere and _alive(pid)
 
 def sessions_left(
     folder,      # Of sessions
@@ -64,6 +72,12 @@ def _flush(keeper):
     "At the end of a process: a keeper that is still there writes"
     if keeper(): keeper().flush()
 
+_KEEPERS = weakref.WeakValueDictionary() # folder -> who of this process writes to it
+
+def _keeper_of(folder):
+    "Who of this process writes to a session, or None"
+    return _KEEPERS.get(Path(folder).expanduser().resolve())
+
 class Keeper:
     "Writes the session of a Studio"
     def __init__(self, studio, folder):
@@ -73,34 +87,53 @@ class Keeper:
         self.writing = threading.Lock()
         self.replaces = None       # a session that was taken up, and goes when this one is there
         atexit.register(_flush, weakref.ref(self))
+        before = _keeper_of(folder)
+        if before: before.end()
+        _KEEPERS[self.files.folder.resolve()] = self
 
-    def later(self):
-        "Write soon"
-        if self.waiting is not None: return
-        self.waiting = threading.Timer(WRITES_AFTER, self.write)
-        self.waiting.daemon = True
-        self.waiting.start()
-
-    def flush(self):
-        "Write now what waits to be written"
-        waiting = self.waiting
-        if waiting is None: return
-        waiting.cancel()
-        self.write()
-
-    def write(self):
-        "Write now"
+    def end(self):
+        "Another Studio goes on with this session"
+        self.flush()
         studio = self.studio()
-        with self.writing:
-            self.waiting = None
-            if studio is None: return
-            try:
-                write_session(self.files, studio.board, studio._lock, studio._about_session())
-                if self.replaces: shutil.rmtree(self.replaces, ignore_errors=True)
-                self.replaces = None
-            except OSError as e:
-                why = f"this session is not written by itself: {self.files.folder} {(e.strerror or str(e)).lower()}; save often"
-                if why not in studio.canvas.notes: studio.canvas.notes = [*studio.canvas.notes, why]
+        with self.writing: # who writes at this moment has ended then
+            if studio is None or studio.keeper is not self: return
+            studio.keeper = None
+        if studio._session is None: return # the next word from its browser begins a session of its own
+        note = f"the session {self.files.folder} goes on in a Studio that was opened later; what is changed here is not written by itself"
+        studio.canvas.notes = [*studio.canvas.notes, note]
+
+# %% ../../nbs/studio/38_keeper.ipynb #2ec10f98
+@patch
+def later(self:Keeper):
+    "Write soon"
+    if self.waiting is not None: return
+    self.waiting = threading.Timer(WRITES_AFTER, self.write)
+    self.waiting.daemon = True
+    self.waiting.start()
+
+@patch
+def flush(self:Keeper):
+    "Write now what waits to be written; who writes at this moment is waited for"
+    waiting = self.waiting
+    if waiting is None:
+        with self.writing: return
+    waiting.cancel()
+    self.write()
+
+@patch
+def write(self:Keeper):
+    "Write now"
+    studio = self.studio()
+    with self.writing:
+        self.waiting = None
+        if studio is None or studio.keeper is not self: return
+        try:
+            write_session(self.files, studio.board, studio._lock, studio._about_session())
+            if self.replaces: shutil.rmtree(self.replaces, ignore_errors=True)
+            self.replaces = None
+        except OSError as e:
+            why = f"this session is not written by itself: {self.files.folder} {(e.strerror or str(e)).lower()}; save often"
+            if why not in studio.canvas.notes: studio.canvas.notes = [*studio.canvas.notes, why]
 
 # %% ../../nbs/studio/38_keeper.ipynb #b342516b
 @patch
@@ -137,12 +170,19 @@ def _what_was_left(said):
     return f"{when:%d %b, %H:%M}: work on this scan was left, {', '.join(counted)}"
 
 # %% ../../nbs/studio/38_keeper.ipynb #94e05e08
+def _flush_of(folder):
+    "Who of this process writes to a session, or None; what waits there is written"
+    writer = _keeper_of(folder)
+    if writer: writer.flush()
+    return writer
+
 @patch
 def _offer_session(self:Studio):
     "Say if work on this scan was left; or go on with the session that was named"
     self._left = None
     if isinstance(self._session, (str, Path)):
         folder = Path(self._session).expanduser()
+        _flush_of(folder)
         said = _head(folder)
         if said and _is_in_use(said): raise UserError(f"another kernel writes to the session {folder}; end it, or name another folder")
         if (folder/SESSION).exists(): self.take_up(folder)
@@ -157,6 +197,7 @@ def _offer_session(self:Studio):
         self._left = path
         return
 
+# %% ../../nbs/studio/38_keeper.ipynb #86860775
 @patch
 def take_up(
     self:Studio,
@@ -165,16 +206,20 @@ def take_up(
     "Go on where a session has stopped: sentences, marks, masks, and the way back"
     folder = folder or self._left
     if folder is None: raise UserError("no session of this scan was left; name its folder")
+    writer = _flush_of(folder)
     reader,said = read_session(folder, self.volume)
     with self._lock:
         if self.busy: raise UserError("a run is going on; cancel it or wait")
-        self.board.resume(reader, said.get('looks', {}))
+        self.board.resume(reader, reader.looks)
         self.canvas.left = ''
         if self._session is None: self._begin_session()
-        if self.keeper and self._left==Path(folder): self.keeper.replaces = self._left
+        if self.keeper and self._left==Path(folder):
+            if writer and writer is not self.keeper: writer.end()
+            self.keeper.replaces = self._left
         self._left = None
-        at = said.get('cursor')
-        if isinstance(at, list) and len(at)==3: self.canvas.cursor = np.clip(at, 0, np.array(self.board.screen.shape)-1).tolist()
+        at = numbers_in(said.get('cursor'), 3)
+        last = np.array(self.board.screen.shape)-1
+        if at: self.canvas.cursor = np.clip(np.round(at), 0, last).astype(int).tolist()
         if said.get('active') in self.sentences: self.canvas.active = said['active']
-        if said.get('out'): self.canvas.out = str(said['out'])
+        if isinstance(said.get('out'), str) and said['out']: self.canvas.out = said['out']
         self._show(f'taken up as it was left, with {len(self.board.history.past)} steps to undo')
