@@ -1,5 +1,6 @@
 "The command as a user types it"
 import csv
+import errno
 import gzip
 import json
 import os
@@ -180,3 +181,11 @@ def test_the_demo_works_and_correction_helps(tmp_path):
     assert max(scan.header.get_zooms())<=2 and (tmp_path/'demo'/'demo.png').stat().st_size>20000
     masks = [f for f in (tmp_path/'demo').glob('*.nii.gz') if f.name!='scan.nii.gz']
     assert len(masks)==7 and all(np.allclose(nib.load(f).affine, scan.affine) for f in masks)
+
+
+def test_a_full_disk_is_said_with_what_to_do(monkeypatch, capsys):
+    def full(): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr('medals.inference.bundles.bundle_rows', full)
+    assert main(['models'])==2
+    said = capsys.readouterr().err
+    assert 'make room' in said and said.count('\n')==1

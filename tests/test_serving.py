@@ -421,6 +421,10 @@ def test_sentences_come_in_any_collection(there, prompts):
     assert list(medals.connect(there[0], KEY)(scan, prompts).masks)==['the skull']
 
 
+def test_a_prompt_that_is_no_sentence_is_refused_in_a_sentence(there):
+    with pytest.raises(UserError): medals.connect(there[0], KEY)(scan, 3)
+
+
 def test_an_upload_that_is_no_nifti_says_what_is_wanted(http, tmp_path):
     write_volume(tmp_path/'scan.nii', scan)
     got = http.post('/images', files=dict(file=(tmp_path/'scan.nii').read_bytes())) # as curl -F does

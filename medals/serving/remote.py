@@ -209,7 +209,7 @@ def _question(self:RemoteSegmenter, image, prompts, modality, spatial, instance,
     for some in marks.values():
         for mark in some: locate(mark, vol.shape, vol.affine)
     said = list(prompts.items()) if isinstance(prompts, dict) else prompts
-    if said is not None and not isinstance(said, str): said = list(said) # a set, too
+    if not isinstance(said, str) and hasattr(said, '__iter__'): said = list(said) # a set, too
     return vol,dict(prompts=said, modality=modality, marks=marks, instance=bool(instance), settings=how)
 
 @patch
