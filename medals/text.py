@@ -354,7 +354,7 @@ def _shipped(named):
     if name not in SHIPPED: raise UserError(f"{named} names an encoder {name!r} that does not come with medals; there is {', '.join(SHIPPED)}")
     own = encoder_place(name)
     if read_json(own/'text.json')['sha256']==meant: return own
-    raise UserError(f"{named} means another state of the encoder {name!r} than this version of medals has; take weights and medals of the same version")
+    raise UserError(f"{named} means another state of the encoder {name!r} than this medals has; take weights and medals of one version")
 
 def name_encoder(
     folder,     # To write
