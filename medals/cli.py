@@ -440,8 +440,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT) # What the system says of a disk, or of what
 def _said_of(error):
     "An error in one line"
     said = ' '.join(str(error).split())
-    is_full = getattr(error, 'errno', None) in FULL
-    return f'{said}: no room is left where the results go, and nothing is half written; make room, or name another place by -o' if is_full else said
+    if getattr(error, 'errno', None) not in FULL: return said
+    return f'{said}: no room is left for the results, and nothing is half written; make room, or name another place by -o'
 
 def main(
     argv=None,  # Words after `medals`; None: those of the process

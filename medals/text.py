@@ -351,7 +351,8 @@ def _shipped(named):
     with reading(named):
         said = read_json(named)
         name,meant = said['same_as'],said['sha256']
-    if name not in SHIPPED: raise UserError(f"{named} names an encoder {name!r} that does not come with medals; there is {', '.join(SHIPPED)}")
+    if name not in SHIPPED:
+        raise UserError(f"{named} names an encoder {name!r} that does not come with medals; there is {', '.join(SHIPPED)}")
     own = encoder_place(name)
     if read_json(own/'text.json')['sha256']==meant: return own
     raise UserError(f"{named} means another state of the encoder {name!r} than this medals has; take weights and medals of one version")
