@@ -367,6 +367,7 @@ def name_encoder(
         tmp.mkdir()
         write_json(tmp/'text.json', dict(same_as=name, sha256=made['sha256']))
 
+# %% ../nbs/network/20_text.ipynb #5bc5d98c
 def _tokenizer_and_config(base):
     "What `transformers` needs to know of an encoder, from a folder or the hub"
     from transformers import AutoConfig, AutoTokenizer

@@ -147,13 +147,15 @@ def _number_masks(name, d, rows, known):
             if not _plain_names(c['files'])<=there: row['unknown'].append(called)
     d['masks'] = table
 
-# %% ../../nbs/data/40_indexing.ipynb #8f961aa9
+# %% ../../nbs/data/40_indexing.ipynb #599cd016
 def _mark_undrawn(d, rows):
     "Of a data set in which not everything was drawn everywhere: what has no voxel in a case is not known there"
     for row in rows:
         there = set(row['ids'])
         row['unknown'] = [name for name,c in d['classes'].items() if c['values'] and not there.intersection(c['values'])]
 
+
+# %% ../../nbs/data/40_indexing.ipynb #8f961aa9
 def _keyed(found):
     "`{name of a scan: its row}`; the same scan may be in several data sets, and twice in none"
     rows = {}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ..core import UserError
 from ..base.files import files_below, read_table
-from .plausible import limits_table
 from .stages import classes_of
 from ..network.repertoire import Repertoire
 from ..weights import fetch, read_cfg
@@ -44,7 +43,7 @@ class Bundle:
         return read_cfg(self.folder)['frame'].get('largest', 0)
     def fits(self, longest):
         "Is a scan, by its longest edge in mm, of the size that was trained? An edge of None is any"
-        return not longest or not self.largest or longest<=self.largest*limits_table()['rules']['beyond']['above']
+        return not longest or not self.largest or longest<=self.largest*read_table('plausible.toml')['rules']['beyond']['above']
     def knows(self, text, modality):
         "Was the structure of a sentence trained, in this kind of scan? A kind of None is any"
         classes = [c for c in self.classes if modality in (None, *c.modalities)]
