@@ -13,8 +13,8 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1 data=$2 out=$3
 case "$name" in
-  hippocampus) spacing=1,1,1 patch=32,64,32 batch=2 queries=4 ;;
-  headneck) spacing=2.5,2.5,2.5 patch=64,64,64 batch=1 queries=8 ;;
+  hippocampus) spacing=1,1,1 patch=32,64,32 batch=2 queries=4 windows=auto ;;
+  headneck) spacing=2.5,2.5,2.5 patch=64,64,64 batch=1 queries=8 windows=one ;; # one grey window, as these files were made
   *) echo "no recipe for $name; there is hippocampus and headneck" >&2; exit 2 ;;
 esac
 mkdir -p "$out"
@@ -25,7 +25,7 @@ mkdir -p "$out"
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "$out/store" -o "$out/run" "${resume[@]}" \
-  --weights "${BEGIN:-$here/brain/begin}" --text small --patch "$patch" --queries "$queries" --batch "$batch" --lr "${LR:-.002}" \
+  --weights "${BEGIN:-$here/brain/begin}" --text small --patch "$patch" --queries "$queries" --windows "$windows" --batch "$batch" --lr "${LR:-.002}" \
   --minutes "${MINUTES:-90}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-0}" --holdout .2 \
   --val-every 500 --val-cases 12 --val-last 0 --save-every 200 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/best; try: medals segment scan.nii.gz ... --weights $out/run/best"
