@@ -147,8 +147,11 @@ def test_a_browser_gets_little():
     post(studio, type='slice', view='v', key='k', axis=2, index=10**6, rect=[-5,-5,10**6,10**6], step=-3)
     (m,data),(again,bare),(far,_) = got
     assert len(data)==1 and sum(map(len, data))<m['h']*m['w'] and again['layers']==[] and bare==[] and far['rect']==m['rect']
-    scripts = sum(len(o._esm) for o in (studio.canvas, studio.list, studio.solid.viewer))
-    assert scripts<120_000, 'the front ends of a Studio are small'
+    own = sum(len(o._esm) for o in (studio.canvas, studio.list, studio.solid.viewer))
+    shared = {o.script for o in (studio.canvas, studio.list, studio.solid.viewer, Studio(None, head()).canvas)}
+    assert own<6000 and len(shared)==1, 'a second Studio brings no script'
+    script, = shared
+    assert sum(map(len, script.code.values()))+len(script.style)<120_000, 'the front ends of a Studio are small'
     lbl = phantom()[1]
     _,mesh = packed_mesh(*surface(lbl==2, np.eye(4), 72))
     assert sum(map(len, mesh))<60_000

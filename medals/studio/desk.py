@@ -84,8 +84,8 @@ class Studio(VBox):
         self._stop = threading.Event()
         self._doubts = {}                # what speaks against sentences, once it was asked
         slices_,classes_ = parts()
-        self.canvas = slices_(height=height, out=str(out), notes=misfits(self.volume, segmenter), **first_view(self.board))
-        self.list = classes_()
+        self.canvas = slices_('slices', height=height, out=str(out), notes=misfits(self.volume, segmenter), **first_view(self.board))
+        self.list = classes_('classes')
         self.solid = _solid(self.volume, height)
         below = HBox([self.list, self.solid], layout=dict(flex_flow='row wrap'))
         for o in below.children: _spread(o.layout)

@@ -10,23 +10,15 @@ from functools import cache
 
 import numpy as np
 
-from ..base.files import asset
-from ..core import UserError, install_line
 from .board import Board
+from .scripts import front_end
 
 # %% ../../nbs/studio/36_parts.ipynb #828aceff
 @cache
 def parts():
     "The two front ends"
-    try: import anywidget
-    except ImportError as e:
-        need = f"Studio needs anywidget, while `slices` works without it; {install_line('widgets')}"
-        raise UserError(need) from e
     from traitlets import Dict, Int, List, Unicode
-    def read(*names): return '\n'.join((asset('studio')/name).read_text(encoding='utf-8') for name in names)
-    class Slices(anywidget.AnyWidget):
-        _esm = read('make.js', 'picture.js', 'pane.js', 'panel.js', 'slices.js')
-        _css = read('studio.css')
+    class Slices(front_end()):
         scene = Dict().tag(sync=True)       # shape, spacing and affine on the screen, windows by name
         cursor = List().tag(sync=True)      # Voxel of the screen under the crosshair
         window = List().tag(sync=True)      # Grey values that are black and white
@@ -44,9 +36,7 @@ def parts():
         left = Unicode().tag(sync=True)     # Work of another day that can be taken up, in words
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels
-    class Classes(anywidget.AnyWidget):
-        _esm = read('make.js', 'classes.js')
-        _css = read('studio.css')
+    class Classes(front_end()):
         classes = List().tag(sync=True)
         active = Unicode().tag(sync=True)
     return Slices,Classes

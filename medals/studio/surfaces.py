@@ -18,11 +18,11 @@ import numpy as np
 from fastcore.basics import patch
 from ipywidgets import HTML, VBox
 
-from ..base.files import asset
 from ..core import UserError, install_line
 from ..masks.bitmask import BitMask
 from .bodies import (
     VIEW_SIZE, filled_region, firm, looks_of, packed_mesh, reduced, rgb_of, skin, solid_picture, surface, tight)
+from .scripts import front_end
 from .slices import Screen, pair_of, png_of
 from ..volume import Volume
 
@@ -49,14 +49,8 @@ def masks_by_name(
 @cache
 def solid_part():
     "The front end of the 3D view"
-    try: import anywidget
-    except ImportError as e:
-        raise UserError(f"view3d needs anywidget, while `slices` works without it; {install_line('widgets')}") from e
     from traitlets import Dict, Int, List
-    def read(name): return (asset('studio')/name).read_text(encoding='utf-8')
-    class Solid(anywidget.AnyWidget):
-        _esm = '\n'.join(map(read, ('make.js','solid.js')))
-        _css = read('studio.css')
+    class Solid(front_end()):
         bodies = List().tag(sync=True)  # name, mesh (its number), colour, opacity, visible
         scene = Dict().tag(sync=True)   # corners of the scan in mm
         place = List().tag(sync=True)   # mm under the crosshair; empty: none
@@ -78,7 +72,7 @@ class View3d(VBox):
         self.picked = None # called with mm where somebody has clicked
         screen = Screen(volume)
         ends = [screen.affine[:3,:3]@at+screen.affine[:3,3] for at in ((0,0,0), np.array(screen.shape)-1)]
-        self.viewer = solid_part()(height=height, scene=dict(ends=[end.tolist() for end in ends]))
+        self.viewer = solid_part()('solid', height=height, scene=dict(ends=[end.tolist() for end in ends]))
         self.viewer.on_msg(self._message)
         super().__init__([self.viewer])
         masks = masks_by_name(masks, names)
