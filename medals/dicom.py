@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, check_affine, clean_values, install_line
+from .core import SeveralScans, UserError, check_affine, clean_values, install_line
 from .base.files import files_below, reading
 from .scans.archives import is_archive, unpacked
 from .scans.dicom_frames import divided, read_slices
@@ -66,6 +66,12 @@ def _count(group):
     if min(s.size): words.append(f' of {s.size[0]}x{s.size[1]}')
     return ''.join(words)
 
+def _briefly(group):
+    "A series as a menu calls it"
+    s = group[0]
+    number = f'{s.number}: ' if s.number else ''
+    return f"{number}{s.text or s.modality or s.series} ({_count(group)})"
+
 MOST_TOLD = 12 # Series that a message lists
 
 def _named(groups, series):
@@ -93,7 +99,9 @@ def _choose(groups, folder, series):
     if len(able)!=1:
         if series: holds = f"has {len(able) or 'no'} series {series}"
         else: holds = f'holds {len(groups)} series'
-        raise UserError(f"{folder} {holds}; {_offered(groups, folder)}")
+        choices = {f'{folder}#{uid}': _briefly(groups[uid]) for uid in _volumes(groups)}
+        largest = max(_volumes(groups), key=lambda uid: len(groups[uid]))
+        raise SeveralScans(f"{folder} {holds}; {_offered(groups, folder)}", choices, f'{folder}#{largest}')
     chosen = able[0]
     others = [about_series(group) for uid,group in groups.items() if uid!=chosen]
     notes = []

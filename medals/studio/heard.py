@@ -10,6 +10,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..core import UserError
+from . import choosing # noqa: F401 a Studio of several scans
 from .canvas import _inside, erased, packed, packed_layers, slice_image, tile_of
 from .desk import Studio
 from .hints import hint
@@ -210,6 +211,10 @@ def _on_compare(self, path):
     if path is not None and not path.strip(): raise UserError("name a folder or a file of labels to compare with")
     self.compare_with(path)
 
+def _on_choose(self, number):
+    "Another scan of the file or folder"
+    self.choose(int(number))
+
 def _on_not_now(self):
     "What was left is not wanted; it stays where it is"
     self.canvas.left = ''
@@ -228,6 +233,7 @@ HEARD = dict(
     remove=_on_remove,
     add=_on_add,
     offer=_on_offer,
+    choose=_on_choose,
     save=_on_save,
     take_up=Studio.take_up,
     not_now=_on_not_now,

@@ -7,6 +7,7 @@ __all__ = ['parts', 'first_view']
 
 # %% ../../nbs/studio/36_parts.ipynb #5d38f858
 from functools import cache
+from itertools import count
 
 import numpy as np
 
@@ -33,6 +34,8 @@ def parts():
         notes = List().tag(sync=True)       # What does not fit between scan and weights, sentences
         out = Unicode().tag(sync=True)      # Folder to save to
         against = Unicode().tag(sync=True)  # Whose masks these are compared with
+        choices = List().tag(sync=True)     # Scans of the file or folder, in words; empty: it is the only one
+        choice = Int(-1).tag(sync=True)     # Which of them is shown
         left = Unicode().tag(sync=True)     # Work of another day that can be taken up, in words
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels
@@ -42,12 +45,15 @@ def parts():
     return Slices,Classes
 
 # %% ../../nbs/studio/36_parts.ipynb #7dfe847b
+_SCANS = count(1) # so that a browser never takes a slice of one scan for that of another
+
 def first_view(
     board:Board,
 )->dict:         # Traits of the slices
     "What the slices show at first: the middle of the scan, and no tool but the crosshair"
     screen = board.screen
     scene = dict(
+        scan=next(_SCANS),
         shape=list(screen.shape),
         spacing=list(screen.spacing),
         affine=screen.affine.tolist(),

@@ -60,6 +60,12 @@ def solid_part():
 MESHES_KEPT = 12 # Of masks that are not shown now
 SKIN = 'scan' # Name of the body that is shown while there is no mask
 
+def _corners(volume):
+    "Where a scan begins and ends, mm"
+    screen = Screen(volume)
+    ends = [screen.affine[:3,:3]@at+screen.affine[:3,3] for at in ((0,0,0), np.array(screen.shape)-1)]
+    return dict(ends=[end.tolist() for end in ends])
+
 class View3d(VBox):
     "Masks as surfaces, or a scan, to turn with the mouse"
     def __init__(self, volume:Volume, masks=None, names=None, looks=None, height:int=320, wait=True): # wait: make surfaces now?
@@ -70,9 +76,7 @@ class View3d(VBox):
         self.masks = {}
         self.looks = {}
         self.picked = None # called with mm where somebody has clicked
-        screen = Screen(volume)
-        ends = [screen.affine[:3,:3]@at+screen.affine[:3,3] for at in ((0,0,0), np.array(screen.shape)-1)]
-        self.viewer = solid_part()('solid', height=height, scene=dict(ends=[end.tolist() for end in ends]))
+        self.viewer = solid_part()('solid', height=height, scene=_corners(volume))
         self.viewer.on_msg(self._message)
         super().__init__([self.viewer])
         masks = masks_by_name(masks, names)
@@ -85,6 +89,13 @@ class View3d(VBox):
         return self.count
 
 # %% ../../nbs/studio/20_surfaces.ipynb #7eda7e79
+@patch
+def change(self:View3d, volume:Volume):
+    "Another scan; its masks come with `update`"
+    self.volume = volume
+    self.made.clear()
+    self.viewer.scene = _corners(volume)
+
 @patch
 def _mesh(self:View3d, name, mask):
     "The number of the mesh of a mask, which is made once"

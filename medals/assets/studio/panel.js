@@ -128,13 +128,17 @@ class Tools {
 class Contrast {
   constructor(ui) {
     this.ui = ui;
-    const windows = ui.model.get('scene').windows || [];
-    this.names = make('select', 'medals-presets', { 'aria-label': 'Grey window', title: 'Grey windows by name', onchange: e => this.choose(e.target.value) },
-      make('option', '', { value: '' }, 'window …'), ...windows.map(w => make('option', '', { value: w.name }, w.name)));
+    this.names = make('select', 'medals-presets', { 'aria-label': 'Grey window', title: 'Grey windows by name', onchange: e => this.choose(e.target.value) });
+    this.names_of();
     this.level = this.number('level', 'The value that is a middle grey');
     this.width = this.number('width', 'How many values there are from black to white');
     this.reset = button('Reset', 'The grey window as at first (R)', () => ui.resetWindow());
     this.el = make('span', 'medals-row medals-contrast', {}, this.names, labelled('level', this.level), labelled('width', this.width), this.reset);
+  }
+
+  names_of() { // the windows that fit this scan
+    const windows = this.ui.model.get('scene').windows || [];
+    this.names.replaceChildren(make('option', '', { value: '' }, 'window …'), ...windows.map(w => make('option', '', { value: w.name }, w.name)));
   }
 
   number(name, title) { return make('input', '', { type: 'number', step: 'any', title, 'aria-label': `window ${name}`, onchange: () => this.set() }) }

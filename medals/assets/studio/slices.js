@@ -24,13 +24,15 @@ class Studio {
     this.bar = make('progress', 'medals-progress', { max: 1, 'aria-label': 'Progress' });
     this.status = make('span', 'medals-status', { role: 'status' });
     this.value = make('div', 'medals-value', { 'aria-label': 'Under the pointer' });
+    this.choice = make('select', 'medals-choice', { 'aria-label': 'Scan', title: 'Which scan of this file or folder', onchange: () => model.send({ type: 'choose', number: Number(this.choice.value) }) });
+    this.scans = make('label', 'medals-bar medals-scans', {}, 'scan', this.choice);
     this.notes = make('div', 'medals-notes', { role: 'note' });
     this.left = make('div', 'medals-left', { role: 'note' });
     this.panes = PLANES.map(p => new Pane(this, p));
     this.area = make('div', 'medals-panes', {}, ...this.panes.map(p => p.el));
     this.help = helpOf(() => this.ask(false));
     this.help.hidden = true;
-    el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.words.el, this.tools.el,
+    el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.scans, this.words.el, this.tools.el,
       make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
         button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
       this.help, this.left, this.notes, this.area, this.against, this.value,
@@ -51,10 +53,11 @@ class Studio {
   listen() {
     const { model } = this, on = (event, f) => { model.on(event, f); this.off.push([event, f]) };
     on('change:cursor change:version', () => this.panes.forEach(p => p.want()));
+    on('change:scene', () => { this.contrast.names_of(); this.panes.forEach(p => p.fresh()) });
     on('change:window', () => this.look(model.get('window')));
     on('change:classes change:view', () => this.panes.forEach(p => p.paint()));
     on('change:understood', () => this.words.show());
-    on('change:tool change:status change:history change:steps change:active change:out change:left change:against change:view change:height change:notes', () => this.refresh());
+    on('change:tool change:status change:history change:steps change:active change:out change:choices change:choice change:left change:against change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
       if (m.view !== this.id) return;
       if (m.type === 'file') this.keep(m.name, buffers[0]);
@@ -201,6 +204,14 @@ class Studio {
     this.left.replaceChildren(...(left ? [make('span', '', {}, left),
       button('Take up', 'Go on where that work has stopped, with everything that can be undone', () => model.send({ type: 'take_up' }), 'medals-button medals-take-up'),
       button('Not now', 'Leave it where it is', () => model.send({ type: 'not_now' }))] : []));
+    const choices = model.get('choices') || [];
+    this.scans.hidden = choices.length < 2;
+    if (choices.join('\n') !== this.offered) {
+      this.offered = choices.join('\n');
+      this.choice.replaceChildren(...choices.map((text, i) => make('option', '', { value: i }, text)));
+    }
+    this.choice.value = model.get('choice');
+    this.choice.disabled = Boolean(status.busy);
     this.area.classList.toggle('medals-one', Boolean(view.large));
     for (const p of this.panes) {
       const large = view.large === p.plane.name, height = large ? Math.max(model.get('height'), Math.round(window.innerHeight * .7)) : model.get('height');
