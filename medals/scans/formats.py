@@ -206,7 +206,7 @@ def read_archived(
     if len(chosen)!=1:
         holds = f"holds {len(scans)} scans, {len(chosen) or 'none'} of them called {series}" if series else f'holds {len(scans)} scans'
         text = f"{archive} {holds}; name one by a part of its name, with --series: {'; '.join(scans.values())}"
-        raise SeveralScans(text, {f'{archive}#{name}': name for name in scans.values()})
+        raise SeveralScans(text, archive, {name: name for name in scans.values()})
     file = chosen[0]
     return reader_of(file).read(file, None, resample)
 

@@ -88,8 +88,9 @@ def _number(
     if called: said = f'{said} ({called})'
     if text is None and count==1: return 0
     if text is None:
-        choices = {f'{where}#{key}={i}': f'{what} {i}' if i>=len(names) else names[i] or f'{what} {i}' for i in range(count)}
-        raise SeveralScans(f"{said}; name one, counted from 0, such as #{key}=0 behind its name, or with --{what}", choices)
+        words = [*names[:count], *[''] * max(0, count-len(names))]
+        choices = {f'{key}={i}': word or f'{what} {i}' for i,word in enumerate(words)}
+        raise SeveralScans(f"{said}; name one, counted from 0, such as #{key}=0 behind its name, or with --{what}", where, choices)
     if text.isdecimal() and int(text)<count: return int(text)
     if names.count(text)==1 and names.index(text)<count: return names.index(text)
     raise UserError(f"{said}, counted from 0, so there is no {text!r}")

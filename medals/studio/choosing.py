@@ -15,9 +15,7 @@ from fastcore.basics import patch
 from ..core import UserError
 from ..inference.request import as_volume
 from ..prompts.marks import short
-from .board import Board
-from .contrast import kind_of_scan
-from .desk import Studio, _frame_of
+from .desk import Studio
 from .keeper import sessions_folder # noqa: F401 a Studio that is kept
 from .parts import first_view
 
@@ -27,30 +25,39 @@ MOST_OFFERED = 8 # Scans that a message lists
 @patch
 def _number_meant(self:Studio, scan):
     "The place of a scan in the menu"
-    choices = self.opened.choices
-    if not choices: raise UserError("there is only this scan to choose")
-    paths = list(choices)
+    paths = list(self.opened.choices)
+    if not paths: raise UserError("there is only this scan to choose")
     is_number = isinstance(scan, (int, np.integer)) and not isinstance(scan, bool)
-    if is_number and 0<=scan<len(paths): return int(scan)
-    said = str(scan)
-    if said in paths: return paths.index(said)
-    behind = [path.rpartition('#')[2] for path in paths]
-    if said in behind: return behind.index(said)
-    found = [i for i,words in enumerate(choices.values()) if said and said.casefold() in words.casefold()]
-    if len(found)==1 and not is_number: return found[0]
-    offered = [f'{i}: {words}' for i,words in enumerate(choices.values())]
+    found = [scan] if is_number else self._called_so(str(scan))
+    if len(found)==1 and 0<=found[0]<len(paths): return int(found[0])
+    wrong = f"there is no scan {short(scan)}"
+    if len(found)>1: wrong = f"{len(found)} scans are called {short(scan)}"
+    raise UserError(f"{wrong}; choose one of {_listed(self.canvas.choices)}")
+
+def _listed(names):
+    "Scans with their places, as many as a message should have"
+    offered = []
+    for i,name in enumerate(names): offered.append(f'{i} ({name})')
     listed = '; '.join(offered[:MOST_OFFERED])
     if len(offered)>MOST_OFFERED: listed += f'; ... up to {len(offered)-1}'
-    wrong = f"{len(found)} scans are called {short(scan)}" if len(found)>1 else f"there is no scan {short(scan)}"
-    raise UserError(f"{wrong}; choose one of {listed}")
+    return listed
+
+@patch
+def _called_so(self:Studio, said):
+    "The places of those scans that a word names: by their path, by their whole name, by a part of it"
+    paths = list(self.opened.choices)
+    names = [words.casefold() for words in self.canvas.choices]
+    word = said.casefold()
+    for known in (paths, [path.rpartition('#')[2] for path in paths], names):
+        wanted = word if known is names else said
+        if wanted in known: return [known.index(wanted)]
+    if not word: return []
+    return [i for i,name in enumerate(names) if word in name]
 
 # %% ../../nbs/studio/38_choosing.ipynb #f5a6e668
-Studio._desks = None # number of a scan that was left -> its board and who writes its session
-
 @patch
 def _leave(self:Studio):
     "The scan that is shown is put aside, if anything was done on it"
-    if self._desks is None: self._desks = {}
     if self.keeper is not None: self.keeper.flush()
     history = self.board.history
     is_used = history.past or history.future or self.board.now.marks or self.board.now.result is not None
@@ -59,20 +66,19 @@ def _leave(self:Studio):
     self.keeper = None
 
 @patch
-def _board_of(self:Studio, volume):
-    "A board for another scan, with the sentences and colours of this one"
-    assumed = getattr(_frame_of(self.segmenter), 'modality', None)
-    board = Board(volume, self.sentences, kind_of_scan(volume, assumed))
-    board.looks |= {sentence: dict(self.board.looks[sentence]) for sentence in self.sentences}
-    return board
-
-@patch
 def _session_for(self:Studio, number):
     "The folder of the session of a scan, if one was named for the first"
     if not isinstance(self._session, (str, Path)): return self._session
     if getattr(self, '_first_session', None) is None: self._first_session = Path(self._session),self.canvas.choice
     first,own = self._first_session
     return first if number==own else first.with_name(f'{first.name}-{number}')
+
+@patch
+def _board_like(self:Studio, before):
+    "A board for the scan, with the sentences and colours of another one"
+    board = self._new_board(before.now.sentences)
+    for sentence in before.now.sentences: board.looks[sentence] = dict(before.looks[sentence])
+    return board
 
 @patch
 def choose(
@@ -85,17 +91,17 @@ def choose(
         if number==self.canvas.choice: return
         if self.busy: raise UserError("a run is going on; cancel it or wait")
         path = list(self.opened.choices)[number]
-        kept = (self._desks or {}).get(number)
-        volume = kept[0].vol if kept else as_volume(path, self.opened.modality)
-        board,keeper = kept or (self._board_of(volume), None)
+        kept,keeper = self._desks.get(number, (None, None))
+        volume = kept.vol if kept else as_volume(path, self.opened.modality)
         session = self._session_for(number)
         self._leave()
         self._session = session
-        self.volume,self.board,self.keeper = volume,board,keeper
         self.opened = replace(self.opened, volume=volume, choice=path, note='')
+        self.board = kept or self._board_like(self.board)
+        self.keeper = keeper
         self._turn_to(number)
         if keeper is None: self._offer_session()
-        self._show(f'this is {self.opened.choices[path]}')
+        self._show(f'this is {self.canvas.choices[number]}')
 
 # %% ../../nbs/studio/38_choosing.ipynb #35368dec
 @patch

@@ -213,7 +213,7 @@ def _on_compare(self, path):
 
 def _on_choose(self, number):
     "Another scan of the file or folder"
-    self.choose(int(number))
+    self.choose(number)
 
 def _on_not_now(self):
     "What was left is not wanted; it stays where it is"

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 from fastcore.basics import patch
 from ipywidgets import HTML, VBox
+from nibabel.affines import apply_affine
 
 from ..core import UserError, install_line
 from ..masks.bitmask import BitMask
@@ -63,8 +64,9 @@ SKIN = 'scan' # Name of the body that is shown while there is no mask
 def _corners(volume):
     "Where a scan begins and ends, mm"
     screen = Screen(volume)
-    ends = [screen.affine[:3,:3]@at+screen.affine[:3,3] for at in ((0,0,0), np.array(screen.shape)-1)]
-    return dict(ends=[end.tolist() for end in ends])
+    last = np.array(screen.shape)-1
+    ends = apply_affine(screen.affine, [(0,0,0), last])
+    return dict(ends=ends.tolist())
 
 class View3d(VBox):
     "Masks as surfaces, or a scan, to turn with the mouse"
