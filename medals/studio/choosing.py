@@ -29,7 +29,8 @@ def _number_meant(self:Studio, scan):
     if not paths: raise UserError("there is only this scan to choose")
     is_number = isinstance(scan, (int, np.integer)) and not isinstance(scan, bool)
     found = [scan] if is_number else self._called_so(str(scan))
-    if len(found)==1 and 0<=found[0]<len(paths): return int(found[0])
+    is_one = len(found)==1 and 0<=found[0]<len(paths)
+    if is_one: return int(found[0])
     wrong = f"there is no scan {short(scan)}"
     if len(found)>1: wrong = f"{len(found)} scans are called {short(scan)}"
     raise UserError(f"{wrong}; choose one of {_listed(self.canvas.choices)}")
