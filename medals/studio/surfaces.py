@@ -24,7 +24,7 @@ from ..masks.bitmask import BitMask
 from .bodies import (
     VIEW_SIZE, filled_region, firm, looks_of, packed_mesh, reduced, rgb_of, skin, solid_picture, surface, tight)
 from .scripts import front_end
-from .slices import Screen, pair_of, png_of
+from .slices import Screen, pair_of, png_of, with_still
 from ..volume import Volume
 
 # %% ../../nbs/studio/20_surfaces.ipynb #a8f9c441
@@ -152,6 +152,12 @@ def _message(self:View3d, widget, m, buffers):
 def snapshot(self:View3d, **kwargs):
     "The masks in 3D, drawn in Python, as a PNG"
     return png_of(solid_picture(self.masks, self.volume.affine, self.looks, **kwargs))
+
+@patch
+def _repr_mimebundle_(self:View3d, **kwargs):
+    "The widget, and a picture of it for where no widget can live"
+    bundle = super(View3d, self)._repr_mimebundle_(**kwargs)
+    return with_still(bundle, self.snapshot()) if self.masks else bundle
 
 # %% ../../nbs/studio/20_surfaces.ipynb #e1df1259
 def mz3(

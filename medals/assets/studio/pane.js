@@ -357,7 +357,7 @@ class Pane {
     const moves = { ArrowLeft: [col, -1], ArrowRight: [col, 1], ArrowUp: [row, -1], ArrowDown: [row, 1], PageUp: [axis, -1], PageDown: [axis, 1] };
     const [along, by] = moves[e.key] || [];
     if (along !== undefined && !e.ctrlKey && !e.altKey && !e.metaKey) ui.moveTo(along, at[along] + by);
-    else if (e.key === 'Enter') ui.mark('point', axis, this.index, [[at[col], at[row]]]);
+    else if (e.key === 'Enter' && !ui.only) ui.mark('point', axis, this.index, [[at[col], at[row]]]);
     else if (!ui.key(e, this.plane.name)) return;
     e.preventDefault();
   }
