@@ -26,6 +26,7 @@ class Trunk(torch.nn.Module):
         self.model = model
 
     def forward(self, x): # `(1,2,x,y,z)`: grey values in the network's unit, union of the prompts
+        "What the first convolution of the fusion makes of the features, and the image tokens"
         skips,maps = self.model.backbone(x)
         block = self.model.fusion_conv.convs[0]
         return conv_parts(block.conv, maps[0]),self.model.tokens(skips)
