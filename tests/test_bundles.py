@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,50 @@ def test_nothing_in_a_large_scan_is_one_quick_look_and_marks_need_none():
     assert marked.manifest['passes']>12 and marked.masks['ball'][20,20,20]
     again = res.refine({'ball': Point((20,20,20))})
     assert again.masks['ball'][20,20,20]
+
+
+def test_what_was_seen_in_mri_is_not_known_in_a_ct_unless_nobody_says_that_it_is_one():
+    seg = Segmenter.load('nano', 'cpu')
+    seg.stages[0].frame = replace(seg.stages[0].frame, phases=1)
+    vol = phantom((48,56,48), (4.,4.,4.))[0]
+    ct = seg(vol, ['white matter'], modality='ct')
+    row = ct.table[0]
+    assert (row['outcome'], row['voxels'], row['score'])==('not known', 0, '') and 'only in mri' in row['note'] and 'say so' in row['note']
+    assert ct.unknown['white matter'].elsewhere==('mri',)
+    assert not seg(vol, ['white matter'], modality='ct', presence=0).unknown, 'who keeps every mask keeps this one'
+    assert not seg(replace(vol, modality=None), ['white matter']).unknown and not seg(vol, ['white matter'], modality='mri').unknown
+    here = Point((24,28,24))
+    assert seg(vol, ['white matter'], modality='ct', spatial={'white matter': here}).table[0]['outcome']=='found'
+
+
+def test_all_bundles_say_what_kind_of_scan_they_take_one_for():
+    kinds = {bundle.name: Segmenter.load(bundle.name, 'cpu').stages[0].frame.modality for bundle in bundles()}
+    assert kinds==dict(nano='mri', brain='mri', hippocampus='mri', headneck='ct')
+
+
+def test_words_that_the_encoder_does_not_have_are_asked_by_the_name_of_the_class():
+    known = Segmenter.load('brain', 'cpu').repertoire
+    meant = {'Hirnstamm': 'brainstem', 'brian stem': 'brainstem', 'ventricular system': 'cerebral ventricles'}
+    meant['left ventricle'] = 'left lateral ventricle'
+    assert {text: known.wording(text) for text in meant}==meant
+    as_they_are = 'brainstem','Brainstem','left caudate','Kleinhirn','ventricles','liver','asdf qwer',NAMELESS
+    for text in as_they_are: assert known.wording(text)==text
+    assert known.knows('ventricles') and not known.knows('ventricle of the heart') and not known.knows('left ventricle of the heart')
+    seg = Segmenter.load('nano', 'cpu')
+    seg.stages[0].frame = replace(seg.stages[0].frame, phases=1)
+    seg.repertoire.wording = lambda text, modality: 'white matter' if text=='weisse Substanz' else text
+    res = seg(phantom((48,56,48), (4.,4.,4.))[0], ['weisse Substanz','white matter'])
+    a,b = res.masks['weisse Substanz'],res.masks['white matter']
+    assert np.array_equal(a, b) and res.table[0]['note'].endswith("asked as 'white matter'") and 'asked as' not in res.table[1]['note']
+
+
+def test_home_says_of_the_bundled_weights_what_their_lists_say():
+    home = (Path(__file__).resolve().parents[1]/'README.md').read_text(encoding='utf-8')
+    def number(x): return f'{x:.2f}'.lstrip('0')
+    for bundle in bundles():
+        row = next(o for o in home.splitlines() if o.startswith(f'| `{bundle.name}`'))
+        assert f'in the package, {bundle.megabytes:.1f} MB' in row
+        scored = [c.dsc for c in bundle.classes if c.dsc is not None]
+        whole = f'{len(bundle.classes)} structures',f'mean of {len(scored)} {number(np.mean(scored))}' if scored else ''
+        if bundle.name=='brain': assert all(o in row for o in whole)
+        elif scored: assert all(number(dsc) in row for dsc in scored)

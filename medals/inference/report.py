@@ -75,9 +75,16 @@ def _not_known(seg, request):
     unknown = {}
     for i,text in enumerate(request.texts):
         if text in request.spatial: continue
-        familiar = seg.repertoire.about(text, request.kind(i))
+        familiar = seg.repertoire.about(text, request.kind(i), request.told)
         if not familiar.known: unknown[text] = familiar
     return unknown
+
+def _unknown(familiar, request, i):
+    "Why a sentence is not known to the weights"
+    nearest = f'the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+    if not familiar.elsewhere: return f'not known to these weights; {nearest}'
+    kinds = ' and '.join(familiar.elsewhere)
+    return f'not known to these weights in {request.kind(i)}, only in {kinds}; if the scan is {kinds}, say so with the modality'
 
 def _reported(run, found, i, presence, familiar=None):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence; `familiar` where the weights do not know it"
@@ -88,7 +95,7 @@ def _reported(run, found, i, presence, familiar=None):
         agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
     why = ''
-    if familiar: why = f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+    if familiar: why = _unknown(familiar, request, i)
     elif bits.any(): why = _unfounded(run, i, bits)
     is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)
@@ -132,6 +139,8 @@ def result_of(
     scores = {}
     means = {}
     remarks = dict(request.remarks)
+    for text,asked in zip(request.texts, run.asked):
+        if asked!=text: remarks[text] = '; '.join(filter(None, (remarks.get(text), f'asked as {asked!r}')))
     unknown = _not_known(seg, request)
     mm3 = np.prod(request.vol.spacing)
     for i,text in enumerate(request.texts):
@@ -142,6 +151,7 @@ def result_of(
         bits[text],why = _reported(run, found, i, scores[text], unknown.get(text))
         if not why: continue
         scores[text] = 0.
+        if text in unknown: means.pop(text) # of a mask that is not believed
         said = filter(None, (remarks.get(text), why))
         remarks[text] = '; '.join(said)
     objects = _objects(seg, request, found, bits) if request.instance else {}

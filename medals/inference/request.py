@@ -109,6 +109,7 @@ class Request:
     notes:list=field(default_factory=list)   # What looks wrong with the scan or does not fit the weights
     remarks:dict=field(default_factory=dict) # `{sentence: what does not fit}`
     blank:str=''       # Why nothing can be found in this scan
+    told:bool=False    # Does anybody but the weights say what kind of scan it is?
     lims:dict=field(default_factory=dict)    # Limits of the grey values, by rule
 
     @property
@@ -240,4 +241,5 @@ def make_request(
         of_scan = each[0] if len(set(each))==1 else DEFAULT
         why = f'{guess.how}; each sentence is taken at its word'
     return Request(
-        vol, ids, texts, of_scan, why, keys, groups, bool(instance), marks, cfg, notes, remarks=_remarks(texts, each), blank=blank)
+        vol, ids, texts, of_scan, why, keys, groups, bool(instance), marks, cfg, notes, remarks=_remarks(texts, each), blank=blank,
+        told=guess.by in ('argument','file','values'))
