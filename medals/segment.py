@@ -21,12 +21,12 @@ from .network.backends import use_backend
 from .network.repertoire import Repertoire
 from .inference.stages import NetworkStage, classes_of, learned_marks_alone, load_stages
 from .inference.predictor import WindowPredictor, flips_of
-from .inference.request import make_request
+from .inference.request import make_request, set_apart
 from .inference.memory import Forecast
 from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
-from .inference.report import manifest_of, result_of
+from .inference.report import manifest_of, not_known, result_of
 from .inference.pipeline import FAINT, SegmentRun, Stopped
 from .inference.corrections import refine
 
@@ -227,12 +227,17 @@ def __call__(
     "Segment a scan by sentences and marks"
     start = time.perf_counter()
     request = self._request(image, prompts, modality, spatial, instance, how)
-    run = SegmentRun(self, request, progress)
+    unknown = not_known(self, request)
+    asked,left = set_apart(request, unknown)
+    run = SegmentRun(self, asked, progress)
+    run.unknown = unknown
     planned = time.perf_counter()-start-run.seconds['text']
     run.seconds['read and plan'] = round(planned, 3)
     with run.bar:
         found = run.all()
         with run.clock('result'): res = result_of(self, run, found)
+    run.request = request # marks on what was not asked are asked all the same
+    run.left = left
     total = round(time.perf_counter()-start, 3)
     res.manifest['seconds'] = dict(run.seconds, total=total)
     res.again = partial(refine, self, run)

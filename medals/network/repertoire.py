@@ -6,7 +6,7 @@
 __all__ = ['SIMILAR_FROM', 'TrainedClass', 'write_classes', 'read_classes', 'Familiar', 'Repertoire']
 
 # %% ../../nbs/network/35_repertoire.ipynb #c0f1e279
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -63,6 +63,7 @@ class Familiar:
     known:bool     # Were they trained to find it?
     nearest:str=''  # The trained class that is closest; empty: not compared
     alike:float=1. # Cosine of the two queries
+    kinds:tuple=() # The kinds of scans in which it was learnt, where the scan at hand is of another kind
 
 class Repertoire:
     "The classes that weights were trained on, ready to be compared with sentences"
@@ -75,11 +76,11 @@ class Repertoire:
         self.enc = enc
         self.seen = {} # queries of trained sentences, by modality
         self.said = {} # `{sentence in lower case: class}`
-        self.meant = set() # `(structure, side)`
+        self.meant = {} # `{(structure, side): classes}`
         for c in self.classes:
             for text in (c.name, *c.sentences): self.said.setdefault(text.lower(), c.name)
             got = resolve(c.name)
-            if got.structure: self.meant.add((got.structure, got.side))
+            if got.structure: self.meant.setdefault((got.structure, got.side), []).append(c.name)
 
     def __repr__(self): return f'Repertoire({len(self.classes)} classes)'
 
@@ -97,7 +98,23 @@ def knows(
     if not got.structure: return None
     if (got.structure, got.side) in self.meant: return True
     both = {(got.structure, side) for side in ('left','right')}
-    return got.side is None and both<=self.meant
+    return got.side is None and both<=set(self.meant)
+
+@patch
+def learnt_in(
+    self:Repertoire,
+    text:str,          # A sentence that the weights know
+    modality:str=None, # If it is known
+    nearest:str='',    # The class that is closest, where the vocabulary does not understand the sentence
+)->tuple:              # ct, mri, us, pet, microscopy; empty: the weights do not say
+    "The kinds of scans in which the structure that a sentence names was learnt"
+    got = resolve(text, modality)
+    names = {self.said.get(text.lower(), nearest)}
+    for (structure,side),classes in self.meant.items():
+        same_side = got.side in (None, side)
+        if structure==got.structure and same_side: names.update(classes)
+    kinds = [kind for c in self.classes if c.name in names for kind in c.modalities]
+    return tuple(dict.fromkeys(kinds))
 
 @patch
 def _queries(self:Repertoire, modality):
@@ -117,8 +134,18 @@ def about(
     self:Repertoire,
     text:str,       # A sentence
     modality='mri', # That it is asked with
+    scan:str=None,  # Kind of the scan, where it is known for certain
 )->Familiar:
-    "Do the weights know what a sentence asks for, and what is closest to it among what they know?"
+    "Do the weights know what a sentence asks for in such a scan, and what is closest to it among what they know?"
+    familiar = self._about(text, modality)
+    if not (familiar.known and scan) or text.lower()==NAMELESS: return familiar
+    kinds = self.learnt_in(text, modality, familiar.nearest)
+    if not kinds or scan in kinds: return familiar
+    return replace(familiar, known=False, kinds=kinds)
+
+@patch
+def _about(self:Repertoire, text, modality):
+    "The same, whatever the scan"
     known = self.knows(text, modality)
     if known: return Familiar(True, self.said.get(text.lower(), ''))
     texts,queries = self._queries(modality)
