@@ -116,6 +116,7 @@ def learnt_in(
     kinds = [kind for c in self.classes if c.name in names for kind in c.modalities]
     return tuple(dict.fromkeys(kinds))
 
+# %% ../../nbs/network/35_repertoire.ipynb #36c56ea2
 @patch
 def _queries(self:Repertoire, modality):
     "Trained sentences and their queries, of length one `(n,e)`"
