@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, check_affine, clean_values, install_line
+from .core import SeveralScans, UserError, check_affine, clean_values, install_line
 from .base.files import files_below, reading
 from .scans.archives import is_archive, unpacked
 from .scans.dicom_frames import divided, read_slices
@@ -93,8 +93,9 @@ def _choose(groups, folder, series):
     if len(able)!=1:
         if series: holds = f"has {len(able) or 'no'} series {series}"
         else: holds = f'holds {len(groups)} series'
-        raise UserError(f"{folder} {holds}; {_offered(groups, folder)}")
-    chosen = able[0]
+        names = {uid: about_series(groups[uid]) for uid in able}
+        raise SeveralScans(f"{folder} {holds}; {_offered(groups, folder)}", folder, names)
+    chosen, = able
     others = [about_series(group) for uid,group in groups.items() if uid!=chosen]
     notes = []
     if others and not series: notes.append(f"left out: {'; '.join(others)}")
@@ -103,7 +104,7 @@ def _choose(groups, folder, series):
 def _offered(groups, folder):
     "The series that can be named, as the end of a message"
     largest = max(groups, key=lambda uid: len(groups[uid]))
-    said = [about_series(group) for group in groups.values()]
+    said = list(map(about_series, groups.values()))
     listed = '; '.join(said[:MOST_TOLD])
     if len(said)>MOST_TOLD: listed += '; ...'
     return f"name one of these, as in '{folder}#{largest}' or with --series: {listed}"
@@ -335,7 +336,7 @@ KINDS = (np.int16, np.int32, np.float32)  # Of values in memory, the first that 
 def _as_they_lie(s):
     "Stored numbers of a slice whose pixels are not packed `(rows,columns)`"
     kind = np.dtype(s.stored.kind)
-    count = s.size[0]*s.size[1]
+    count = np.prod(s.size)
     first = s.stored.start+(s.frame or 0)*count*kind.itemsize
     x = np.fromfile(s.path, kind, count, offset=first)
     if x.size<count: raise ValueError(f'its pixels end early, after {x.size} of {count}')

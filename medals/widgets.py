@@ -8,12 +8,14 @@ __all__ = ['Studio', 'Stopped', 'HEARD', 'legend', 'slices', 'compare', 'view3d'
 # %% ../nbs/studio/40_widgets.ipynb #ac848ac1
 from .base.progress import Stopped
 from .studio.desk import Studio
-from .studio.against import difference # noqa: F401 a Studio that compares
+from .studio import against # noqa: F401 a Studio that compares
 from .studio.heard import HEARD
 from .studio.hints import complete, understood
 from .studio.keeping import legend
-from .studio.slices import Png, compare, prompts_view, slices
+from .studio.slices import Png, prompts_view
 from .studio.surfaces import view3d
+from .studio.versus import compare
+from .studio.views import slices
 
 # %% ../nbs/studio/40_widgets.ipynb #622d7257
 _all_ = ['Studio', 'Stopped', 'HEARD', 'legend', 'slices', 'compare', 'view3d', 'prompts_view', 'Png', 'complete', 'understood']

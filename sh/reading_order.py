@@ -22,21 +22,25 @@ def row(path):
     return f'- [{title}]({path}): {sub}'
 
 
+def listed(contents, level=2):
+    "Lines for a part of the sidebar: its pages, and a heading for each section, one deeper for a section in a section"
+    rows = []
+    for o in contents:
+        if isinstance(o, dict): rows += [f"\n{'#'*level} {o['section']}\n", *listed(o['contents'], level+1)]
+        elif o!=page.name: rows.append(row(o))
+    return rows
+
+
 def markdown():
     "The list, section by section"
-    rows = []
-    for o in yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']:
-        if isinstance(o, dict) and 'section' not in o: continue # a line between the rooms
-        elif isinstance(o, dict): rows += [f"\n## {o['section']}\n", *map(row, o['contents'])]
-        elif o!=page.name: rows.append(row(o))
-    return '\n'.join(rows)
+    return '\n'.join(listed(yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']))
 
 
 def cells():
     "The page"
     head = '# All notebooks\n> Every page, in the order in which it is best read'
     why = ('A newcomer reads the tutorials and then what is needed. Who wants to understand the whole, or to change it, reads '
-           'the chapters from the top: from *Base* on, the code of each notebook uses only notebooks above it, and each is the source of the module '
+           'the chapters of *Inside* from the top: the code of each notebook uses only notebooks above it, and each is the source of the module '
            'of the same name. What a program calls stands in *Reference*.')
     return [dict(cell_type='markdown', id=f'order-{i}', metadata={}, source=o.splitlines(True)) for i,o in enumerate((head, why, markdown()))]
 

@@ -7,6 +7,7 @@ import tracemalloc
 import zipfile
 from dataclasses import dataclass, field
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -147,8 +148,11 @@ def test_a_browser_gets_little():
     post(studio, type='slice', view='v', key='k', axis=2, index=10**6, rect=[-5,-5,10**6,10**6], step=-3)
     (m,data),(again,bare),(far,_) = got
     assert len(data)==1 and sum(map(len, data))<m['h']*m['w'] and again['layers']==[] and bare==[] and far['rect']==m['rect']
-    scripts = sum(len(o._esm) for o in (studio.canvas, studio.list, studio.solid.viewer))
-    assert scripts<120_000, 'the front ends of a Studio are small'
+    own = sum(len(o._esm) for o in (studio.canvas, studio.list, studio.solid.viewer))
+    shared = {o.script for o in (studio.canvas, studio.list, studio.solid.viewer, Studio(None, head()).canvas)}
+    assert own<6000 and len(shared)==1, 'a second Studio brings no script'
+    script, = shared
+    assert sum(map(len, script.code.values()))+len(script.style)<120_000, 'the front ends of a Studio are small'
     lbl = phantom()[1]
     _,mesh = packed_mesh(*surface(lbl==2, np.eye(4), 72))
     assert sum(map(len, mesh))<60_000
@@ -530,3 +534,70 @@ def test_meshes_of_the_last_steps_are_made_once():
         studio.paint('liver', Point((14+k%5,12+k,13), 3.))
         studio.wait()
     assert len(studio.solid.ready)<=14
+
+
+# ---- one of several scans
+
+def bold(folder, count=3):
+    vol,_,_ = phantom()
+    x = np.stack([vol.data//(i+1) for i in range(count)], -1)
+    nib.save(nib.Nifti1Image(x, vol.affine), folder/'bold.nii.gz')
+    return folder/'bold.nii.gz'
+
+
+def test_the_volumes_of_a_file_are_chosen_and_keep_their_work(tmp_path):
+    studio = Studio(None, bold(tmp_path), ['x'])
+    assert (len(studio.canvas.choices), studio.canvas.choice)==(3, 0) and 'holds 3 scans' in studio.canvas.notes[0]
+    post(studio, type='mark', tool='point', axis=2, index=20, points=[[20,20]])
+    studio.board.looks['x']['colour'] = '#123456'
+    first = studio.board.now
+    scene = studio.canvas.scene['scan']
+    post(studio, type='choose', number=2)
+    assert studio.volume.data.max()<phantom()[0].data.max()/2 and studio.marks=={} and studio.sentences==('x',)
+    assert studio.canvas.scene['scan']!=scene and studio.canvas.history==dict(undo=0, redo=0)
+    assert studio.board.looks['x']['colour']=='#123456' and studio.canvas.notes==[]
+    studio.wait()
+    assert studio.solid.volume is studio.volume
+    post(studio, type='choose', number=0)
+    assert studio.board.now is first and studio.canvas.history['undo']==1
+    post(studio, type='undo')
+    assert studio.marks=={}
+
+
+@pytest.mark.parametrize('wrong', [3, -1, 'T2', '', None, 1.5, True])
+def test_a_scan_that_is_not_there_is_said_with_those_that_are(tmp_path, wrong):
+    studio = Studio(None, bold(tmp_path), ['x'])
+    with pytest.raises(UserError, match='choose one of 0 .volume 0.'): studio.choose(wrong)
+    with pytest.raises(UserError, match='only this scan'): Studio(None, head()).choose(0)
+    assert studio.canvas.choice==0
+
+
+def test_a_named_volume_opens_and_the_others_are_offered(tmp_path):
+    studio = Studio(None, f'{bold(tmp_path)}#1')
+    assert studio.canvas.choice==1 and len(studio.canvas.choices)==3 and studio.canvas.notes==[]
+    with pytest.raises(UserError, match='there is no number 7'): Studio(None, f'{tmp_path}/bold.nii.gz#7')
+
+
+def test_a_series_that_cannot_be_read_leaves_the_one_that_is_shown(tmp_path):
+    studio = Studio(None, bold(tmp_path), ['x'])
+    (tmp_path/'bold.nii.gz').write_bytes((tmp_path/'bold.nii.gz').read_bytes()[:400])
+    volume = studio.volume
+    post(studio, type='choose', number=1)
+    assert studio.canvas.status['wrong'] and studio.volume is volume and studio.canvas.choice==0
+    post(studio, type='choose', number='many')
+    assert studio.canvas.status['wrong']
+
+
+def test_each_volume_has_a_session_of_its_own(tmp_path):
+    path = bold(tmp_path)
+    studio = Studio(None, path, ['x'], session=tmp_path/'kept')
+    studio.add('x', Point((20,20,20)))
+    studio.choose(1)
+    studio.add('x', Point((9,9,9)))
+    studio.add('x', Point((10,9,9)))
+    studio.keeper.flush()
+    studio.choose(0)
+    again = Studio(None, path, session=tmp_path/'kept')
+    assert len(again.marks['x'])==1
+    again.choose('volume 1')
+    assert len(again.marks['x'])==2

@@ -35,12 +35,18 @@ module_of = {p: exports(p) for p in pages if exports(p)}
 api = list(module_of)
 
 
+def rows(contents):
+    "The pages of a part of the sidebar, in order"
+    for o in contents:
+        if isinstance(o, dict): yield from rows(o['contents'])
+        else: yield o
+
+
 def sidebar():
     "Modules in the order of the site's sidebar"
     yaml = pytest.importorskip('yaml')
     contents = yaml.safe_load((root/'_quarto.yml').read_text())['website']['sidebar']['contents']
-    rows = [row for section in contents if 'section' in section for row in section['contents']]
-    return [module_of[root/'nbs'/row] for row in rows if root/'nbs'/row in module_of]
+    return [module_of[root/'nbs'/o] for o in rows(contents) if root/'nbs'/o in module_of]
 
 
 def imports():

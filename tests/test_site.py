@@ -66,6 +66,22 @@ def test_both_bars_name_pages_that_exist_and_every_page_stands_in_the_sidebar():
     assert {p.relative_to(nbs).as_posix() for p in pages}==set(beside)
 
 
+def test_the_sidebar_has_what_users_read_first_and_the_source_of_the_modules_in_one_fold():
+    "Quarto folds the sections of level `collapse-level` and deeper: those of the first level are open, and `Inside`, one below, is shut"
+    beside = site['sidebar']
+    sections = [o for o in beside['contents'] if isinstance(o, dict)]
+    assert [o['section'] for o in sections]==['Tutorials','How to','Explanations','Reference'] and beside['collapse-level']==2
+    within = [o for section in sections for o in section['contents'] if isinstance(o, dict)]
+    inside = sections[-1]['contents'][-1]
+    assert within==[inside] and (inside['section'],inside['href'])==('Inside','reading_order.ipynb')
+    users = {o for section in sections for o in section['contents'] if isinstance(o, str)}
+    sources = set(hrefs(inside['contents']))
+    exporting = {p.relative_to(nbs).as_posix() for p in pages if any(text(c).startswith('#| default_exp') for c in cells(p))}
+    assert exporting==sources and not users&sources
+    order = list(hrefs(beside))
+    assert max(map(order.index, users))<min(map(order.index, sources)) and order[0]=='index.ipynb'
+
+
 def test_the_site_has_search_dark_mode_and_ways_to_the_source():
     theme = cfg['format']['html']['theme']
     assert site['search'] is True and set(theme)=={'light','dark'} and cfg['format']['html']['keep-md'] is True

@@ -21,9 +21,9 @@ from medals.segment import InputSpec, Segmenter
 from medals.show import WHITE
 from medals.studio.surfaces import View3d, reduced, surface, view3d
 from medals.spatial import Box, Lasso, Mask, Point, Scribble, rasterize, read_marks, write_marks
-from medals.studio.slices import Screen, compare, slices
+from medals.studio.slices import Screen
 from medals.volume import Volume, phantom
-from medals.widgets import Stopped, Studio, complete, understood
+from medals.widgets import Stopped, Studio, compare, complete, slices, understood
 
 CODES = ('RAS','LPS','PIL','SRA','AIR','ILP')
 SHAPE = (14,12,10)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.files import files_below
-from ..core import UserError
+from ..core import SeveralScans, UserError
 from ..dicom import is_dicom, read_series
 from .archives import ARCHIVES, is_archive, unpacked
 from .challenge_npz import read_case_npz
@@ -205,7 +205,8 @@ def read_archived(
     chosen = [file for file,name in scans.items() if not series or str(series) in name]
     if len(chosen)!=1:
         holds = f"holds {len(scans)} scans, {len(chosen) or 'none'} of them called {series}" if series else f'holds {len(scans)} scans'
-        raise UserError(f"{archive} {holds}; name one by a part of its name, with --series: {'; '.join(scans.values())}")
+        text = f"{archive} {holds}; name one by a part of its name, with --series: {'; '.join(scans.values())}"
+        raise SeveralScans(text, archive, {name: name for name in scans.values()})
     file = chosen[0]
     return reader_of(file).read(file, None, resample)
 

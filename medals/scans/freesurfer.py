@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 
-from ..core import UserError, check_affine, check_volume, clean_values
+from ..core import SeveralScans, UserError, check_affine, check_volume, clean_values
 from ..base.files import asset, reading
 from .compressed import GROWTH, fill, open_gzip
 
@@ -51,7 +51,9 @@ def _mgh_shape(header, path):
 def _frame(channel, frames, path):
     "The number of the frame that is asked for"
     if channel is None and frames==1: return 0
-    if channel is None: raise UserError(f"{path} has {frames} frames; take one of them, counted from 0, or save one value per voxel")
+    if channel is None:
+        text = f"{path} has {frames} frames; take one of them, counted from 0, or save one value per voxel"
+        raise SeveralScans(text, path, frames)
     is_number = str(channel).isdecimal()
     if is_number and int(channel)<frames: return int(channel)
     raise UserError(f"{path} has {frames} channels, counted from 0, so there is no number {channel}")

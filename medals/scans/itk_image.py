@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..core import UserError, check_affine, check_volume, clean_values, install_line
+from ..core import SeveralScans, UserError, check_affine, check_volume, clean_values, install_line
 from ..base.files import reading
 from ..dicom import LPS_TO_RAS
 from .compressed import GROWTH, ZlibFile, fill, open_gzip
@@ -320,8 +320,9 @@ def _one_channel(path, values, channel):
     count = len(scans)*scans.shape[-1]
     if count==1: return scans[0,...,0]
     if channel is None:
-        raise UserError(f"{path} has {count} values per voxel, colours, channels or times; take one of them, counted from 0, "
-                        "or save one real number per voxel")
+        text = (f"{path} has {count} values per voxel, colours, channels or times; take one of them, counted from 0, "
+                "or save one real number per voxel")
+        raise SeveralScans(text, path, count)
     if not str(channel).isdecimal() or int(channel)>=count:
         raise UserError(f"{path} has {count} channels, counted from 0, so there is no number {channel}")
     number,time = np.unravel_index(int(channel), (len(scans), scans.shape[-1]))

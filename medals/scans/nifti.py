@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import nibabel as nib
 import numpy as np
 
-from ..core import UserError, check_affine, check_volume, clean_values, spacing_of
+from ..core import SeveralScans, UserError, check_affine, check_volume, clean_values, spacing_of
 from .compressed import GROWTH, fill, open_gzip
 from .grids import corner_gap
 
@@ -196,7 +196,8 @@ def _shape(header, path, size, channel):
     wanted = shape if channel is None else grid
     count = math.prod(shape[3:])
     if channel is None and count>1:
-        raise UserError(f"{path} holds {count} volumes; take one channel or time point, from 0: {path.name}#0, or --series 0")
+        text = f"{path} holds {count} volumes; take one channel or time point, from 0: {path.name}#0, or --series 0"
+        raise SeveralScans(text, path, count)
     check_volume(SimpleNamespace(shape=wanted), str(path))
     # as floats, because a header may multiply to more than an int64 holds
     ends = header['vox_offset']+np.prod(shape, dtype=float)*kind.itemsize

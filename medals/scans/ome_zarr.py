@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from ..core import UserError, check_affine, clean_values
+from ..core import SeveralScans, UserError, check_affine, clean_values
 from .archives import zip_infos
 from .compressed import CLAIMS, STREAMS, stands_for_more
 from .ome_metadata import SPACE_AXES, ZARR_ENDINGS, attributes_of, image_in, opened, path_inside, place_of, pyramid_of
@@ -87,7 +87,10 @@ def _number(
     said = f'{where} has {count} {what}s'
     if called: said = f'{said} ({called})'
     if text is None and count==1: return 0
-    if text is None: raise UserError(f"{said}; name one, counted from 0, such as #{key}=0 behind its name, or with --{what}")
+    if text is None:
+        words = [*names[:count], *[''] * max(0, count-len(names))]
+        choices = {f'{key}={i}': word or f'{what} {i}' for i,word in enumerate(words)}
+        raise SeveralScans(f"{said}; name one, counted from 0, such as #{key}=0 behind its name, or with --{what}", where, choices)
     if text.isdecimal() and int(text)<count: return int(text)
     if names.count(text)==1 and names.index(text)<count: return names.index(text)
     raise UserError(f"{said}, counted from 0, so there is no {text!r}")

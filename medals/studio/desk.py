@@ -15,7 +15,6 @@ from ipywidgets import HTML, HBox, VBox
 
 from ..core import UserError
 from ..inference.modality import modality_of_scan, scan_conflicts
-from ..inference.request import as_volume
 from ..prompts.marks import numbers_in, short
 from ..spatial import read_marks
 from . import edits # noqa: F401 a board that can be painted on
@@ -23,8 +22,10 @@ from .board import Board
 from .contrast import kind_of_scan
 from .history import folded, spelled_once
 from .hints import doubt
+from .opening import opened_scan
 from .parts import first_view, parts
 from .surfaces import View3d
+from ..volume import Volume
 
 # %% ../../nbs/studio/37_desk.ipynb #e0f65543
 def _solid(vol, height):
@@ -75,17 +76,17 @@ class Studio(VBox):
     ):
         self.segmenter = segmenter
         self._session = session
-        self.volume = as_volume(image, modality)
+        self.opened = opened_scan(image, modality)
         self.repertoire = getattr(segmenter, 'repertoire', None) # what the weights know
-        assumed = getattr(_frame_of(segmenter), 'modality', None)
-        self.board = Board(self.volume, sentences, kind_of_scan(self.volume, assumed))
+        self.board = self._new_board(sentences)
         self.error = None
         self._lock = threading.RLock()   # the browser's messages come in another thread than a cell's calls
         self._stop = threading.Event()
+        self._desks = {}                 # number of a scan that was left -> its board, and who writes its session
         self._doubts = {}                # what speaks against sentences, once it was asked
         slices_,classes_ = parts()
-        self.canvas = slices_(height=height, out=str(out), notes=misfits(self.volume, segmenter), **first_view(self.board))
-        self.list = classes_()
+        self.canvas = slices_('slices', height=height, out=str(out), notes=self._notes(), **first_view(self.board), **self.opened.menu)
+        self.list = classes_('classes')
         self.solid = _solid(self.volume, height)
         below = HBox([self.list, self.solid], layout=dict(flex_flow='row wrap'))
         for o in below.children: _spread(o.layout)
@@ -124,6 +125,23 @@ def _say(self:Studio, text, **status):
 # %% ../../nbs/studio/37_desk.ipynb #3046c350
 Studio.keeper = None # writes the session
 
+@patch(as_prop=True)
+def volume(self:Studio)->Volume:
+    "The scan"
+    return self.opened.volume
+
+@patch
+def _new_board(self:Studio, sentences):
+    "A board for the scan"
+    assumed = getattr(_frame_of(self.segmenter), 'modality', None)
+    return Board(self.volume, sentences, kind_of_scan(self.volume, assumed))
+
+@patch
+def _notes(self:Studio):
+    "What a user should know before anything is run"
+    return [o for o in (self.opened.note, *misfits(self.volume, self.segmenter)) if o]
+
+# %% ../../nbs/studio/37_desk.ipynb #1992df2c
 @patch(as_prop=True)
 def drawn(self:Studio)->dict:
     "What is marked, `{sentence: bool (x,y,z)}` on the scan's voxels"
@@ -203,7 +221,7 @@ def _show3d(self:Studio):
     "Surfaces, in a thread of their own; the last wish wins"
     if not isinstance(self.solid, View3d): return
     looks = {sentence: dict(look) for sentence,look in self.board.looks.items()}
-    self._wish = self.board.masks,looks
+    self._wish = self.volume,self.board.masks,looks
     def shape():
         while True:
             with self._lock:
@@ -212,7 +230,9 @@ def _show3d(self:Studio):
                 if wish is None:
                     self._shaping = None
                     return
-            self.solid.update(*wish)
+            volume,*shown = wish
+            if self.solid.volume is not volume: self.solid.change(volume)
+            self.solid.update(*shown)
     if self._shaping is None:
         self._shaping = threading.Thread(target=shape, daemon=True)
         self._shaping.start()

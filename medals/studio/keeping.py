@@ -6,7 +6,6 @@
 __all__ = ['NOT_MASKS', 'said_plainly', 'labels_to_take', 'legend']
 
 # %% ../../nbs/studio/39_keeping.ipynb #28990ba1
-import base64
 import csv
 import io
 import os
@@ -30,7 +29,7 @@ from .bodies import solid_picture
 from .canvas import board_fig
 from .desk import Studio
 from .running import outcome_words # noqa: F401 a Studio that runs
-from .slices import Png, png_of
+from .slices import Png, png_of, with_still
 from ..volume import Volume, read_labels, write_labels
 
 # %% ../../nbs/studio/39_keeping.ipynb #e51620e0
@@ -187,7 +186,7 @@ def snapshot(self:Studio)->Png:
 def _repr_mimebundle_(self:Studio, **kwargs):
     "The widget; in a page that is only built, its picture"
     if not os.environ.get('IN_TEST'): return super(Studio, self)._repr_mimebundle_(**kwargs)
-    return {'image/png': base64.b64encode(self.snapshot()).decode(), 'text/plain': f'Studio({self.volume})'}
+    return with_still({}, self.snapshot())
 
 def legend(
     fig,           # matplotlib figure

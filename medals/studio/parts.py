@@ -7,26 +7,19 @@ __all__ = ['parts', 'first_view']
 
 # %% ../../nbs/studio/36_parts.ipynb #5d38f858
 from functools import cache
+from itertools import count
 
 import numpy as np
 
-from ..base.files import asset
-from ..core import UserError, install_line
 from .board import Board
+from .scripts import front_end
 
 # %% ../../nbs/studio/36_parts.ipynb #828aceff
 @cache
 def parts():
     "The two front ends"
-    try: import anywidget
-    except ImportError as e:
-        need = f"Studio needs anywidget, while `slices` works without it; {install_line('widgets')}"
-        raise UserError(need) from e
     from traitlets import Dict, Int, List, Unicode
-    def read(*names): return '\n'.join((asset('studio')/name).read_text(encoding='utf-8') for name in names)
-    class Slices(anywidget.AnyWidget):
-        _esm = read('make.js', 'picture.js', 'pane.js', 'panel.js', 'slices.js')
-        _css = read('studio.css')
+    class Slices(front_end()):
         scene = Dict().tag(sync=True)       # shape, spacing and affine on the screen, windows by name
         cursor = List().tag(sync=True)      # Voxel of the screen under the crosshair
         window = List().tag(sync=True)      # Grey values that are black and white
@@ -41,23 +34,26 @@ def parts():
         notes = List().tag(sync=True)       # What does not fit between scan and weights, sentences
         out = Unicode().tag(sync=True)      # Folder to save to
         against = Unicode().tag(sync=True)  # Whose masks these are compared with
+        choices = List().tag(sync=True)     # Scans of the file or folder, in words; empty: it is the only one
+        choice = Int(-1).tag(sync=True)     # Which of them is shown
         left = Unicode().tag(sync=True)     # Work of another day that can be taken up, in words
         version = Int().tag(sync=True)      # Grows when slices should be fetched again
         height = Int(300).tag(sync=True)    # Of a slice, screen pixels
-    class Classes(anywidget.AnyWidget):
-        _esm = read('make.js', 'classes.js')
-        _css = read('studio.css')
+    class Classes(front_end()):
         classes = List().tag(sync=True)
         active = Unicode().tag(sync=True)
     return Slices,Classes
 
 # %% ../../nbs/studio/36_parts.ipynb #7dfe847b
+_SCANS = count(1) # so that a browser never takes a slice of one scan for that of another
+
 def first_view(
     board:Board,
 )->dict:         # Traits of the slices
     "What the slices show at first: the middle of the scan, and no tool but the crosshair"
     screen = board.screen
     scene = dict(
+        scan=next(_SCANS),
         shape=list(screen.shape),
         spacing=list(screen.spacing),
         affine=screen.affine.tolist(),

@@ -17,13 +17,14 @@ import nibabel as nib
 import numpy as np
 from fastcore.basics import patch
 from ipywidgets import HTML, VBox
+from nibabel.affines import apply_affine
 
-from ..base.files import asset
 from ..core import UserError, install_line
 from ..masks.bitmask import BitMask
 from .bodies import (
     VIEW_SIZE, filled_region, firm, looks_of, packed_mesh, reduced, rgb_of, skin, solid_picture, surface, tight)
-from .slices import Screen, pair_of, png_of
+from .scripts import front_end
+from .slices import Screen, pair_of, png_of, with_still
 from ..volume import Volume
 
 # %% ../../nbs/studio/20_surfaces.ipynb #a8f9c441
@@ -49,14 +50,8 @@ def masks_by_name(
 @cache
 def solid_part():
     "The front end of the 3D view"
-    try: import anywidget
-    except ImportError as e:
-        raise UserError(f"view3d needs anywidget, while `slices` works without it; {install_line('widgets')}") from e
     from traitlets import Dict, Int, List
-    def read(name): return (asset('studio')/name).read_text(encoding='utf-8')
-    class Solid(anywidget.AnyWidget):
-        _esm = '\n'.join(map(read, ('make.js','solid.js')))
-        _css = read('studio.css')
+    class Solid(front_end()):
         bodies = List().tag(sync=True)  # name, mesh (its number), colour, opacity, visible
         scene = Dict().tag(sync=True)   # corners of the scan in mm
         place = List().tag(sync=True)   # mm under the crosshair; empty: none
@@ -65,6 +60,13 @@ def solid_part():
 
 MESHES_KEPT = 12 # Of masks that are not shown now
 SKIN = 'scan' # Name of the body that is shown while there is no mask
+
+def _corners(volume):
+    "Where a scan begins and ends, mm"
+    screen = Screen(volume)
+    last = np.array(screen.shape)-1
+    ends = apply_affine(screen.affine, [(0,0,0), last])
+    return dict(ends=ends.tolist())
 
 class View3d(VBox):
     "Masks as surfaces, or a scan, to turn with the mouse"
@@ -76,9 +78,7 @@ class View3d(VBox):
         self.masks = {}
         self.looks = {}
         self.picked = None # called with mm where somebody has clicked
-        screen = Screen(volume)
-        ends = [screen.affine[:3,:3]@at+screen.affine[:3,3] for at in ((0,0,0), np.array(screen.shape)-1)]
-        self.viewer = solid_part()(height=height, scene=dict(ends=[end.tolist() for end in ends]))
+        self.viewer = solid_part()('solid', height=height, scene=_corners(volume))
         self.viewer.on_msg(self._message)
         super().__init__([self.viewer])
         masks = masks_by_name(masks, names)
@@ -91,6 +91,13 @@ class View3d(VBox):
         return self.count
 
 # %% ../../nbs/studio/20_surfaces.ipynb #7eda7e79
+@patch
+def change(self:View3d, volume:Volume):
+    "Another scan; its masks come with `update`"
+    self.volume = volume
+    self.made.clear()
+    self.viewer.scene = _corners(volume)
+
 @patch
 def _mesh(self:View3d, name, mask):
     "The number of the mesh of a mask, which is made once"
@@ -145,6 +152,12 @@ def _message(self:View3d, widget, m, buffers):
 def snapshot(self:View3d, **kwargs):
     "The masks in 3D, drawn in Python, as a PNG"
     return png_of(solid_picture(self.masks, self.volume.affine, self.looks, **kwargs))
+
+@patch
+def _repr_mimebundle_(self:View3d, **kwargs):
+    "The widget, and a picture of it for where no widget can live"
+    bundle = super(View3d, self)._repr_mimebundle_(**kwargs)
+    return with_still(bundle, self.snapshot()) if self.masks else bundle
 
 # %% ../../nbs/studio/20_surfaces.ipynb #e1df1259
 def mz3(

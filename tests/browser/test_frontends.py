@@ -64,12 +64,14 @@ def test_the_studio_works_in_other_front_ends(front, shots):
     page.wait_for_timeout(2500)
     page.screenshot(path=shots/f'20_{page.kind}.png', full_page=True)
     assert drive.ink(solid.screenshot())>.03
-    image,track = page.locator('img.jupyter-widgets').first,page.locator('.noUi-target').first
-    track.scroll_into_view_if_needed()
+    view = page.locator('.medals-studio').nth(1).locator('.medals-canvas').nth(2)
+    view.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    before = image.get_attribute('src')
-    track.click(position=dict(x=20, y=2))
-    page.wait_for_function("([img, s]) => img.src !== s", arg=[image.element_handle(), before])
+    before = view.screenshot()
+    view.hover()
+    for _ in range(6): page.mouse.wheel(0, 100)
+    page.wait_for_timeout(1500)
+    assert drive.ink(before)>.2 and view.screenshot()!=before
     page.screenshot(path=shots/f'21_{page.kind}_slices.png', full_page=True)
     assert not [o for o in page.notes if 'pageerror' in o], page.notes
 

@@ -54,6 +54,13 @@ class Hand:
         box = pane.bounding_box()
         return [(box['x']+box['width']*self.gen.uniform(.3, .7), box['y']+box['height']*self.gen.uniform(.3, .7)) for _ in range(n)]
 
+    def close_dialogs(self):
+        "JupyterLab says that its server was away"
+        button = self.page.locator('.jp-Dialog button')
+        while button.count():
+            button.last.click()
+            self.page.wait_for_timeout(300)
+
     def draw(self, tool, n):
         self.page.locator(f'[data-tool={tool}]').click()
         first,*rest = self.path(n)
@@ -167,6 +174,7 @@ def test_a_lost_connection_and_a_closed_tab(lab, shots):
     hand.page.context.set_offline(False)
     hand.page.evaluate("async () => { await window.medalsPage.sessionContext.session.kernel.reconnect() }")
     hand.page.wait_for_timeout(1500)
+    hand.close_dialogs()
     hand.draw('brush', 3)
     hand.nb.wait_for("studio.board.history.names[0]=='brush'")
     after = hand.seen()
@@ -193,7 +201,7 @@ def test_a_kernel_that_is_killed(lab, shots):
     steps = hand.kernel('[len(studio.board.history.past), list(studio.board.history.names)]')
     os.kill(int(hand.nb.ask('print(os.getpid())')), signal.SIGKILL)
     hand.page.wait_for_timeout(6000)  # the server starts another one
-    if hand.page.locator('.jp-Dialog button.jp-mod-accept').count(): hand.page.locator('.jp-Dialog button.jp-mod-accept').first.click()
+    hand.close_dialogs()
     hand.page.evaluate(drive.READY)
     hand.nb.run_all()
     hand.page.wait_for_selector('.medals-take-up')

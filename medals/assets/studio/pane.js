@@ -86,6 +86,11 @@ class Pane {
             clamp(Math.ceil(c + w + .5), 0, this.cols), clamp(Math.ceil(r + h + .5), 0, this.rows)];
   }
 
+  fresh() { // another scan
+    Object.assign(this, { shelf: new Shelf(), shown: null, hand: null, measure: null, last: null });
+    this.whole();
+  }
+
   // ---- slices: coarse while they fly by, as fine as the screen when they stand still
 
   request(index, quick) { // what is asked for, and the key under which it is kept
@@ -93,7 +98,7 @@ class Pane {
     const fine = Math.max(1, Math.floor(1 / (Math.max(sx, sy) * (window.devicePixelRatio || 1)) + 1e-6));
     const step = quick ? Math.max(fine, Math.ceil(long / QUICK)) : fine;
     const before = this.ui.flick;
-    return { index, rect, step, before, key: [index, ...rect, step, before ? 'before' : ''].join(' ') };
+    return { index, rect, step, before, key: [this.model.get('scene').scan, index, ...rect, step, before ? 'before' : ''].join(' ') };
   }
 
   fetch(wanted) {
@@ -125,6 +130,7 @@ class Pane {
   }
 
   async got(m, buffers) {
+    if (m.key.split(' ')[0] !== String(this.model.get('scene').scan)) return; // of the scan before
     const n = m.w * m.h, before = this.shelf.slices.get(m.key), packed = await Promise.all(buffers.map(inflate));
     const layers = m.layers.map(([kind, name], i) => ({ kind, name, mask: unpack(packed[i + m.grey], n) }));
     const slice = m.grey ? { ...m, values: numbers(packed[0], m.w, m.h, m.bytes), layers } : before && { ...before, layers, version: m.version };
@@ -351,7 +357,7 @@ class Pane {
     const moves = { ArrowLeft: [col, -1], ArrowRight: [col, 1], ArrowUp: [row, -1], ArrowDown: [row, 1], PageUp: [axis, -1], PageDown: [axis, 1] };
     const [along, by] = moves[e.key] || [];
     if (along !== undefined && !e.ctrlKey && !e.altKey && !e.metaKey) ui.moveTo(along, at[along] + by);
-    else if (e.key === 'Enter') ui.mark('point', axis, this.index, [[at[col], at[row]]]);
+    else if (e.key === 'Enter' && !ui.only) ui.mark('point', axis, this.index, [[at[col], at[row]]]);
     else if (!ui.key(e, this.plane.name)) return;
     e.preventDefault();
   }

@@ -7,6 +7,8 @@ const TOOLS = [ // name, text, what it does; the number is its key
   ['rubber', 'Rubber', 'Rub out the mask itself, with a ball'], ['ruler', 'Ruler', 'Measure a distance'],
   ['angle', 'Angle', 'Measure an angle: drag one side to the corner, then click the end of the other']];
 
+const LOOKING = ['move', 'ruler', 'angle']; // that change nothing
+
 const STEPS = [['fill holes', 'Fill holes'], ['keep largest', 'Keep the largest piece'], ['grow', 'Grow by mm'], ['shrink', 'Shrink by mm'],
   ['smooth', 'Smooth by mm']];
 
@@ -80,6 +82,7 @@ class Tools {
     this.buttons = TOOLS.map(([name, text, title], i) => {
       const b = button(text, `${title} (${(i + 1) % 10})`, () => ui.setTool({ name }), 'medals-tool');
       b.setAttribute('data-tool', name);
+      b.hidden = ui.only && !LOOKING.includes(name);
       return b;
     });
     this.sign = button('', 'Positive: this belongs to it. Negative: this does not (X)', () => ui.setTool({ positive: !ui.tool.positive }), 'medals-tool medals-sign');
@@ -90,8 +93,10 @@ class Tools {
     this.step = make('select', '', { 'aria-label': 'Change the mask', title: 'Change the whole mask of the chosen class', onchange: () => this.clean() },
       make('option', '', { value: '' }, 'Change mask …'), ...STEPS.map(([value, text]) => make('option', '', { value }, text)));
     this.mm = make('input', '', { type: 'number', min: .5, max: 50, step: .5, value: 1, 'aria-label': 'mm', title: 'mm to grow, shrink or smooth by' });
-    this.el = make('div', 'medals-bar', { role: 'toolbar', 'aria-label': 'Tools' }, ...this.buttons, this.sign, labelled('radius mm', this.radius),
-      this.deep = labelled('depth', this.depth), this.between = labelled('values', ...this.limits), make('span', 'medals-row', {}, this.step, this.mm));
+    const pens = labelled('radius mm', this.radius), changes = make('span', 'medals-row', {}, this.step, this.mm);
+    pens.hidden = changes.hidden = ui.only;
+    this.el = make('div', 'medals-bar', { role: 'toolbar', 'aria-label': 'Tools' }, ...this.buttons, this.sign, pens,
+      this.deep = labelled('depth', this.depth), this.between = labelled('values', ...this.limits), changes);
   }
 
   number(key, title, min, max, step) {
@@ -128,13 +133,17 @@ class Tools {
 class Contrast {
   constructor(ui) {
     this.ui = ui;
-    const windows = ui.model.get('scene').windows || [];
-    this.names = make('select', 'medals-presets', { 'aria-label': 'Grey window', title: 'Grey windows by name', onchange: e => this.choose(e.target.value) },
-      make('option', '', { value: '' }, 'window …'), ...windows.map(w => make('option', '', { value: w.name }, w.name)));
+    this.names = make('select', 'medals-presets', { 'aria-label': 'Grey window', title: 'Grey windows by name', onchange: e => this.choose(e.target.value) });
+    this.names_of();
     this.level = this.number('level', 'The value that is a middle grey');
     this.width = this.number('width', 'How many values there are from black to white');
     this.reset = button('Reset', 'The grey window as at first (R)', () => ui.resetWindow());
     this.el = make('span', 'medals-row medals-contrast', {}, this.names, labelled('level', this.level), labelled('width', this.width), this.reset);
+  }
+
+  names_of() { // the windows that fit this scan
+    const windows = this.ui.model.get('scene').windows || [];
+    this.names.replaceChildren(make('option', '', { value: '' }, 'window …'), ...windows.map(w => make('option', '', { value: w.name }, w.name)));
   }
 
   number(name, title) { return make('input', '', { type: 'number', step: 'any', title, 'aria-label': `window ${name}`, onchange: () => this.set() }) }
@@ -160,9 +169,12 @@ class Contrast {
 
 // ---- help
 
-function helpOf(close) {
-  const rows = KEYS.map(([key, what]) => make('tr', '', {}, make('th', '', { scope: 'row' }, key), make('td', '', {}, what)));
+const DRAWING = ['X', '[ and ]', 'Enter', 'B, held', 'M', 'Ctrl+Z, Ctrl+Y'];
+
+function helpOf(close, only) {
+  const keys = KEYS.filter(([key]) => !only || !DRAWING.includes(key)).map(([key, what]) => only && key === '1 to 9, 0' ? ['1, 9, 0', what] : [key, what]);
+  const rows = keys.map(([key, what]) => make('tr', '', {}, make('th', '', { scope: 'row' }, key), make('td', '', {}, what)));
   return make('div', 'medals-help', { role: 'dialog', 'aria-label': 'Keys' }, make('table', '', {}, make('tbody', '', {}, ...rows)),
-    make('p', '', {}, 'Marks (point, box, scribble, lasso) are shown to the network. Brush and rubber change the mask itself. Keys work when a slice has the focus.'),
+    make('p', '', {}, (only ? '' : 'Marks (point, box, scribble, lasso) are shown to the network. Brush and rubber change the mask itself. ') + 'Keys work when a slice has the focus.'),
     button('Close', 'Close', close));
 }

@@ -4,7 +4,7 @@
 
 class Studio {
   constructor(model, el) {
-    Object.assign(this, { model, id: Math.random().toString(36).slice(2), off: [], window: model.get('window'), hidden: false, flick: false });
+    Object.assign(this, { model, id: Math.random().toString(36).slice(2), off: [], window: model.get('window'), hidden: false, flick: false, only: Boolean(model.get('scene').readonly) });
     this.words = new Words(model);
     this.tools = new Tools(this);
     this.contrast = new Contrast(this);
@@ -24,22 +24,26 @@ class Studio {
     this.bar = make('progress', 'medals-progress', { max: 1, 'aria-label': 'Progress' });
     this.status = make('span', 'medals-status', { role: 'status' });
     this.value = make('div', 'medals-value', { 'aria-label': 'Under the pointer' });
+    this.choice = make('select', 'medals-choice', { 'aria-label': 'Scan', title: 'Which scan of this file or folder', onchange: () => model.send({ type: 'choose', number: Number(this.choice.value) }) });
+    this.scans = make('label', 'medals-bar medals-scans', {}, 'scan', this.choice);
     this.notes = make('div', 'medals-notes', { role: 'note' });
     this.left = make('div', 'medals-left', { role: 'note' });
     this.panes = PLANES.map(p => new Pane(this, p));
     this.area = make('div', 'medals-panes', {}, ...this.panes.map(p => p.el));
-    this.help = helpOf(() => this.ask(false));
+    this.help = helpOf(() => this.ask(false), this.only);
     this.help.hidden = true;
-    el.append(make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, this.words.el, this.tools.el,
-      make('div', 'medals-bar', {}, this.undo, this.redo, this.contrast.el, this.auto, this.marks, this.outline,
-        button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')),
-      this.help, this.left, this.notes, this.area, this.against, this.value,
+    const looking = [this.contrast.el, this.outline, button('?', 'All keys (?)', () => this.ask(this.help.hidden), 'medals-button medals-ask')];
+    const shown = [this.help, this.left, this.notes, this.area, this.against, this.value];
+    if (this.only) el.append(this.frame(make('div', 'medals-bar', {}, this.tools.el, ...looking), ...shown)); // slices and compare: nothing to draw, ask or save
+    else el.append(this.frame(this.scans, this.words.el, this.tools.el, make('div', 'medals-bar', {}, this.undo, this.redo, looking[0], this.auto, this.marks, ...looking.slice(1)), ...shown,
       make('div', 'medals-bar', {}, this.run, this.cancel, this.bar, this.status, make('span', 'medals-gap'), this.out, this.save, this.load, this.compare, this.download)));
     this.listen();
     this.size = new ResizeObserver(() => this.panes.forEach(p => p.want()));
     this.panes.forEach(p => this.size.observe(p.canvas));
     this.refresh();
   }
+
+  frame(...parts) { return make('div', 'medals-studio', { onkeydown: e => e.stopPropagation() }, ...parts) }
 
   switch(key, text, title) {
     const box = make('input', '', { type: 'checkbox', 'aria-label': text, onchange: e => this.setView({ [key]: e.target.checked }) });
@@ -51,10 +55,11 @@ class Studio {
   listen() {
     const { model } = this, on = (event, f) => { model.on(event, f); this.off.push([event, f]) };
     on('change:cursor change:version', () => this.panes.forEach(p => p.want()));
+    on('change:scene', () => { this.contrast.names_of(); this.panes.forEach(p => p.fresh()) });
     on('change:window', () => this.look(model.get('window')));
     on('change:classes change:view', () => this.panes.forEach(p => p.paint()));
     on('change:understood', () => this.words.show());
-    on('change:tool change:status change:history change:steps change:active change:out change:left change:against change:view change:height change:notes', () => this.refresh());
+    on('change:tool change:status change:history change:steps change:active change:out change:choices change:choice change:left change:against change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
       if (m.view !== this.id) return;
       if (m.type === 'file') this.keep(m.name, buffers[0]);
@@ -142,6 +147,7 @@ class Studio {
 
   key(e, plane) { // was it one of ours?
     const letter = e.key.toLowerCase(), ctrl = e.ctrlKey || e.metaKey, { model } = this, view = model.get('view');
+    if (this.only && (ctrl || /^[xb[\]]$/.test(letter) || (/^[0-9]$/.test(letter) && !LOOKING.includes(TOOLS[(Number(letter) + 9) % 10][0])))) return false;
     if (ctrl && letter === 'z') model.send({ type: e.shiftKey ? 'redo' : 'undo' });
     else if (ctrl && letter === 'y') model.send({ type: 'redo' });
     else if (ctrl || e.altKey) return false;
@@ -196,11 +202,19 @@ class Studio {
     this.notes.replaceChildren(...(model.get('notes') || []).map(text => make('div', '', {}, text)));
     const against = model.get('against'), sign = (colour, text) => make('span', '', {}, make('i', '', { style: `background: ${colour}` }), text);
     this.compare.textContent = against ? 'End comparison' : 'Compare';
-    this.against.replaceChildren(...(against ? [sign(DIFFERENCE.more, 'only here'), sign(DIFFERENCE.less, `only in ${against}`), 'both: the colour of the class'] : []));
+    this.against.replaceChildren(...(against ? [sign(DIFFERENCE.more, `only ${model.get('scene').here ? 'in ' + model.get('scene').here : 'here'}`), sign(DIFFERENCE.less, `only in ${against}`), 'both: the colour of the class'] : []));
     const left = model.get('left');
     this.left.replaceChildren(...(left ? [make('span', '', {}, left),
       button('Take up', 'Go on where that work has stopped, with everything that can be undone', () => model.send({ type: 'take_up' }), 'medals-button medals-take-up'),
       button('Not now', 'Leave it where it is', () => model.send({ type: 'not_now' }))] : []));
+    const choices = model.get('choices') || [];
+    this.scans.hidden = choices.length < 2;
+    if (choices.join('\n') !== this.offered) {
+      this.offered = choices.join('\n');
+      this.choice.replaceChildren(...choices.map((text, i) => make('option', '', { value: i }, text)));
+    }
+    this.choice.value = model.get('choice');
+    this.choice.disabled = Boolean(status.busy);
     this.area.classList.toggle('medals-one', Boolean(view.large));
     for (const p of this.panes) {
       const large = view.large === p.plane.name, height = large ? Math.max(model.get('height'), Math.round(window.innerHeight * .7)) : model.get('height');
