@@ -87,7 +87,8 @@ def _why_unknown(request, familiar):
     "What the weights lack, in words"
     if familiar.kinds:
         learnt = ' and '.join(familiar.kinds)
-        return f'these weights learnt it in {learnt} only, and the scan is {request.certain} ({request.why}); presence 0 keeps what they mark all the same'
+        scan = f'{request.certain} ({request.why})'
+        return f'these weights learnt it in {learnt} only, and the scan is {scan}; presence 0 keeps what they mark all the same'
     return f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
 
 def _reported(run, found, i, presence, familiar=None):
