@@ -102,26 +102,18 @@ def _with_weights(cfg, sentences, modality, longest=None):
     for text,name in choice.others.items(): notes.append(f'{text}: --weights {name} knows it')
     return replace(cfg, weights=choice.name),notes
 
-def _read_for_choice(image, sentences, cfg):
-    "A scan, what is asked of it, what kind it is and how long, mm, where the weights depend on that"
-    from medals.inference.modality import modality_of_scan
-    from medals.volume import is_challenge, read_prompts, read_volume
-    kind = cfg.modality or None
-    if is_challenge(image): return image,sentences or list(read_prompts(image)[0].values()),kind,None
-    vol = read_volume(image, kind, resample=cfg.resample)
-    longest = max(n*mm for n,mm in zip(vol.shape, vol.spacing))
-    return vol,sentences,modality_of_scan(vol, kind, None).modality,longest
 
 # %% ../nbs/commands/30_cli.ipynb #bbabdf13
 def _one_scan(image, sentences, cfg):
     from medals.commands.cohort import segmenter_of
+    from medals.commands.images import read_for_choice
     from medals.inference.bundles import AUTO
     from medals.inference.request import as_volume
     from medals.spatial import read_marks
     from medals.volume import is_challenge, read_volume
     chosen = []
     if cfg.weights==AUTO:
-        image,asked,kind,longest = _read_for_choice(image, sentences, cfg)
+        image,asked,kind,longest = read_for_choice(image, sentences, cfg)
         cfg,chosen = _with_weights(cfg, asked, kind, longest)
     elif cfg.resample and not is_challenge(image): image = read_volume(image, cfg.modality or None, resample=True)
     marks = read_marks(cfg.marks, as_volume(image), cfg.same_voxels, sentences) if cfg.marks else None
@@ -142,10 +134,10 @@ def _one_scan(image, sentences, cfg):
 MOST_ROWS = 40 # Of a table on the screen
 
 def _many_scans(images, sentences, cfg):
-    from medals.commands import cohort as c
+    from medals.commands import cohort as c, images as scans
     from medals.inference.memory import in_words
     if cfg.marks: raise UserError("marks are for one scan, and these are several; segment them one by one")
-    cfg,chosen = _with_weights(cfg, sentences, cfg.modality or None)
+    cfg,chosen = _with_weights(cfg, *scans.first_of(images, sentences, cfg))
     settings = asdict(part_of(cfg, AskCfg))
     distinct = tuple(dict.fromkeys(sentences))
     asked = c.CohortCfg(prompts=distinct, **settings)
@@ -331,7 +323,10 @@ def models(
 ):
     "The weights that come with medals: what they know, how well, of what size, on which terms"
     from medals.inference.bundles import bundle_rows, class_rows
-    _say(*_rows(class_rows(name) if name else bundle_rows()))
+    if name: return _say(*_rows(class_rows(name)))
+    bundles = bundle_rows()
+    terms = [f"{row['name']}: {row.pop('licence')}" for row in bundles]
+    _say(*_rows(bundles), '', 'made from, and its licence', *terms, '', 'medals models NAME lists what one of them knows')
 
 def download(
     name:str,  # Weights to fetch, such as medals-s-coarse

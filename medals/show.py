@@ -8,6 +8,7 @@ __all__ = ['PLANES', 'OUTLINE', 'WHITE', 'ROUND_LENGTHS', 'PICTURE_COLORS', 'MAN
 
 # %% ../nbs/scans/80_show.ipynb #ca123030
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -307,4 +308,6 @@ def save_fig(
     dpi:int=120,
 ):
     "A figure to a file, whole or not at all"
-    with atomic(path) as f: fig.savefig(f, dpi=dpi, format='png')
+    with atomic(path) as f, warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing from font') # a name in a script that the font does not have: its box says so
+        fig.savefig(f, dpi=dpi, format='png')

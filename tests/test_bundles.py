@@ -138,6 +138,7 @@ def test_nothing_in_a_large_scan_is_one_quick_look_and_marks_need_none():
     again = res.refine({'ball': Point((20,20,20))})
     assert again.masks['ball'][20,20,20]
 
+
 def test_a_folder_of_the_name_of_weights_does_not_hide_them(tmp_path, monkeypatch):
     "People keep their scans of brains in a folder called brain"
     (tmp_path/'brain').mkdir()
@@ -154,9 +155,44 @@ def test_what_was_learnt_in_mri_is_not_known_in_ct():
     segmenter = Segmenter.load('nano')
     res = segmenter(belly, ['white matter'])
     row, = res.table
-    assert (row['outcome'],res.manifest['passes'])==('not known',0) and 'learnt it in mri only' in row['note']
+    assert (row['outcome'],res.manifest['passes'])==('not known',0) and 'only in mri' in row['note']
     assert segmenter(belly, ['white matter'], presence=0).manifest['passes']>0
     again = segmenter(belly, ['white matter'], modality='mri')
     assert again.table[0]['outcome']!='not known' and again.manifest['passes']>0
     corrected = res.refine({'white matter': [Point((20,20,20))]}) # a mark is asked all the same
     assert corrected.masks['white matter'][20,20,20] and corrected.manifest['passes']>0
+
+
+def test_what_was_seen_in_mri_is_not_known_in_a_ct_unless_nobody_says_that_it_is_one():
+    seg = Segmenter.load('nano', 'cpu')
+    seg.stages[0].frame = replace(seg.stages[0].frame, phases=1)
+    vol = phantom((48,56,48), (4.,4.,4.))[0]
+    ct = seg(vol, ['white matter'], modality='ct')
+    row = ct.table[0]
+    assert (row['outcome'], row['voxels'], row['score'])==('not known', 0, '') and 'only in mri' in row['note'] and 'say so' in row['note']
+    assert ct.unknown['white matter'].elsewhere==('mri',)
+    assert not seg(vol, ['white matter'], modality='ct', presence=0).unknown, 'who keeps every mask keeps this one'
+    assert not seg(replace(vol, modality=None), ['white matter']).unknown and not seg(vol, ['white matter'], modality='mri').unknown
+    here = Point((24,28,24))
+    assert seg(vol, ['white matter'], modality='ct', spatial={'white matter': here}).table[0]['outcome']=='found'
+
+
+def test_all_bundles_say_what_kind_of_scan_they_take_one_for():
+    kinds = {bundle.name: Segmenter.load(bundle.name, 'cpu').stages[0].frame.modality for bundle in bundles()}
+    assert kinds==dict(nano='mri', brain='mri', hippocampus='mri', headneck='ct')
+
+
+def test_words_that_the_encoder_does_not_have_are_asked_by_the_name_of_the_class():
+    known = Segmenter.load('brain', 'cpu').repertoire
+    meant = {'Hirnstamm': 'brainstem', 'brian stem': 'brainstem', 'ventricular system': 'cerebral ventricles'}
+    meant['left ventricle'] = 'left lateral ventricle'
+    assert {text: known.wording(text) for text in meant}==meant
+    as_they_are = 'brainstem','Brainstem','left caudate','Kleinhirn','ventricles','liver','asdf qwer',NAMELESS
+    for text in as_they_are: assert known.wording(text)==text
+    assert known.knows('ventricles') and not known.knows('ventricle of the heart') and not known.knows('left ventricle of the heart')
+    seg = Segmenter.load('nano', 'cpu')
+    seg.stages[0].frame = replace(seg.stages[0].frame, phases=1)
+    seg.repertoire.wording = lambda text, modality: 'white matter' if text=='weisse Substanz' else text
+    res = seg(phantom((48,56,48), (4.,4.,4.))[0], ['weisse Substanz','white matter'])
+    a,b = res.masks['weisse Substanz'],res.masks['white matter']
+    assert np.array_equal(a, b) and res.table[0]['note'].endswith("asked as 'white matter'") and 'asked as' not in res.table[1]['note']

@@ -72,7 +72,7 @@ class WeightsCfg:
 @dataclass(frozen=True, kw_only=True)
 class AskCfg(InferenceCfg, WeightsCfg):
     "What is asked of a scan beside its sentences, by which network and how"
-    weights:str='auto'     # As above; auto: those of the bundled weights that know most of what is asked
+    weights:str='auto'     # auto: bundled weights that know most of what is asked; or a name that `medals info` lists, a folder, a hub id
     modality:str=''        # ct, mri, us, pet or microscopy; empty: from the file, the grey values or the weights
     instance:bool=False    # Tell objects apart, such as cells or lesions?
     format:str='' # nifti, multilabel, nrrd, segnrrd, mha, npz, dicomseg, dicomlabelmap, dicomfractional, rtstruct, stl, obj, glb, bids

@@ -94,6 +94,9 @@ def choose_bundle(
         return Choice(some[0].name, f'no bundled weights were trained on this{size}', others)
     share = 'all' if len(known)==len(texts) else f'{len(known)} of {len(texts)}'
     scans = f' in {kind.upper()}' if kind else ''
+    if modality and not kind:
+        seen = ' and '.join(next(bundle for bundle in some if bundle.name==name).modalities).upper()
+        scans = f' in {seen}, and no bundled weights know them in {modality.upper()}'
     return Choice(name, f'they know {share} of the sentences{scans}', others)
 
 # %% ../../nbs/inference/07_bundles.ipynb #8faa518b

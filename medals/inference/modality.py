@@ -168,20 +168,25 @@ def scan_conflicts(
     notes = []
     kind = guess.modality
     hint,where = hinted_modality(volume)
-    if kind is None:
+    spoken = f'the {where} of the file speaks of {hint}'
+    if kind is None and hint:
+        notes.append(f'nothing but the {where} of the file says what kind of scan this is: {spoken}; it is taken for {DEFAULT}, {ASK}')
+    elif kind is None:
         notes.append(f'nothing says what kind of scan this is: {guess.why}; it is taken for {DEFAULT}, {ASK}')
     if guess.by=='weights' and hint!=kind:
-        unknown = 'neither the file nor its values say what it is'
+        unknown = f'{spoken}, and its values do not say' if hint else 'neither the file nor its values say what it is'
+        if kind=='ct': unknown += ', as they are no Hounsfield units'
         notes.append(f'the scan is taken for {kind}, what the weights were trained on: {unknown}; {ASK}')
     if guess.doubt:
         notes.append(f'the scan is taken for {kind} ({guess.how}), but {guess.doubt}')
-    if hint and hint!=kind and guess.by!='argument':
-        notes.append(f'the {where} of the file speaks of {hint}, and the scan is taken for {kind or DEFAULT} ({guess.how})')
+    if hint and kind and hint!=kind and guess.by not in ('argument','weights'):
+        notes.append(f'{spoken}, and the scan is taken for {kind} ({guess.how})')
     if kind and trained and kind not in trained:
         only = ' and '.join(trained)
         notes.append(f'the scan is {kind} ({guess.how}), and the weights were trained on {only} only: what they find in it means little')
     return notes
 
+# %% ../../nbs/inference/00_modality.ipynb #fe9f8e89
 def sentence_conflict(
     sentence:str,
     modality:str,  # That it is asked with

@@ -140,8 +140,15 @@ class SegmentRun:
         self.unknown = None           # `{sentence: Familiar}` of what was not asked, as the weights do not know it; None: not looked up
         self.shown = False            # did the user give the masks that a first look would find?
         kinds = [request.kind(i) for i in range(len(request.texts))]
-        with self.clock('text'): self.q = seg.queries(request.texts, kinds) # `(n,e)`
+        with self.clock('text'):
+            self.asked = [self._words(text, kind) for text,kind in zip(request.texts, kinds)] # what the network reads
+            self.q = seg.queries(self.asked, kinds) # `(n,e)`
         self.bar = bar_of(desc='segment', total=self.total, unit='pass', leave=None) # not left behind below another bar
+
+    def _words(self, text, kind):
+        "A sentence as the network is asked; in the published way as it is"
+        known = self.seg.repertoire
+        return text if self.request.cfg.compat or not known else known.wording(text, kind)
 
     @contextmanager
     def clock(self, name):

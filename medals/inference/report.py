@@ -79,17 +79,16 @@ def not_known(
     unknown = {}
     for i,text in enumerate(request.texts):
         if text in request.spatial: continue
-        familiar = seg.repertoire.about(text, request.kind(i), request.certain)
+        familiar = seg.repertoire.about(text, request.kind(i), request.told)
         if not familiar.known: unknown[text] = familiar
     return unknown
 
-def _why_unknown(request, familiar):
-    "What the weights lack, in words"
-    if familiar.kinds:
-        learnt = ' and '.join(familiar.kinds)
-        scan = f'{request.certain} ({request.why})'
-        return f'these weights learnt it in {learnt} only, and the scan is {scan}; presence 0 keeps what they mark all the same'
-    return f'not known to these weights; the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+def _unknown(familiar, request, i):
+    "Why a sentence is not known to the weights"
+    nearest = f'the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+    if not familiar.elsewhere: return f'not known to these weights; {nearest}'
+    kinds = ' and '.join(familiar.elsewhere)
+    return f'not known to these weights in {request.kind(i)}, only in {kinds}; if the scan is {kinds}, say so with the modality'
 
 def _reported(run, found, i, presence, familiar=None):
     "The mask of a sentence as it is reported, and why it was emptied if not for its presence; `familiar` where the weights do not know it"
@@ -100,7 +99,7 @@ def _reported(run, found, i, presence, familiar=None):
         agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
     why = ''
-    if familiar: why = _why_unknown(request, familiar)
+    if familiar: why = _unknown(familiar, request, i)
     elif bits.any(): why = _unfounded(run, i, bits)
     is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)
@@ -144,6 +143,8 @@ def result_of(
     scores = {}
     means = {}
     remarks = dict(request.remarks)
+    for text,asked in zip(request.texts, run.asked):
+        if asked!=text: remarks[text] = '; '.join(filter(None, (remarks.get(text), f'asked as {asked!r}')))
     unknown = not_known(seg, request) if run.unknown is None else run.unknown
     mm3 = np.prod(request.vol.spacing)
     for i,text in enumerate(request.texts):
@@ -154,6 +155,7 @@ def result_of(
         bits[text],why = _reported(run, found, i, scores[text], unknown.get(text))
         if not why: continue
         scores[text] = 0.
+        if text in unknown: means.pop(text) # of a mask that is not believed
         said = filter(None, (remarks.get(text), why))
         remarks[text] = '; '.join(said)
     objects = _objects(seg, request, found, bits) if request.instance else {}

@@ -109,7 +109,7 @@ class Request:
     notes:list=field(default_factory=list)   # What looks wrong with the scan or does not fit the weights
     remarks:dict=field(default_factory=dict) # `{sentence: what does not fit}`
     blank:str=''       # Why nothing can be found in this scan
-    certain:str=''     # The modality, where the caller, the file or its values say it
+    told:bool=False    # Does anybody but the weights say what kind of scan it is?
     kinds:tuple=()     # Per sentence the modality that it is asked with
     lims:dict=field(default_factory=dict)    # Limits of the grey values, by rule
 
@@ -241,11 +241,9 @@ def make_request(
     if not guess.modality: # then that of the sentences, if they agree
         of_scan = each[0] if len(set(each))==1 else DEFAULT
         why = f'{guess.how}; each sentence is taken at its word'
-    is_certain = guess.by in ('argument','file','values')
-    certain = guess.modality if is_certain and guess.modality else ''
     return Request(
-        vol, ids, texts, of_scan, why, keys, groups, bool(instance), marks, cfg, notes, remarks=_remarks(texts, each),
-        blank=blank, certain=certain, kinds=tuple(each))
+        vol, ids, texts, of_scan, why, keys, groups, bool(instance), marks, cfg, notes, remarks=_remarks(texts, each), blank=blank,
+        told=guess.by in ('argument','file','values'), kinds=tuple(each))
 
 def set_apart(
     request:Request,

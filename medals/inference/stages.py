@@ -110,6 +110,9 @@ def load_stages(
     if not folder.is_dir(): raise UserError(f"{folder} is one file, without frame and text encoder; name a folder made by medals")
     names = read_cfg(folder).get('stages')
     stages = [_native(folder/n, n) for n in names] if names else [_native(folder)]
+    kinds = {kind for c in read_classes(folder) or () for kind in c.modalities}
+    if len(kinds)==1: # all that they know was seen in scans of one kind; of others they learnt what is not there
+        for stage in stages: stage.frame = replace(stage.frame, modality=stage.frame.modality or min(kinds))
     first = names[0] if names else ''
     for text in (folder/'text', folder/first/'text'):
         if text.exists(): return stages,TextEncoder.load(text)

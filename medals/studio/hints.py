@@ -182,8 +182,10 @@ def doubt(
     said = hint(sentence, modality, repertoire)
     if said['offers']: return dict(line=_doubted(sentence, said), offers=said['offers'])
     if not repertoire: return {}
-    familiar = repertoire.about(sentence, modality or 'mri')
+    familiar = repertoire.about(sentence, modality or 'mri', bool(modality))
     if familiar.known: return {}
+    elsewhere = ' and '.join(familiar.elsewhere)
+    if elsewhere: return dict(line=f'known to these weights in {elsewhere} only, not in {modality}', offers=[])
     near = familiar.nearest
     return dict(line=f'not known to these weights; nearest is {near}', offers=[dict(label=near, sentences=[near])])
 
