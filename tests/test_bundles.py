@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +197,15 @@ def test_words_that_the_encoder_does_not_have_are_asked_by_the_name_of_the_class
     res = seg(phantom((48,56,48), (4.,4.,4.))[0], ['weisse Substanz','white matter'])
     a,b = res.masks['weisse Substanz'],res.masks['white matter']
     assert np.array_equal(a, b) and res.table[0]['note'].endswith("asked as 'white matter'") and 'asked as' not in res.table[1]['note']
+
+
+def test_home_says_of_the_bundled_weights_what_their_lists_say():
+    home = (Path(__file__).resolve().parents[1]/'README.md').read_text(encoding='utf-8')
+    def number(x): return f'{x:.2f}'.lstrip('0')
+    for bundle in bundles():
+        row = next(o for o in home.splitlines() if o.startswith(f'| `{bundle.name}`'))
+        assert f'in the package, {bundle.megabytes:.1f} MB' in row
+        scored = [c.dsc for c in bundle.classes if c.dsc is not None]
+        whole = f'{len(bundle.classes)} structures',f'mean of {len(scored)} {number(np.mean(scored))}' if scored else ''
+        if bundle.name=='brain': assert all(o in row for o in whole)
+        elif scored: assert all(number(dsc) in row for dsc in scored)
