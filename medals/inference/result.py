@@ -251,8 +251,7 @@ def _save_nifti(res, folder, order):
     names = file_names(res.masks)
     colours = palette(len(names))
     for (sentence,name),colour in zip(names.items(), colours):
-        mask = res.masks[sentence].astype(np.uint8)
-        write_labels(folder/f'{name}.nii.gz', mask, res.volume, {1: sentence}, {1: colour})
+        write_labels(folder/f'{name}.nii.gz', res.masks[sentence].astype(np.uint8), res.volume, {1: sentence}, {1: colour})
     for sentence,ids in res.instances.items(): write_labels(folder/f'{names[sentence]}_objects.nii.gz', ids, res.volume)
     _save_multilabel(res, folder/'labels.nii.gz', order)
     from medals.show import save_fig
