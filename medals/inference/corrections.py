@@ -99,6 +99,10 @@ def look_again(
     part:Region,  # Voxels of the scan
 ):                # `Look`; None: nobody has looked for it
     "A look at a part of the scan, in small windows of the stage that looked last"
+    left = [group for group in run.left if i in group.some]
+    if left: # not asked at first, since the weights do not know it
+        run.left = [group for group in run.left if group not in left]
+        run.lay_out(left)
     looks = [look for look in run.looks if i in look.some]
     if not looks: return None
     *_,last = looks
