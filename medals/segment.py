@@ -17,16 +17,17 @@ from .core import UserError, pick_device, pick_dtype as number_type
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
-from .network.backends import use_backend
+from .model import MedalS
+from .network.backends import fastest, use_backend
 from .network.repertoire import Repertoire
 from .inference.stages import NetworkStage, classes_of, learned_marks_alone, load_stages
 from .inference.predictor import WindowPredictor, flips_of
-from .inference.request import make_request
+from .inference.request import make_request, set_apart
 from .inference.memory import Forecast
 from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
-from .inference.report import manifest_of, result_of
+from .inference.report import manifest_of, not_known, result_of
 from .inference.pipeline import FAINT, SegmentRun, Stopped
 from .inference.corrections import refine
 
@@ -93,11 +94,19 @@ def __repr__(self:Segmenter):
 
 # %% ../nbs/inference/95_segment.ipynb #ab912cf7
 @patch
+def _fastest(self:Segmenter):
+    "The engine and the precision that are fastest for these networks here: tried on a CPU, and PyTorch elsewhere"
+    stage = self.stages[-1] # where most of the time goes
+    if self.device.type!='cpu' or not isinstance(stage.model, MedalS): return 'torch',self.precision
+    return fastest(stage.model, stage.frame.window, self.precision)
+
+@patch
 def use(
     self:Segmenter,
-    backend='torch', # torch, or openvino, which is faster on a CPU and takes the extra of this name
+    backend='torch', # torch; openvino, which is faster on a CPU and takes the extra of this name; auto: the fastest here
 )->Segmenter:        # Itself
     "Let another engine run the costly part of the networks; errors say what it cannot run"
+    if backend=='auto': backend,self.precision = self._fastest()
     trunks = [use_backend(stage.model, backend, self.precision, self.device) for stage in self.stages]
     self.backend = repr(trunks[0]) if trunks[0] else 'torch'
     self.amp = None if trunks[0] else self._half() # the trunk has a precision of its own, the rest is small
@@ -108,7 +117,7 @@ def load(
     cls:Segmenter,
     source='nano',   # Folder, hub id, name, or `random:PRESET`
     device='auto',   # auto, cpu, cuda, cuda:1, mps
-    backend='torch', # torch, or openvino on a CPU
+    backend='torch', # torch; openvino on a CPU; auto: what is fastest here, tried once and remembered
     **kwargs         # `precision`, `compile`, `split`: see `Segmenter`
 ):
     "Networks, frames and text encoder from one source"
@@ -227,12 +236,17 @@ def __call__(
     "Segment a scan by sentences and marks"
     start = time.perf_counter()
     request = self._request(image, prompts, modality, spatial, instance, how)
-    run = SegmentRun(self, request, progress)
+    unknown = not_known(self, request)
+    asked,left = set_apart(request, unknown)
+    run = SegmentRun(self, asked, progress)
+    run.unknown = unknown
     planned = time.perf_counter()-start-run.seconds['text']
     run.seconds['read and plan'] = round(planned, 3)
     with run.bar:
         found = run.all()
         with run.clock('result'): res = result_of(self, run, found)
+    run.request = request # marks on what was not asked are asked all the same
+    run.left = left
     total = round(time.perf_counter()-start, 3)
     res.manifest['seconds'] = dict(run.seconds, total=total)
     res.again = partial(refine, self, run)

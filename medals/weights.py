@@ -217,8 +217,9 @@ def find_model(
 )->Path:     # A folder with `cfg.json`, or a published file
     "Where the weights are, fetched if they must be"
     path = Path(source).expanduser()
-    if path.exists(): return path
     name = str(source)
+    only_called_so = name in NAMED and path.is_dir() and not (path/'cfg.json').exists() # a folder of scans of the brain
+    if path.exists() and not only_called_so: return path
     if name in NAMED: return fetch(name)
     hub = HUB_ID.fullmatch(name)
     if hub: return _from_hub(hub[1], hub[2])

@@ -5,6 +5,7 @@
 #
 # HEADS:  the label maps that SynthSeg is trained on (github.com/BBillot/SynthSeg, data/training_label_maps, Apache-2.0)
 # BODIES: CTs without a head, NAME_img.nii.gz, with organs NAME_lab.nii.gz and their names in labels.json
+# NECKS:  if set, CTs of head and neck in the challenge's layout (as `sh/organs.sh headneck` takes them), of which what lies below the brainstem is shown
 # OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
 #
 # MINUTES (default 180) is the time to train, from the weights in brain/begin (see brain/README.md) or in $BEGIN, on voxels of MM (default 2,2,2) with the
@@ -16,8 +17,10 @@ mkdir -p "$out/raw"
 
 [ -d "$out/raw/Dataset010_heads" ] || python "$here/data.py" heads "$heads" "$out/raw"
 [ -d "$out/raw/Dataset014_ctbodies" ] || python "$here/data.py" bodies "$bodies" "$out/raw"
+[ -z "${NECKS:-}" ] || [ -d "$out/raw/Dataset018_ctnecks" ] || python "$here/data.py" necks "$NECKS" "$out/raw"
 stores=()
-for name in Dataset010_heads Dataset012_bodies Dataset014_ctbodies; do
+for name in Dataset010_heads Dataset012_bodies Dataset014_ctbodies Dataset016_necks Dataset018_ctnecks; do
+  [ -d "$out/raw/$name" ] || continue
   store="$out/$name"
   stores+=("$store")
   [ -f "$store/manifest.jsonl" ] && continue
@@ -29,7 +32,7 @@ resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-$here/begin}" --text small --datasets "$here/tissues.toml" \
-  --patch 64,64,64 --queries 48 --least 4 --lr "${LR:-.002}" \
+  --patch 64,64,64 --queries 48 --least 12 --blank 48 --lr "${LR:-.002}" \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

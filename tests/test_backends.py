@@ -7,6 +7,7 @@ import torch
 from medals.core import UserError
 from medals.example import template, unseen_view
 from medals.metrics import dice
+from medals.network import backends
 from medals.preprocessing.input_spec import InputSpec
 from medals.segment import Segmenter
 from medals.spatial import Point
@@ -50,3 +51,24 @@ def test_threads_do_not_mix_answers_and_torch_comes_back():
     for w in words: assert (alone[w]==together[w]).all()
     back = fast.use('torch')(scan, words[0])
     assert back.manifest['backend']=='torch' and (back.masks[words[0]]==plain(scan, words[0]).masks[words[0]]).all()
+
+
+def test_the_fastest_engine_is_tried_once_and_remembered(tmp_path, monkeypatch):
+    "A damaged note of it costs another trial and nothing else; the manifest says what ran, and the masks are those of float32"
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path))
+    tried = []
+    def trial(model, window, engines, **how):
+        tried.append(engines)
+        return {('torch','float32'): 1., ('torch','bf16'): 2., ('openvino','auto'): .5}
+    monkeypatch.setattr(backends, 'trial', trial)
+    scan,_ = unseen_view(*template())
+    for _ in range(2): segmenter = Segmenter.load('nano', 'cpu', backend='auto')
+    assert len(tried)==1 and segmenter.backend.startswith('openvino')
+    (tmp_path/'engines.json').write_text('{"half')
+    again = Segmenter.load('nano', 'cpu', backend='auto')
+    assert len(tried)==2 and again.backend==segmenter.backend
+    res = again(scan, 'white matter')
+    plain = Segmenter.load('nano', 'cpu')(scan, 'white matter')
+    assert res.manifest['backend'].startswith('openvino') and dice(res.masks['white matter'], plain.masks['white matter'])>.99
+    Segmenter.load('nano', 'cpu', backend='auto', precision='float32')
+    assert tried[-1]==[('torch','float32')]

@@ -23,6 +23,7 @@ from medals.spatial import Point
 from medals.text import TextEncoder
 from medals.vocab import resolve, structures
 from medals.volume import Volume, phantom
+from medals.weights import find_model
 
 NANO = next(bundle for bundle in bundles() if bundle.name=='nano')
 
@@ -137,6 +138,30 @@ def test_nothing_in_a_large_scan_is_one_quick_look_and_marks_need_none():
     assert marked.manifest['passes']>12 and marked.masks['ball'][20,20,20]
     again = res.refine({'ball': Point((20,20,20))})
     assert again.masks['ball'][20,20,20]
+
+
+def test_a_folder_of_the_name_of_weights_does_not_hide_them(tmp_path, monkeypatch):
+    "People keep their scans of brains in a folder called brain"
+    (tmp_path/'brain').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model('brain').name=='brain' and (find_model('brain')/'cfg.json').exists()
+
+
+def test_what_was_learnt_in_mri_is_not_known_in_ct():
+    "A belly in CT holds no brain: the network is not even asked, and who wants to see what it marks can"
+    gen = np.random.default_rng(0)
+    hu = np.full((40,40,40), -1000, np.int16)
+    hu[6:-6,6:-6,6:-6] = gen.integers(-80, 80, (28,28,28))
+    belly = Volume(hu, np.diag([4.,4.,4.,1.]))
+    segmenter = Segmenter.load('nano')
+    res = segmenter(belly, ['white matter'])
+    row, = res.table
+    assert (row['outcome'],res.manifest['passes'])==('not known',0) and 'only in mri' in row['note']
+    assert segmenter(belly, ['white matter'], presence=0).manifest['passes']>0
+    again = segmenter(belly, ['white matter'], modality='mri')
+    assert again.table[0]['outcome']!='not known' and again.manifest['passes']>0
+    corrected = res.refine({'white matter': [Point((20,20,20))]}) # a mark is asked all the same
+    assert corrected.masks['white matter'][20,20,20] and corrected.manifest['passes']>0
 
 
 def test_what_was_seen_in_mri_is_not_known_in_a_ct_unless_nobody_says_that_it_is_one():

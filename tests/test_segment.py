@@ -409,6 +409,14 @@ def pieces_with(change, mark):
     return len(np.unique(lab[mark]))==1==lab.max()
 
 
+@pytest.mark.parametrize('wrong', [None, [Point((20,20,20))], Point((20,20,20)), 'a', 3])
+def test_marks_that_are_no_marks_by_sentence_are_refused_in_a_sentence(head, wrong):
+    first = fake((32,32,32))(head, ['a'], presence=0)
+    before = first.masks.bits['a'].data.copy()
+    with pytest.raises(UserError, match=r'marks should be \{sentence: \[marks\]\}, got'): first.refine(wrong)
+    assert np.array_equal(first.masks.bits['a'].data, before)
+
+
 def test_a_correction_stays_near_its_mark_and_never_goes_the_other_way(head):
     seg = fake((32,32,32))
     seg.stages[0].frame = replace(seg.stages[0].frame, spacing=(2.,2.,2.))

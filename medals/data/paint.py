@@ -93,7 +93,7 @@ class PaintCfg:
     plain:float=.6          # Share of images in which hidden spots look like what surrounds them
     air:float=.15           # Share of images in which air is not black
 
-PAINTS = dict(default=PaintCfg(), t1=PaintCfg(known=1., contrasts=('t1',), air=0.), none=None)
+PAINTS = dict(default=PaintCfg(), known=PaintCfg(known=.85), t1=PaintCfg(known=1., contrasts=('t1',), air=0.), none=None)
 
 # %% ../../nbs/data/75_paint.ipynb #2c37e4b2
 def strip(

@@ -16,7 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from ..core import UserError
 from ..scans.axes import Region
 from ..masks.bitmask import BitMask
-from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, spread_of
+from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, reach_of, spread_of
 from ..prompts.marks import short
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
 from .inputs import apply_marks, mask_of_marks, single_marks
@@ -99,6 +99,10 @@ def look_again(
     part:Region,  # Voxels of the scan
 ):                # `Look`; None: nobody has looked for it
     "A look at a part of the scan, in small windows of the stage that looked last"
+    left = [group for group in run.left if i in group.some]
+    if left: # not asked at first, since the weights do not know it
+        run.left = [group for group in run.left if group not in left]
+        run.lay_out(left)
     looks = [look for look in run.looks if i in look.some]
     if not looks: return None
     *_,last = looks
@@ -121,7 +125,8 @@ def _by_marks(before, scores, vol, at, marks, threshold, most=FAR):
         if not drawn.any(): continue
         far = geodesic(grey, drawn, spacing)
         spread = spread_of(before, drawn, mark.positive, spacing)
-        before = pulled(before, scores, far, mark.positive, STRENGTH[type(mark)], spread, threshold, most)
+        near = min(most, reach_of(spread)) if np.isfinite(most) else most # a first mark takes all of its piece
+        before = pulled(before, scores, far, mark.positive, STRENGTH[type(mark)], spread, threshold, near)
     return before
 
 def _known_scores(bits, levels, at):

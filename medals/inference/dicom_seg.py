@@ -20,7 +20,7 @@ import numpy as np
 import medals
 from ..core import UserError, install_line
 from ..base.files import atomic
-from ..show import palette
+from ..scans.colours import palette
 from ..vocab import resolve, structures
 from ..dicom import find_series, read_dataset
 from ..scans.archives import is_archive

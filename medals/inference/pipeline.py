@@ -136,6 +136,8 @@ class SegmentRun:
         self.done = 0
         self.seconds = {}             # by phase
         self.looks = []               # of `Look`, as they were taken
+        self.left = []                # of `Group`: sentences that were not asked
+        self.unknown = None           # `{sentence: Familiar}` of what was not asked, as the weights do not know it; None: not looked up
         self.shown = False            # did the user give the masks that a first look would find?
         kinds = [request.kind(i) for i in range(len(request.texts))]
         with self.clock('text'):
@@ -328,6 +330,14 @@ def _correct_total(self:SegmentRun, looks, stage, group, earlier):
     each = self.passes(stage, group.some, self.is_prompted(earlier))
     self.total += each*windows*turns-row['passes']
 
+@patch
+def lay_out(self:SegmentRun, groups):
+    "Looks that nobody takes yet: corrections go by them"
+    for stage,group in self.seg.steps(replace(self.request, groups=groups)):
+        for view,box in regions_of(self.request, stage, group):
+            windows = self.windows(stage, view, box)
+            self.looks.append(Look(stage, view, windows, group, group.some))
+
 # %% ../../nbs/inference/90_pipeline.ipynb #5629c4e6
 @patch
 def stage(self:SegmentRun, stage, before=None):
@@ -370,4 +380,5 @@ def all(self:SegmentRun):
         with self.clock(phase): found = self.stage(stage, found)
         passes = self.done-before
         if passes: self.seg.speed[stage.name] = self.seconds[phase]/passes,'as in the run before'
+    if found is None: found = MaskAccumulator(len(self.request.texts), self.request.vol.shape) # nothing was asked
     return found

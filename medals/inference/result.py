@@ -25,8 +25,7 @@ from ..scans.meshes import write_glb, write_mesh
 from ..scans.seg_nrrd import terminology, write_seg_nrrd
 from ..scans.outputs import RESULT_ENDINGS, check_files, check_out, file_ending, file_names, replacing, result_files
 from ..masks.bitmask import MaskDict
-from ..show import palette, save_fig
-from ..show import show as show_planes
+from ..scans.colours import palette
 from ..volume import Volume, side_file, stem, write_labels
 
 # %% ../../nbs/inference/70_result.ipynb #94f0337e
@@ -190,6 +189,7 @@ def show(
         order = sorted(bits, key=lambda sentence: -bits[sentence].sum())
         bits = {sentence: bits[sentence] for sentence in order[:most]}
     kwargs.setdefault('at', _middle(bits.values(), self.volume.shape))
+    from medals.show import show as show_planes # here and below: without a figure, nobody waits for the drawing library
     return show_planes(self.volume, bits, **kwargs)
 
 # %% ../../nbs/inference/70_result.ipynb #0372c9dd
@@ -251,10 +251,10 @@ def _save_nifti(res, folder, order):
     names = file_names(res.masks)
     colours = palette(len(names))
     for (sentence,name),colour in zip(names.items(), colours):
-        mask = res.masks[sentence].astype(np.uint8)
-        write_labels(folder/f'{name}.nii.gz', mask, res.volume, {1: sentence}, {1: colour})
+        write_labels(folder/f'{name}.nii.gz', res.masks[sentence].astype(np.uint8), res.volume, {1: sentence}, {1: colour})
     for sentence,ids in res.instances.items(): write_labels(folder/f'{names[sentence]}_objects.nii.gz', ids, res.volume)
     _save_multilabel(res, folder/'labels.nii.gz', order)
+    from medals.show import save_fig
     save_fig(res.show(), folder/'overlay.png')
 
 def _save_npz(res, path, order):

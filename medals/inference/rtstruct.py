@@ -17,7 +17,7 @@ from ..base.files import atomic
 from .dicom_seg import LONGEST_TEXT, code_of, name_frames, on_series, series_heads
 from ..scans.contours import in_patient, lines_around
 from ..scans.dicom_structures import label_of
-from ..show import palette
+from ..scans.colours import palette
 from ..volume import Volume
 
 # %% ../../nbs/inference/67_rtstruct.ipynb #cf9f9ff5

@@ -200,7 +200,7 @@ def _with_letter(low, last):
     return first[1]+low if int(low)==int(first[2])+1 else low
 
 # %% ../../nbs/prompts/10_tokens.ipynb #f6b5a117
-@lru_cache(4096)
+@lru_cache(2**15) # more than there are names in the vocabulary, each of which is read three times
 def tokens(
     text:str,
 )->tuple:      # Of `Token`

@@ -92,10 +92,12 @@ def word_table()->dict:
 NO_PLURAL = ('ss','us','is')                   # endings of words in the singular
 PLURAL_IN_ES = ('sses','xes','ches','shes','zes')
 
+@lru_cache(2**15)
 def fold(
     text:str,
 )->str:
     "Lower case, without accents"
+    if text.isascii(): return text.lower()
     letters = [c for c in unicodedata.normalize('NFKD', text) if not unicodedata.combining(c)]
     return ''.join(letters).lower()
 

@@ -19,7 +19,7 @@ from ..prompts.marks import NAMELESS, Mask, rasterize
 from ..volume import Volume
 from ..inference.result import Segmentation
 from ..inference.request import make_request
-from ..inference.pipeline import Look, SegmentRun, regions_of
+from ..inference.pipeline import SegmentRun
 from ..inference.corrections import refine
 
 # %% ../../nbs/serving/30_marking.ipynb #4806aacf
@@ -33,10 +33,7 @@ def unasked(
     request = make_request(vol, [sentence], cfg=InferenceCfg(**how), frame=seg.stages[0].frame)
     run = SegmentRun(seg, request)
     run.bar.close()
-    for stage,group in seg.steps(request):
-        for view,box in regions_of(request, stage, group):
-            windows = run.windows(stage, view, box)
-            run.looks.append(Look(stage, view, windows, group, group.some))
+    run.lay_out(request.groups)
     return run
 
 def allow(

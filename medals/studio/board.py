@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import UserError
 from ..prompts.marks import short
 from ..scans.grids import grid_difference
-from ..show import palette
+from ..scans.colours import palette
 from ..spatial import as_marks, rasterize
 from .contrast import grey_range, kind_of_scan, outside_of, windows_of
 from .history import History, State, folded, masks_of_result, spelled_once, with_masks

@@ -16,7 +16,7 @@ from scipy import ndimage as ndi
 
 from ..geometry import rigid
 from ..scans.axes import Region
-from ..show import palette
+from ..scans.colours import palette
 from .contrast import kind_of_scan, outside_of, thinned
 from ..volume import Volume
 

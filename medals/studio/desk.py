@@ -66,7 +66,7 @@ class Studio(VBox):
     def __init__(
         self,
         segmenter,          # `Segmenter`; None: only draw
-        image,              # Path, `Volume`, or (array `(x,y,z)`, affine)
+        image,              # Path, `Volume`, or (array `(x,y,z)`, affine); of several scans at a path the usual one, see `choose`
         sentences=(),       # What to ask for; more can be typed
         marks=None,         # `{sentence: [marks]}`, a file of them, the folder that `save` wrote, or masks such as an RTSTRUCT
         modality=None,      # ct, mri, us, pet, microscopy; None: from the file

@@ -2,6 +2,7 @@
 
     python sh/brain/data.py heads HEADS RAW      label maps of whole heads, as SynthSeg ships them for training; images are drawn while training
     python sh/brain/data.py bodies BODIES RAW    CTs NAME_img.nii.gz with organs NAME_lab.nii.gz and labels.json: where no brain is
+    python sh/brain/data.py necks NECKS RAW      CTs of head and neck in the challenge's layout, cut below the brainstem: where no brain is either
 """
 import json
 import sys
@@ -15,6 +16,11 @@ TABLE = tomllib.loads((Path(__file__).parent/'classes.toml').read_text())
 HOUNSFIELD = (-600, -150, -20, 25, 60, 120, 250)  # Between these, what has no label is one tissue
 REST = 200      # Value of the first of those tissues
 NOWHERE = 254   # Value of what is asked and never there
+BRAINSTEM,CORD = 1,2 # Their labels in the CTs of head and neck
+SOFT = -160,240 # Hounsfield units of their values 0 and 255
+BELOW = 15      # mm between the brainstem and what is kept
+LOWEST = 50     # mm that have to be left
+NECKS = 32      # Patients, half of them for drawn MRI and half as CT
 
 
 def classes():
@@ -80,6 +86,30 @@ def bodies(source, raw):
     print(json.dumps(names))
 
 
+def necks(source, raw):
+    "Necks and shoulders from below the brainstem, half of the patients as label maps to draw MRIs from, half as CTs"
+    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['names']]
+    labels = {'spinal cord': [CORD], **{name: [NOWHERE] for name in absent}}
+    lo,hi = SOFT
+    found = []
+    for file in sorted(source.rglob('*.npz')):
+        with np.load(file) as case: values,organs,spacing = case['imgs'],case['gts'],case['spacing']
+        stem = np.flatnonzero((organs==BRAINSTEM).any((1,2)))
+        if not len(stem): continue
+        end = stem[0]-int(np.ceil(BELOW/spacing[2]))
+        if end*spacing[2]<LOWEST: continue
+        hu = values[:end].transpose(2,1,0)*((hi-lo)/255)+lo
+        tissues = REST+np.digitize(hu, HOUNSFIELD)
+        tissues[organs[:end].transpose(2,1,0)==CORD] = CORD
+        found.append((file.stem, hu, tissues, np.diag([-spacing[0], -spacing[1], spacing[2], 1.])))
+        if len(found)==NECKS: break
+    def cases(kind, some):
+        for case,hu,tissues,affine in some:
+            yield case,(hu if kind=='CT' else tissues>0).astype(np.int16),tissues,affine
+    write(raw/'Dataset016_necks', 'MRI', labels, cases('MRI', found[::2]))
+    write(raw/'Dataset018_ctnecks', 'CT', labels, cases('CT', found[1::2]))
+
+
 if __name__=='__main__':
     kind,source,raw = sys.argv[1:]
-    dict(heads=heads, bodies=bodies)[kind](Path(source), Path(raw))
+    dict(heads=heads, bodies=bodies, necks=necks)[kind](Path(source), Path(raw))

@@ -167,12 +167,16 @@ def test_two_hundred_random_actions(lab, shots):
 
 def test_a_lost_connection_and_a_closed_tab(lab, shots):
     hand,(base,token) = lab
+    hand.page.locator('.medals-sentence').first.fill('left cerebral hemisphere')  # a class that no brush has touched
+    hand.page.keyboard.press('Enter')
+    hand.nb.wait_for("studio.canvas.active=='left cerebral hemisphere'")
     before = hand.seen()
     hand.page.context.set_offline(True)
     hand.page.evaluate("() => window.medalsPage.sessionContext.session.kernel._ws?.close()")
     hand.page.wait_for_timeout(1500)
     hand.page.context.set_offline(False)
     hand.page.evaluate("async () => { await window.medalsPage.sessionContext.session.kernel.reconnect() }")
+    hand.page.wait_for_function("() => window.medalsPage.sessionContext.session.kernel.connectionStatus === 'connected'")
     hand.page.wait_for_timeout(1500)
     hand.close_dialogs()
     hand.draw('brush', 3)

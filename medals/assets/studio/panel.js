@@ -93,10 +93,11 @@ class Tools {
     this.step = make('select', '', { 'aria-label': 'Change the mask', title: 'Change the whole mask of the chosen class', onchange: () => this.clean() },
       make('option', '', { value: '' }, 'Change mask …'), ...STEPS.map(([value, text]) => make('option', '', { value }, text)));
     this.mm = make('input', '', { type: 'number', min: .5, max: 50, step: .5, value: 1, 'aria-label': 'mm', title: 'mm to grow, shrink or smooth by' });
-    const pens = labelled('radius mm', this.radius), changes = make('span', 'medals-row', {}, this.step, this.mm);
-    pens.hidden = changes.hidden = ui.only;
-    this.el = make('div', 'medals-bar', { role: 'toolbar', 'aria-label': 'Tools' }, ...this.buttons, this.sign, pens,
-      this.deep = labelled('depth', this.depth), this.between = labelled('values', ...this.limits), changes);
+    this.deep = labelled('depth', this.depth);
+    this.between = labelled('values', ...this.limits);
+    this.whose = make('span', 'medals-whose', { title: 'What is drawn belongs to this class; click another name in the list to change it' });
+    const pens = ui.only ? [] : [this.whose, this.sign, labelled('radius mm', this.radius), this.deep, this.between, make('span', 'medals-row', {}, this.step, this.mm)];
+    this.el = make('div', 'medals-bar', { role: 'toolbar', 'aria-label': 'Tools' }, ...this.buttons.filter(b => !b.hidden), ...pens);
   }
 
   number(key, title, min, max, step) {
@@ -123,6 +124,9 @@ class Tools {
     this.sign.hidden = !MARKS.includes(tool.name);
     this.deep.hidden = tool.name !== 'box';
     this.between.hidden = tool.name !== 'brush';
+    const name = this.ui.model.get('active'), look = this.ui.looks()[name], draws = !LOOKING.includes(tool.name);
+    this.whose.hidden = !draws;
+    this.whose.replaceChildren(...(look ? ['for ', make('i', '', { style: `background: ${look.colour}` }), name] : ['for no class yet: add a sentence']));
     this.radius.value = tool.radius;
     this.depth.value = tool.depth;
   }

@@ -57,7 +57,7 @@ class Studio {
     on('change:cursor change:version', () => this.panes.forEach(p => p.want()));
     on('change:scene', () => { this.contrast.names_of(); this.panes.forEach(p => p.fresh()) });
     on('change:window', () => this.look(model.get('window')));
-    on('change:classes change:view', () => this.panes.forEach(p => p.paint()));
+    on('change:classes change:view', () => { this.panes.forEach(p => p.paint()); this.tools.refresh(this.tool) });
     on('change:understood', () => this.words.show());
     on('change:tool change:status change:history change:steps change:active change:out change:choices change:choice change:left change:against change:view change:height change:notes', () => this.refresh());
     on('msg:custom', (m, buffers) => {
