@@ -35,7 +35,7 @@ def check_ranges(
         if not value<=most: raise UserError(f"{name} {value}: it must be at most {most}")
 
 LOOP_RANGES = dict(
-    steps=(0, inf), lr=(0, inf), warmup=(0, 1), weight_decay=(0, inf), clip=(0, inf), ema=(0, 1),
+    steps=(0, inf), lr=(0, inf), warmup=(0, 1), weight_decay=(0, inf), clip=(0, inf), ema=(0, 1), empty=(0, 1),
     batch=(1, inf), micro=(0, inf), val_every=(1, inf), save_every=(1, inf), log_every=(1, inf))
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class LoopCfg:
     weight_decay:float=.01  # On matrices and kernels; with compat on everything
     betas:floats=(.9,.99)   # Of AdamW
     clip:float=1.           # Largest norm of the gradient; 0: any
+    empty:float=0.          # Share of a window from which on an absent class that is "found" costs as much as a missed one; 0: it costs little
     ema:float=.995          # Decay of the averaged weights, which are the ones that are kept; 0: no average
     precision:str='auto'    # float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     recompute:int=0         # Finest scales that are computed again in the backward pass, to save memory

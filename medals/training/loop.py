@@ -195,6 +195,7 @@ def sample_losses(
     logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
     batch,        # `medals.data.batch.Batch`
     compat=False,
+    empty=0.,     # Cost of absent classes, see `seg_loss`
 )->torch.Tensor:  # `(b,3)`, see `LOSSES`
     "Loss of each sample"
     scales = [logits] if torch.is_tensor(logits) else logits
@@ -203,7 +204,7 @@ def sample_losses(
         one = slice(i, i+1)
         counted = None if batch.counted is None else batch.counted[one]
         answers = [o[one] for o in scales]
-        loss,parts = seg_loss(answers, batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted)
+        loss,parts = seg_loss(answers, batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted, empty=empty)
         named = [parts[name].to(loss) for name in LOSSES[1:]]
         rows.append(torch.stack([loss, *named]))
     return torch.stack(rows)
@@ -219,7 +220,7 @@ class LossModule(torch.nn.Module):
     def forward(self, batch, q, bypass=False):
         "The loss, and `(b,3)` for the log"
         logits = self._logits(batch, q, bypass)
-        rows = sample_losses(logits, batch, self.cfg.compat)
+        rows = sample_losses(logits, batch, self.cfg.compat, self.cfg.empty)
         losses = rows[:,0]
         weights = torch.ones_like(losses)
         if self.cfg.way.by_query: weights = batch.valid.sum(1).to(rows)

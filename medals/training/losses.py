@@ -81,6 +81,7 @@ def dice_bce(
     cls:torch.Tensor=None,    # Class channel of each query `(b,n)`; None: channel i belongs to query i
     chunk:int=4,              # Queries at a time
     counted:torch.Tensor=None,# Which voxels count, `(b,1,x,y,z)`, bool; None: all
+    empty:float=0.,           # Dice of absent classes is softened by this share of the voxels; 0: by nothing, as published
 )->tuple:                     # Dice loss and cross-entropy of each query `(b,n)`, is its class there? `(b,n)`
     "Dice loss and mean cross-entropy of each query"
     if cls is None:
@@ -93,8 +94,10 @@ def dice_bce(
     size = sizes.gather(1, cls)
     if counted is None: voxels = m[0,0].numel()
     else: voxels = counted.flatten(1).sum(-1, keepdim=True).clamp(min=1)
-    overlap = (2*both+EPS)/(square+size+EPS)
-    return 1-overlap,bce/voxels,size>0
+    there = size>0
+    soft = torch.where(there, EPS, max(EPS, empty)*voxels) if empty else EPS
+    overlap = (2*both+soft)/(square+size+soft)
+    return 1-overlap,bce/voxels,there
 
 def average(
     each:torch.Tensor,  # `(b,n)`
@@ -168,6 +171,7 @@ def seg_loss(
     compat:bool=False,        # Dice also for absent classes, coarse truth by every 2nd, 4th, 8th voxel?
     chunk:int=4,              # Queries at a time
     counted:torch.Tensor=None,# Which voxels count, `(b,1,x,y,z)`, bool; None: all
+    empty:float=0.,           # Share of the voxels that softens the Dice of absent classes; 0: they have none
 )->tuple:                     # Loss, and `{dice, bce}` at full resolution
     "Dice and cross-entropy over all scales"
     scales = [logits] if torch.is_tensor(logits) else logits
@@ -179,8 +183,8 @@ def seg_loss(
     parts = None
     for weight,scale,truth in zip(weights, scales, targets(m, sizes, compat, chunk, counted)):
         counted_here = counted_at(counted, truth.shape[2:], compat)
-        dice,bce,there = dice_bce(scale, truth, cls, chunk, counted_here)
-        has_dice = valid if compat else valid&there
+        dice,bce,there = dice_bce(scale, truth, cls, chunk, counted_here, empty)
+        has_dice = valid if compat or empty else valid&there
         dice = average(dice, has_dice)
         bce = average(bce, valid)
         if parts is None: parts = dict(dice=dice.detach(), bce=bce.detach()) # the first scale is the full one
