@@ -53,7 +53,7 @@ class LoopCfg:
     weight_decay:float=.01  # On matrices and kernels; with compat on everything
     betas:floats=(.9,.99)   # Of AdamW
     clip:float=1.           # Largest norm of the gradient; 0: any
-    empty:float=0.          # Share of a window from which on an absent class that is "found" costs as much as a missed one; 0: it costs little
+    empty:float=0.          # Share of a window that is made up of an absent class and costs half of a missed one; 0: little
     ema:float=.995          # Decay of the averaged weights, which are the ones that are kept; 0: no average
     precision:str='auto'    # float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     recompute:int=0         # Finest scales that are computed again in the backward pass, to save memory
