@@ -38,6 +38,7 @@ LOOP_RANGES = dict(
     steps=(0, inf), lr=(0, inf), warmup=(0, 1), weight_decay=(0, inf), clip=(0, inf), ema=(0, 1), empty=(0, 1),
     batch=(1, inf), micro=(0, inf), val_every=(1, inf), save_every=(1, inf), log_every=(1, inf))
 
+# %% ../../nbs/training/00_config.ipynb #01206315
 @dataclass(frozen=True, kw_only=True)
 class LoopCfg:
     "One training run; saved as `run.json` in its folder"
