@@ -216,7 +216,10 @@ def dry_run(
 )->Forecast:
     "Windows, passes, memory and time of a run, without running it"
     request = self._request(image, prompts, modality, spatial, instance, how)
-    plan = forecast(self, request)
+    unknown = not_known(self, request)
+    asked,_ = set_apart(request, unknown)
+    plan = forecast(self, asked)
+    if unknown: plan.notes = [*plan.notes, f"not known to these weights, and so not asked: {', '.join(unknown)}"]
     names = [row['stage'] for row in plan.rows]
     for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
     return plan

@@ -86,6 +86,7 @@ def _row_in_words(row):
 def _time_in_words(told):
     "How long it takes, and how that is known"
     if told.seconds is None: return []
+    if not told.rows: return ['nothing is asked of the network']
     each = []
     for stage,(seconds,how) in told.speed.items():
         of_stage = f' of {stage}' if stage else ''

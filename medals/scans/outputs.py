@@ -207,6 +207,15 @@ def _writable(folder):
     except OSError as e: raise UserError(f"nothing can be written in {top} ({e.strerror}); name another output") from e
 
 # %% ../../nbs/scans/70_outputs.ipynb #6535726d
+def _can_be_a_path(path):
+    "Refuse what no file system takes as a name, such as one of hundreds of letters"
+    said = str(path)
+    begin = said if len(said)<=80 else said[:60]+'...'
+    try: os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError): pass # said elsewhere, with what to do
+    except OSError as e: raise UserError(f"{begin} cannot be written: {(e.strerror or str(e)).lower()}; name another output") from None
+    except ValueError: raise UserError(f"{begin!r} cannot be the name of an output: it has a zero character in it") from None
+
 def check_out(
     out,             # As it was typed
     reads=(),        # Files and folders that are read, as they were typed
@@ -214,6 +223,7 @@ def check_out(
 )->Path:             # With the home folder in place of `~`
     "Refuse an output that would replace what is read or what others wrote, or that cannot be written"
     path = Path(out).expanduser()
+    _can_be_a_path(path)
     spare(path, reads)
     ending = '' if endings is None else file_ending(out, endings)
     is_file = bool(ending) or endings is None

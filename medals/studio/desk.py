@@ -44,6 +44,21 @@ def _frame_of(segmenter):
     stages = getattr(segmenter, 'stages', ())
     return getattr(stages[0], 'frame', None) if stages else None
 
+def _text(out):
+    "A folder as it stands in its box; None: nothing"
+    return '' if out is None else str(out)
+
+def _checked(segmenter, height, session):
+    "The segmenter; what a Studio cannot be made with is refused"
+    is_other = isinstance(segmenter, (str, Path, Volume, tuple, np.ndarray))
+    if is_other: raise UserError(f"first comes a Segmenter, as of Segmenter.load('nano'), or None to draw; got {short(segmenter)}")
+    is_height = isinstance(height, int) and not isinstance(height, bool) and 50<=height<=4000
+    if not is_height: raise UserError(f"height should be 50 to 4000 pixels, a whole number, got {short(height)}")
+    is_folder = isinstance(session, (str, Path)) and str(session).strip()
+    if not is_folder and session not in (None, False):
+        raise UserError(f"session should be a folder, None for one in the cache, or False for none, got {short(session)}")
+    return segmenter
+
 def misfits(
     volume,
     segmenter,  # None: only draw
@@ -74,7 +89,7 @@ class Studio(VBox):
         height:int=300,     # Of a slice, screen pixels
         session=None,       # Folder of what is written by itself, and taken up if it is there; None: in the cache, and offered; False: none
     ):
-        self.segmenter = segmenter
+        self.segmenter = _checked(segmenter, height, session)
         self._session = session
         self.opened = opened_scan(image, modality)
         self.repertoire = getattr(segmenter, 'repertoire', None) # what the weights know
@@ -85,7 +100,7 @@ class Studio(VBox):
         self._desks = {}                 # number of a scan that was left -> its board, and who writes its session
         self._doubts = {}                # what speaks against sentences, once it was asked
         slices_,classes_ = parts()
-        self.canvas = slices_('slices', height=height, out=str(out), notes=self._notes(), **first_view(self.board), **self.opened.menu)
+        self.canvas = slices_('slices', height=height, out=_text(out), notes=self._notes(), **first_view(self.board), **self.opened.menu)
         self.list = classes_('classes')
         self.solid = _solid(self.volume, height)
         below = HBox([self.list, self.solid], layout=dict(flex_flow='row wrap'))

@@ -18,15 +18,15 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image as Pil
 
 from ..scans.axes import AxisOrder
-from ..core import spacing_of
+from ..core import UserError, spacing_of
 from ..base.files import atomic
 from ..scans.grids import grid_difference
-from ..inference.request import make_request
+from ..inference.request import as_volume, make_request
 from ..inference.inputs import image_part, prompt_channels, stage_view
 from ..metrics import dice
 from ..masks.bitmask import BitMask
 from ..inference.result import _middle
-from ..show import PLANES, best_slice, cutters, show
+from ..show import PLANES, best_slice, check_masks, cutters, show
 from ..vocab import resolve
 from ..volume import Volume
 
@@ -106,18 +106,22 @@ class Screen:
 
 # %% ../../nbs/studio/10_slices.ipynb #e6217eba
 def pair_of(
-    o,           # `Volume`, or a `Segmentation`, which brings its masks
+    o,           # `Volume`, the path of one, or a `Segmentation`, which brings its masks
     masks=None,  # Of the volume
+    names=None,  # Of a stack or a label map
 )->tuple:        # `Volume`, masks
-    "Scan and masks; masks that are kept packed stay so"
+    "Scan and masks that lie on it; masks that are kept packed stay so"
     if hasattr(o, 'masks'): o,masks = o.volume,o.masks
-    return o,getattr(masks, 'bits', masks)
+    volume = o if isinstance(o, Volume) else as_volume(o)
+    masks = getattr(masks, 'bits', masks)
+    check_masks(masks, names, volume.shape)
+    return volume,masks
 
 # %% ../../nbs/studio/10_slices.ipynb #18d2eed6
 class Slices(VBox):
     "Three planes through a scan, with sliders"
     def __init__(self, volume, masks=None, names=None):
-        volume,masks = pair_of(volume, masks)
+        volume,masks = pair_of(volume, masks, names)
         self.volume = volume
         self.masks = masks
         self.names = names
@@ -169,7 +173,8 @@ class Slices(VBox):
 # %% ../../nbs/studio/10_slices.ipynb #15eb3e15
 def _both(o):
     "The arguments of a viewer: a pair of scan and masks, or a result, which is both"
-    return o if isinstance(o, tuple) else (o,)
+    is_pair = isinstance(o, tuple) and len(o)==2
+    return o if is_pair else (o,)
 
 def agreement(
     a,        # `Segmentation`, or `(Volume, {name: bool (x,y,z)})`
@@ -178,6 +183,10 @@ def agreement(
     "How far two sets of masks agree"
     volume_a,masks_a = pair_of(*_both(a))
     volume_b,masks_b = pair_of(*_both(b))
+    for masks in (masks_a, masks_b):
+        has_names = hasattr(masks, 'items')
+        got = 'no masks' if masks is None else f'masks as {type(masks).__name__}'
+        if not has_names: raise UserError(f"compare results, or pairs of a scan and {{name: mask}}; got {got}")
     if volume_a.shape!=volume_b.shape: return []
     if grid_difference(volume_a.shape, volume_b.affine, volume_a.affine): return []
     ml = np.prod(volume_a.spacing)/1000

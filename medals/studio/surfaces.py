@@ -267,14 +267,14 @@ class ItkView:
 VIEWERS = ('medals','ipyniivue','itkwidgets')
 
 def view3d(
-    volume,                # `Volume`, or a `Segmentation`, which brings its masks
+    volume,                # `Volume`, the path of one, or a `Segmentation`, which brings its masks
     masks=None,            # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`
     names=None,            # For a stack or a label map
     backend='medals',      # medals, ipyniivue or itkwidgets
 ):
     "Masks in 3D"
     if backend not in VIEWERS: raise UserError(f"backend {backend!r} is not known; there is {', '.join(VIEWERS)}")
-    volume,masks = pair_of(volume, masks)
+    volume,masks = pair_of(volume, masks, names)
     problem = ''
     if backend=='itkwidgets': problem = itk_problem()
     if backend=='ipyniivue' and not is_installed('ipyniivue'): problem = f"it is not installed; {install_line('niivue')}"

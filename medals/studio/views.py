@@ -137,7 +137,7 @@ class Seen:
 class SliceView(VBox):
     "Three planes through a scan and its masks, to look at"
     def __init__(self, volume, masks=None, names=None, height=300):
-        volume,masks = pair_of(volume, masks)
+        volume,masks = pair_of(volume, masks, names)
         self.volume = volume
         self.masks = seen_masks(masks, names)
         self.board = Board(volume)
@@ -232,7 +232,7 @@ def _repr_mimebundle_(self:SliceView, **kwargs):
 
 # %% ../../nbs/studio/36_views.ipynb #4240bcd7
 def slices(
-    volume,         # `Volume`, or a `Segmentation`, which brings its masks
+    volume,         # `Volume`, the path of one, or a `Segmentation`, which brings its masks
     masks=None,     # `{name: bool (x,y,z)}`, bool `(n,x,y,z)`, or label map `(x,y,z)`
     names=None,     # For a stack or a label map
 ):                  # `SliceView`, or `Slices` without anywidget
