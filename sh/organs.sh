@@ -7,7 +7,7 @@
 # DATA: a folder with 3D_train_npz_all/MR/MR_hippocampus or 3D_train_npz_all/CT/CT_headneck
 # OUT:  a folder; what is there already is not made again, and a training that was stopped goes on
 #
-# MINUTES (default 90) is the time to train, from the weights in brain/begin or in $BEGIN, with the peak learning rate LR (default .002); a fifth of the
+# MINUTES (default 90) is the time to train, from the weights `brain` or those in $BEGIN, with the peak learning rate LR (default .002); a fifth of the
 # patients is kept for validation. More flags for `medals train` stand in MORE. `python sh/bundle.py NAME OUT/run` then puts the weights into the package.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,7 +25,7 @@ mkdir -p "$out"
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "$out/store" -o "$out/run" "${resume[@]}" \
-  --weights "${BEGIN:-$here/brain/begin}" --text small --patch "$patch" --queries "$queries" --windows "$windows" --batch "$batch" --lr "${LR:-.002}" \
+  --weights "${BEGIN:-brain}" --text small --patch "$patch" --queries "$queries" --windows "$windows" --batch "$batch" --lr "${LR:-.002}" \
   --minutes "${MINUTES:-90}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-0}" --holdout .2 \
   --val-every 500 --val-cases 12 --val-last 0 --save-every 200 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/best; try: medals segment scan.nii.gz ... --weights $out/run/best"
