@@ -4,7 +4,7 @@
 
 RUN is a folder of `medals train`; the weights in `best` are taken, or those in `last` if no validation was made. SCORES is a table with the columns class,
 dsc, spread and cases, where the scores do not come from the run. What stands in bundles.toml (licence, command, data, limits) goes into the card; a class
-whose mean DSC is below `least` there is not offered.
+whose mean DSC is below `least` there is not offered, and nothing is offered in kinds of scans that are not among its `scans`.
 """
 import csv
 import shutil
@@ -71,11 +71,13 @@ def main(name, run, scores=None):
     offered,left_out = [],[]
     for c in read_classes(source):
         if c.name in facts.get('omit', ()): continue # was there so that it is not taken for something else
+        scans = tuple(kind for kind in c.modalities if kind in facts.get('scans', c.modalities))
         dsc,spread,cases = measured.get(c.name, (None, None, 0))
         if dsc is not None and dsc<facts.get('least', 0): left_out.append(c.name)
         else:
             rounded = None if dsc is None else round(float(dsc), 3)
-            offered.append(replace(c, dsc=rounded, spread=None if spread is None else round(float(spread), 3), cases=cases, licence=facts.get('terms', '')))
+            spread = None if spread is None else round(float(spread), 3)
+            offered.append(replace(c, modalities=scans, dsc=rounded, spread=spread, cases=cases, licence=facts.get('terms', '')))
     cfg = read_cfg(source)
     keep = {key: value for key,value in cfg.items() if key not in ('model','medals','sha256')}
     with atomic(ASSETS/name) as tmp:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medals.inference.result
+import medals.show
 from medals.cli import main, parser
 from medals.commands.cohort import CohortCfg, question
 from medals.core import UserError
@@ -877,13 +878,14 @@ def test_a_full_disk_and_a_crash_leave_the_earlier_result(tmp_path, monkeypatch,
     res = result(tmp_path)
     res.save(tmp_path/'out')
     before,calls = state(tmp_path),[]
-    kept = getattr(medals.inference.result, at)
+    home = medals.show if at=='save_fig' else medals.inference.result
+    kept = getattr(home, at)
     def full(*args, **kwargs):
         calls.append(args)
         if len(calls)<=(at=='write_labels'): return kept(*args, **kwargs)
         next(o for o in args if isinstance(o, Path)).parent.joinpath('half').write_bytes(b'written so far')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(medals.inference.result, at, full)
+    monkeypatch.setattr(home, at, full)
     other = result(tmp_path, brain=res.masks['brain'], new=res.masks['left'])
     with pytest.raises(OSError, match='No space left'): other.save(tmp_path/'out')
     assert state(tmp_path)==before
