@@ -160,6 +160,9 @@ def test_what_was_learnt_in_mri_is_not_known_in_ct():
     assert segmenter(belly, ['white matter'], presence=0).manifest['passes']>0
     again = segmenter(belly, ['white matter'], modality='mri')
     assert again.table[0]['outcome']!='not known' and again.manifest['passes']>0
+    segmenter.repertoire.wording = lambda text, modality: 'white matter'
+    other, = segmenter(belly, ['weisse Substanz']).table
+    assert other['outcome']=='not known' and 'asked as' not in other['note'] # it was not asked
     corrected = res.refine({'white matter': [Point((20,20,20))]}) # a mark is asked all the same
     assert corrected.masks['white matter'][20,20,20] and corrected.manifest['passes']>0
 

@@ -132,6 +132,11 @@ def agreeing(
     return np.where(inside, np.maximum(scores, HALF), np.minimum(scores, HALF-1)).astype(np.uint8)
 
 # %% ../../nbs/inference/91_report.ipynb #d09d0336
+def _add_remark(remarks, text, said):
+    "What is odd about a sentence, behind what was said of it before"
+    before = remarks.get(text)
+    remarks[text] = f'{before}; {said}' if before else said
+
 def result_of(
     seg,
     run:SegmentRun,
@@ -143,9 +148,9 @@ def result_of(
     scores = {}
     means = {}
     remarks = dict(request.remarks)
-    for text,asked in zip(request.texts, run.asked):
-        if asked!=text: remarks[text] = '; '.join(filter(None, (remarks.get(text), f'asked as {asked!r}')))
     unknown = not_known(seg, request) if run.unknown is None else run.unknown
+    for text,asked in zip(request.texts, run.asked):
+        if asked!=text and text not in unknown: _add_remark(remarks, text, f'asked as {asked!r}')
     mm3 = np.prod(request.vol.spacing)
     for i,text in enumerate(request.texts):
         voxels = found.voxels[i]
@@ -156,8 +161,7 @@ def result_of(
         if not why: continue
         scores[text] = 0.
         if text in unknown: means.pop(text) # of a mask that is not believed
-        said = filter(None, (remarks.get(text), why))
-        remarks[text] = '; '.join(said)
+        _add_remark(remarks, text, why)
     objects = _objects(seg, request, found, bits) if request.instance else {}
     kept = enumerate(request.texts) if request.cfg.keep_scores else ()
     voxel_scores = {text: agreeing(found.scores.get(i), bits[text]) for i,text in kept}
