@@ -137,6 +137,30 @@ def _add_remark(remarks, text, said):
     before = remarks.get(text)
     remarks[text] = f'{before}; {said}' if before else said
 
+def _remarks_before(run, unknown):
+    "`{sentence: what is odd about it}` before anything was found"
+    remarks = dict(run.request.remarks)
+    for text,asked in zip(run.request.texts, run.asked):
+        if asked!=text and text not in unknown: _add_remark(remarks, text, f'asked as {asked!r}')
+    return remarks
+
+def _believed(run, found, unknown, remarks):
+    "Masks, presence and mean scores by sentence; why a mask is not believed is added to the remarks"
+    mm3 = np.prod(run.request.vol.spacing)
+    bits = {}
+    scores = {}
+    means = {}
+    for i,text in enumerate(run.request.texts):
+        voxels = found.voxels[i]
+        ml = voxels*mm3/1000
+        presence = presence_of(found.hist[i], _voxel_ml(run, i), ml)
+        mean = float(found.total[i]/voxels) if voxels else 0.
+        bits[text],why = _reported(run, found, i, presence, unknown.get(text))
+        scores[text] = 0. if why else presence
+        if why: _add_remark(remarks, text, why)
+        if not why or text not in unknown: means[text] = mean # not of a mask that is not believed
+    return bits,scores,means
+
 def result_of(
     seg,
     run:SegmentRun,
@@ -144,24 +168,9 @@ def result_of(
 )->Segmentation:
     "What was found, as a result"
     request = run.request
-    bits = {}
-    scores = {}
-    means = {}
-    remarks = dict(request.remarks)
     unknown = not_known(seg, request) if run.unknown is None else run.unknown
-    for text,asked in zip(request.texts, run.asked):
-        if asked!=text and text not in unknown: _add_remark(remarks, text, f'asked as {asked!r}')
-    mm3 = np.prod(request.vol.spacing)
-    for i,text in enumerate(request.texts):
-        voxels = found.voxels[i]
-        ml = voxels*mm3/1000
-        scores[text] = presence_of(found.hist[i], _voxel_ml(run, i), ml)
-        means[text] = float(found.total[i]/voxels) if voxels else 0.
-        bits[text],why = _reported(run, found, i, scores[text], unknown.get(text))
-        if not why: continue
-        scores[text] = 0.
-        if text in unknown: means.pop(text) # of a mask that is not believed
-        _add_remark(remarks, text, why)
+    remarks = _remarks_before(run, unknown)
+    bits,scores,means = _believed(run, found, unknown, remarks)
     objects = _objects(seg, request, found, bits) if request.instance else {}
     kept = enumerate(request.texts) if request.cfg.keep_scores else ()
     voxel_scores = {text: agreeing(found.scores.get(i), bits[text]) for i,text in kept}
