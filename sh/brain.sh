@@ -32,7 +32,7 @@ resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-brain}" --text small --datasets "$here/tissues.toml" \
-  --patch 64,64,64 --queries 20 --least 5 --blank 20 --empty .01 --forced .5 --paint clear --lr "${LR:-.002}" \
+  --patch 64,64,64 --queries 20 --least 5 --blank 20 --empty .01 --forced .5 --far .15 --paint clear --lr "${LR:-.002}" \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

@@ -31,7 +31,7 @@ if [ -n "${BODIES:-}" ]; then
   [ -f "$elsewhere.jsonl" ] || medals index "$elsewhere" --prompts "$elsewhere/prompts.json" -o "$elsewhere.jsonl"
   [ -f "$out/bodies/manifest.jsonl" ] || medals prepare "$elsewhere.jsonl" -o "$out/bodies" --preset nano --spacing "$spacing" --patch "$patch" --frame LPS
   stores+=("$out/bodies")
-  more=(--datasets "$here/organs/$name.toml" --least 2 --blank 8 --empty .01)
+  more=(--datasets "$here/organs/$name.toml" --least 2 --blank 8 --empty .01 --far .15)
 fi
 
 resume=()

@@ -26,7 +26,7 @@ from ..core import UserError, part_of, seed_of
 from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
-from ..data.sampler import Sampler, batches
+from ..data.sampler import FAR, Sampler, batches
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import TrainState, fit, start_run
@@ -161,6 +161,7 @@ def frame_of(
     patch:tuple,    # Voxels
     modalities:set,
     windows:bool,   # A grey window for each structure of a CT?
+    far:float=0.,   # Times as large as the spacing were the voxels of some samples, at most
 )->dict:            # None if the stores do not say
     "What the weights will expect to see"
     recipes = [read_json(Path(store)/'store.json').get('recipe') for store in stores]
@@ -177,7 +178,8 @@ def frame_of(
         modality=names[0] if len(names)==1 else None,
         modalities=names,
         joint=joint_sentences(stores),
-        largest=longest_edge(stores))
+        largest=longest_edge(stores),
+        far=far)
 
 # %% ../../nbs/training/80_train.ipynb #19d68ec9
 SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is known word by word
@@ -278,7 +280,7 @@ def build_run(
     if origin.match: on_first(write_json, Path(cfg.out)/'begin.json', asdict(origin.match))
     windows = cfg.windows=='structure' or (cfg.windows=='auto' and not prepared_from_hu(sampler.cases))
     modalities = {qs.modality for qs in sampler.sets.values()}
-    frame = frame_of(stores, sampler.patch, modalities, windows)
+    frame = frame_of(stores, sampler.patch, modalities, windows, FAR[1] if cfg.far else 0.)
     validate = run_validator(sampler, table, origin.enc, cfg)
     return run,batch_feed(sampler, cfg, device),validate,weight_saver(cfg, origin.enc, frame, sampler, validate, before)
 
