@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SENTENCES_KEPT', 'TrainCfg', 'data_cfg', 'split', 'batch_feed', 'embed', 'prepared_from_hu', 'joint_sentences',
-           'longest_edge', 'frame_of', 'trained_classes', 'weight_saver', 'run_validator', 'build_run', 'fit_all',
-           'train']
+           'longest_edge', 'frame_of', 'class_volumes', 'trained_classes', 'weight_saver', 'run_validator', 'build_run',
+           'fit_all', 'train']
 
 # %% ../../nbs/training/80_train.ipynb #169efc2e
 import json
@@ -27,6 +27,8 @@ from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
 from ..data.sampler import FAR, Sampler, batches
+from ..data.store import open_case
+from ..geometry import spacing_of
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import TrainState, fit, start_run
@@ -184,9 +186,27 @@ def frame_of(
 # %% ../../nbs/training/80_train.ipynb #19d68ec9
 SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is known word by word
 
+def class_volumes(
+    sampler:Sampler,
+)->dict:             # `{class: (smallest, largest)}`, ml, of nine in ten cases that have it
+    "How large the classes of a training are"
+    found = {}
+    for dataset,rows in sampler.groups.items():
+        qs = sampler.sets[dataset]
+        for row in rows:
+            voxel = np.prod(spacing_of(open_case(row['folder']).affine))/1000 # ml
+            for i in row['here']:
+                values = qs.values[i]
+                if values is None: continue # everything that has a label
+                voxels = sum(row['counts'].get(str(value), 0) for value in values)
+                found.setdefault(qs.names[i], []).append(voxels*voxel)
+    ends = {name: np.quantile(some, (.05,.95)) for name,some in found.items()}
+    return {name: tuple(float(f'{o:.3g}') for o in pair) for name,pair in ends.items()}
+
 def trained_classes(
     sampler:Sampler,
     scores=(),       # Rows of a validation, from `by_class`
+    volumes=None,    # From `class_volumes`; None: not known
 )->list:             # Of `TrainedClass`
     "What a run teaches: every class of which some case has a voxel, with its score"
     measured = {}
@@ -209,7 +229,7 @@ def trained_classes(
         spread = round(float(np.mean(spreads)), 3) if spreads else None
         sentences = tuple(dict.fromkeys(texts[name]))[:SENTENCES_KEPT]
         found.append(TrainedClass(name=name, modalities=tuple(dict.fromkeys(kinds)), sentences=sentences,
-                                  dsc=None if dsc is None else round(dsc, 3), spread=spread, cases=cases))
+                                  dsc=None if dsc is None else round(dsc, 3), spread=spread, cases=cases, ml=(volumes or {}).get(name, ())))
     return found
 
 # %% ../../nbs/training/80_train.ipynb #a9a4aedd
@@ -222,6 +242,7 @@ def weight_saver(
     before=(),            # `TrainedClass` of what the weights knew before, and are to remember
 ):                 # (network, run, best?) -> None
     "Writes the weights that are kept"
+    volumes = class_volumes(sampler) if sampler else {}
     def keep(net, run, best):
         for name in ('last','best') if best else ('last',):
             folder = Path(cfg.out)/name
@@ -232,7 +253,7 @@ def weight_saver(
             if frame: facts['frame'] = frame
             save_model(merge_adapters(net), folder, keep=('text',), **facts, step=run.step, val_dsc=run.best)
             if not lists: continue
-            taught = trained_classes(sampler, validator.rows if validator else ())
+            taught = trained_classes(sampler, validator.rows if validator else (), volumes)
             names = {c.name for c in taught}
             write_classes(folder, [*taught, *(c for c in before if c.name not in names)])
     return keep
