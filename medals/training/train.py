@@ -27,8 +27,6 @@ from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
 from ..data.sampler import FAR, Sampler, batches
-from ..data.store import open_case
-from ..geometry import spacing_of
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import TrainState, fit, start_run
@@ -188,13 +186,15 @@ SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is
 
 def class_volumes(
     sampler:Sampler,
+    frame:dict,      # From `frame_of`; None: not known
 )->dict:             # `{class: (smallest, largest)}`, ml, of nine in ten cases that have it
     "How large the classes of a training are"
     found = {}
+    if not frame or frame['fill']: return found # voxels of any size
+    voxel = prod(frame['spacing'])/1000 # ml
     for dataset,rows in sampler.groups.items():
         qs = sampler.sets[dataset]
         for row in rows:
-            voxel = np.prod(spacing_of(open_case(row['folder']).affine))/1000 # ml
             for i in row['here']:
                 values = qs.values[i]
                 if values is None: continue # everything that has a label
@@ -242,7 +242,7 @@ def weight_saver(
     before=(),            # `TrainedClass` of what the weights knew before, and are to remember
 ):                 # (network, run, best?) -> None
     "Writes the weights that are kept"
-    volumes = class_volumes(sampler) if sampler else {}
+    volumes = class_volumes(sampler, frame) if sampler else {}
     def keep(net, run, best):
         for name in ('last','best') if best else ('last',):
             folder = Path(cfg.out)/name
