@@ -53,7 +53,7 @@ def conv3d(
     return F.conv3d(x, w, b, stride, padding)
 
 # %% ../../nbs/network/00_kernels.ipynb #50b7fa69
-SLAB = 2**24 # bytes of a map that are worked on at a time in a run
+SLAB = 2**24 # bytes of a map in single precision that are worked on at a time in a run
 
 def slabs(
     shape:tuple,       # Of a map `(b,c,x,y,z)`
@@ -64,7 +64,7 @@ def slabs(
     b,c,n,*plane = shape
     rows = n
     if in_a_run(like):
-        of_a_slice = b*c*plane[0]*plane[1]*like.element_size()
+        of_a_slice = b*c*plane[0]*plane[1]*max(4, like.element_size()) # half precision becomes single on the way
         rows = max(1, (size or SLAB)//of_a_slice)
     return [(lo, min(lo+rows, n)) for lo in range(0, n, rows)]
 
@@ -97,8 +97,9 @@ def convolve_slabs(
     size:int=None,      # See `slabs`
 )->torch.Tensor:
     "A 3x3x3 convolution, a few slices at a time"
+    of_result = (size or SLAB)//stride**3 # what is read is so much larger
     waiting = None
-    for lo,hi in slabs(shape, like, size):
+    for lo,hi in slabs(shape, like, of_result):
         made = convolve(read(lo*stride-1, (hi-1)*stride+2))
         if into is None: into = _empty(made, shape)
         if waiting: into[:,:,waiting[0]:waiting[1]] = waiting[2]
