@@ -95,7 +95,8 @@ def kernels_of(model, *given):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this build of PyTorch has no oneDNN, and one convolution only')
-@pytest.mark.parametrize('preset, size, limit', [('nano', (32,32,64), 1e15), ('nano', (64,64,64), 1e15), ('nano', (64,96,64), 0), ('medals-s', (32,32,64), 0)])
+@pytest.mark.parametrize('preset, size, limit', [
+    ('nano', (32,32,64), 1e15), ('nano', (64,64,64), 1e15), ('nano', (64,96,64), 0), ('medals-s', (32,32,64), 0)])
 def test_no_convolution_takes_the_slow_kernel(preset, size, limit, monkeypatch):
     monkeypatch.setattr(medals.model, 'SLABS_FROM', limit)
     model = MedalS(preset).eval()

@@ -26,7 +26,7 @@ PROMPT_MAPS = 2    # as many more with prompts
 WIDE = 32          # channels from which convolutions take a working copy
 WIDE_MAPS = 1.5    # of that size
 SCALES = 1.3       # the same in slabs: the finest map, and the coarser ones that wait beside it
-SLABS = 12         # slabs that are alive at a time: what is read, convolved and written, and working copies; a slice may be larger than a slab
+SLABS = 12         # slabs that are alive at a time: what is read, convolved and written, and working copies
 
 def _voxels(shape): return np.prod(shape, dtype=float)
 
@@ -44,7 +44,7 @@ def maps_of(
     trunk = getattr(stage.model, 'trunk', None) # on another engine
     if seg.device.type=='cpu' and not trunk and large_window(channels, window):
         of_a_slice = finest/stage.frame.window[0]
-        return SCALES*finest+SLABS*max(SLAB, of_a_slice)
+        return SCALES*finest+SLABS*max(SLAB, of_a_slice) # at least a slice is worked on
     alive = MAPS
     if prompted: alive += PROMPT_MAPS
     if channels>=WIDE: alive += WIDE_MAPS
