@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import UserError, ints
-from .network.kernels import conv3d, convolve_slabs, in_a_run, slabs, with_halo
+from .network.kernels import conv3d, convolve_slabs, in_a_run, map_slabs, with_halo
 from .unet import ConvBlock, UNet, again, conv_parts
 
 # %% ../nbs/network/10_model.ipynb #e25dc64f
@@ -196,7 +196,7 @@ def add_prompts(
     few = c if few is None else few
     cheaper = _folded_kernel if m.shape[1]<=few else _summed_prompts
     for i in range(len(y)):
-        for lo,hi in slabs(y[i:i+1].shape, y):
+        for lo,hi in map_slabs(y[i:i+1].shape, y):
             whole = hi-lo==y.shape[2]
             masks = m[i:i+1] if whole else with_halo(m[i:i+1], lo-1, hi+1)
             weights,given = cheaper(kernel, vec[i], masks[0].to(y.dtype))
@@ -358,10 +358,14 @@ def in_slabs(self:MedalS, x)->bool: # `(b,1,x,y,z)`
 def _seen_in_slabs(self:MedalS, x, fg):
     "What `_seen` returns, in the memory of about one map"
     conv = self.fusion_conv.convs[0].conv
-    pooled,d = self.backbone.finest(self.image(x, fg))
+    image = self.image(x, fg)
+    pooled,d = self.backbone.finest(image)
+    mem = self.project(pooled)
+    keys = self.keys(mem, pooled[0].shape[2:])
     own = lambda lo,hi: with_halo(d, lo, hi)
-    y = convolve_slabs(own, lambda part: conv_parts(conv, part, padding=(0,1,1)), d.shape, d, d)
-    return y,Features([y], self.keys(self.project(pooled), pooled[0].shape[2:]))
+    first_half = lambda part: conv_parts(conv, part, padding=(0,1,1))
+    y = convolve_slabs(own, first_half, d.shape, d, d)
+    return y,Features([y], keys)
 
 # %% ../nbs/network/10_model.ipynb #06db4bde
 TOGETHER = 16 # Queries that are adapted at a time when masks are asked for; always as many, so that one does not change another's numbers

@@ -163,7 +163,7 @@ def run_stage(
     shape:tuple,            # Of the result `(b,c,x,y,z)`
     like:torch.Tensor,      # What says the type
     into:torch.Tensor=None, # Memory for the result; None: new
-    size:int=None,          # Bytes of a slab, see `slabs`
+    size:int=None,          # Bytes of a slab, see `map_slabs`
 )->torch.Tensor:
     "A stage in the memory of one map"
     first,*rest = stage.convs
@@ -195,7 +195,7 @@ def doubled(
 def finest(
     self:UNet,
     x:torch.Tensor,  # As for `forward`
-    size:int=None,   # Bytes of a slab, see `slabs`
+    size:int=None,   # Bytes of a slab, see `map_slabs`
 )->tuple:            # Maps of the encoder, averaged down to the deepest grid; the finest map of the decoder
     "What a run needs of the backbone, in the memory of about one of its finest maps"
     skips,pooled = [],[]

@@ -39,7 +39,7 @@ def in_slabs(model, rows, monkeypatch, *given):
     "The same in slabs of so many slices of the finest map"
     x = given[0]
     of_a_slice = len(x)*model.cfg.features[0]*x[0,0,0].numel()*max(4, x.element_size())
-    monkeypatch.setattr(kernels, 'SLAB', rows*of_a_slice)
+    monkeypatch.setattr(kernels, 'MAP_SLAB', rows*of_a_slice)
     monkeypatch.setattr(medals.model, 'SLABS_FROM', 0)
     with torch.inference_mode(): return [o.double() for o in model.mask_factors(*given)]
 
@@ -63,7 +63,7 @@ def test_both_ways_of_adding_prompts_work_in_slabs(few, monkeypatch):
     block,c = model.fusion_conv.convs[0],model.cfg.features[0]
     y,vec,m = torch.randn(2,c,9,8,8).double(),torch.randn(2,20,c).double(),torch.rand(2,20,9,8,8)<.3
     with torch.enable_grad(): wanted = medals.model.add_prompts(block, y.clone(), vec, m, few).detach()
-    monkeypatch.setattr(kernels, 'SLAB', 2*c*64*8)
+    monkeypatch.setattr(kernels, 'MAP_SLAB', 2*c*64*8)
     with torch.inference_mode(): assert torch.allclose(medals.model.add_prompts(block, y.clone(), vec, m, few), wanted, atol=1e-10)
 
 

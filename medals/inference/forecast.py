@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..model import large_window
-from ..network.kernels import SLAB
+from ..network.kernels import MAP_SLAB
 from .inputs import stage_view
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
 from .windows import Windows
@@ -44,7 +44,7 @@ def maps_of(
     trunk = getattr(stage.model, 'trunk', None) # on another engine
     if seg.device.type=='cpu' and not trunk and large_window(channels, window):
         of_a_slice = finest/stage.frame.window[0]
-        return SCALES*finest+SLABS*max(SLAB, of_a_slice) # at least a slice is worked on
+        return SCALES*finest+SLABS*max(MAP_SLAB, of_a_slice) # at least a slice is worked on
     alive = MAPS
     if prompted: alive += PROMPT_MAPS
     if channels>=WIDE: alive += WIDE_MAPS
