@@ -51,7 +51,7 @@ def conv3d(
     "A convolution that is fast on the CPU, too"
     single = x.dtype==w.dtype==torch.float32 and not torch.is_autocast_enabled(x.device.type)
     if single and in_a_run(x) and torch.backends.mkldnn.is_available(): return _by_onednn(x, w, b, stride, padding)
-    x,w = _with_channels(x, w)
+    if torch.is_grad_enabled(): x,w = _with_channels(x, w)
     return F.conv3d(x, w, b, stride, padding)
 
 # %% ../../nbs/network/00_kernels.ipynb #50b7fa69
