@@ -58,6 +58,7 @@ def maps_of(
     if channels>=WIDE: alive += WIDE_MAPS
     return alive*finest+engine
 
+# %% ../../nbs/inference/85_forecast.ipynb #3917bc5e
 def _always(request, stage, view, n, fine, prompted, refined):
     "Bytes that `n` sentences take whatever is done at a time"
     rules = request.rules
