@@ -2,6 +2,7 @@
 
     python bench/forward.py                      # on the CPU: sizes 64 and 96, 1 and 24 sentences, with and without prompts
     python bench/forward.py --sizes 64 --preset nano
+    python bench/forward.py --sizes 192 --sentences 1 --repeats 1 --ways "ours, plain;ours, in slabs"   # minutes a pass
     python bench/forward.py --device cuda --sizes 192x192x192,224x224x128 --sentences 15   # both published configurations
 
 Published: float32 on a CPU, fp16 on a GPU. The last column compares masks with those of the published way (Dice over all sentences).
@@ -20,14 +21,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import medals.model
 from medals.model import MedalS, positions
 from medals.network.backends import use_backend
+from medals.segment import INTERLEAVED_FROM
 
 WAYS = dict(
     cpu={
         'published': {},
-        'ours': {},
-        'ours, bf16': dict(dtype='bfloat16'),
+        'ours, plain': dict(slabs=False),
+        'ours, in slabs': dict(slabs=True),
+        'ours, in slabs, bf16': dict(slabs=True, dtype='bfloat16'),
         'openvino, float32': dict(backend='float32'),
         'openvino': dict(backend='auto')},
     cuda={
@@ -70,7 +74,9 @@ def prepared(way, device, preset):
     how = WAYS[device][way]
     torch.manual_seed(0)
     model = MedalS(preset).eval().to(device)
-    if how.get('channels_last'): model = model.to(memory_format=torch.channels_last_3d)
+    interleaved = 'slabs' in how and model.cfg.features[0]>=INTERLEAVED_FROM # as a segmenter places it on a CPU
+    if how.get('channels_last') or interleaved: model = model.to(memory_format=torch.channels_last_3d)
+    if 'slabs' in how: medals.model.SLABS_FROM = 0 if how['slabs'] else float('inf')
     if how.get('compile'): model.backbone.compile(mode=how['compile'])
     if how.get('backend'): use_backend(model, 'openvino', how['backend'])
     return model,how.get('dtype')
@@ -82,8 +88,8 @@ def factored(model, x, q, m):
     return torch.einsum('bnc,bcxyz->bnxyz', vec.float(), d.float())
 
 
-def once(way, device, size, n, prompted, preset, out):
-    "Seconds and peak memory of a pass, the best of three after one that warms up; the masks go into a file"
+def once(way, device, size, n, prompted, preset, repeats, out):
+    "Seconds and peak memory of a pass, the best of some after one that warms up; the masks go into a file"
     model,dtype = prepared(way, device, preset)
     gen = torch.Generator().manual_seed(0)
     x = torch.rand(1,1,*size, generator=gen)*64
@@ -94,14 +100,14 @@ def once(way, device, size, n, prompted, preset, out):
     times = []
     kind = getattr(torch, dtype or 'float32')
     with torch.inference_mode(), torch.autocast(device, kind, enabled=dtype is not None):
-        for _ in range(4):
+        for _ in range(repeats+(repeats>1)):
             start = time.perf_counter()
             y = run(model, x, q, m)
             if device=='cuda': torch.cuda.synchronize()
             times.append(time.perf_counter()-start)
     np.save(out, np.packbits((y>y.float().mean()).cpu().numpy()))
     gb = torch.cuda.max_memory_allocated()/2**30 if device=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
-    return dict(seconds=min(times[1:]), gb=gb)
+    return dict(seconds=min(times[-repeats:]), gb=gb)
 
 
 def measure(*args):
@@ -123,14 +129,21 @@ def sides(text):
     return size if len(size)==3 else size*3
 
 
-def main():
+def asked():
+    "The command line"
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--sizes', default='64,96')
     p.add_argument('--sentences', default='1,24')
     p.add_argument('--preset', default='medals-s')
     p.add_argument('--device', default='cpu', choices=list(WAYS))
+    p.add_argument('--repeats', type=int, default=3, help='passes after one that warms up; 1: a single cold one')
+    p.add_argument('--ways', help='only these, with semicolons between them')
     p.add_argument('--one', help=argparse.SUPPRESS)
-    a = p.parse_args()
+    return p.parse_args()
+
+
+def main():
+    a = asked()
     if a.one:
         print(json.dumps(once(*json.loads(a.one))))
         return
@@ -138,13 +151,14 @@ def main():
     print(f'{a.preset}, {a.device}, {where}, torch {torch.__version__}')
     print('| size | sentences | prompts | way | s | times as fast | GB | Dice |\n|---|---|---|---|---|---|---|---|')
     ways = [w for w,how in WAYS[a.device].items() if 'backend' not in how or find_spec('openvino')]
+    if a.ways: ways = a.ways.split(';')
     cases = [(sides(size), int(n), prompted) for size in a.sizes.split(',') for n in a.sentences.split(',') for prompted in (False, True)]
     with tempfile.TemporaryDirectory() as tmp:
         for size,n,prompted in cases:
             files = {way: str(Path(tmp)/f'{i}.npy') for i,way in enumerate(ways)}
             first = None
             for way in ways:
-                made = measure(way, a.device, size, n, prompted, a.preset, files[way])
+                made = measure(way, a.device, size, n, prompted, a.preset, a.repeats, files[way])
                 first = first or made
                 row = ['x'.join(map(str, size)), n, 'yes' if prompted else 'no', way]
                 if 'error' in made: row += [made['error'], '', '', '']

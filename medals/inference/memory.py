@@ -143,7 +143,7 @@ class Need:
     passes:int
 
 ANSWERS_ON_GPU = 2**31 # bytes of answers at a time, at most
-ANSWERS_ON_CPU = 2**28 # more is no faster there
+ANSWERS_ON_CPU = 2**26 # more is no faster there
 
 def _group_of(need, n, limit, cuda):
     "Classes answered at a time"

@@ -1,0 +1,106 @@
+"Runs on a CPU in slabs against the plain forward pass, and the kernels that convolve"
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import medals.model
+from medals.model import MedalS, ModelCfg
+from medals.network import kernels
+
+
+def small_network(seed, dtype=torch.float32):
+    "Random in its channels and its weights; norms scale and shift"
+    gen = torch.Generator().manual_seed(seed)
+    features = tuple(int(o) for o in torch.randint(3, 20, (6,), generator=gen))
+    torch.manual_seed(seed)
+    model = MedalS(ModelCfg(features=features, query=24, layers=1, heads=2, ffn=32, head=16, aux=False, grey=1/64, signed=True))
+    for module in model.modules():
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            torch.nn.init.uniform_(module.weight, .5, 2)
+            torch.nn.init.normal_(module.bias)
+    return model.eval().to(dtype)
+
+
+def shown(size, b, k, dtype, seed=0):
+    "Grey values, queries, and prompts of some of them"
+    gen = torch.Generator().manual_seed(seed)
+    x = torch.rand(b, 1, *size, generator=gen, dtype=dtype)*255
+    q = torch.randn(5, 24, generator=gen, dtype=dtype)
+    m = torch.rand(b, k, *size, generator=gen)<.2 if k else None
+    return x,q,m,list(range(5))[:k] if k else None
+
+
+def plain(model, *given):
+    "With gradients nothing works in slabs"
+    with torch.enable_grad(): return [o.detach().double() for o in model.mask_factors(*given)]
+
+
+def in_slabs(model, rows, monkeypatch, *given):
+    "The same in slabs of so many slices of the finest map"
+    x = given[0]
+    of_a_slice = len(x)*model.cfg.features[0]*x[0,0,0].numel()*max(4, x.element_size())
+    monkeypatch.setattr(kernels, 'MAP_SLAB', rows*of_a_slice)
+    monkeypatch.setattr(medals.model, 'SLABS_FROM', 0)
+    with torch.inference_mode(): return [o.double() for o in model.mask_factors(*given)]
+
+
+@pytest.mark.parametrize('rows', [1, 3, 7, 1000])
+@pytest.mark.parametrize('b, k', [(1,0), (2,2), (1,5)])
+def test_slabs_equal_the_plain_forward_pass(rows, b, k, monkeypatch):
+    for seed,size,dtype,interleaved in zip(range(2), ((64,32,32), (32,64,32)), (torch.float32, torch.float64), (True, False)):
+        model = small_network(seed+10*rows, dtype)
+        if interleaved: model = model.to(memory_format=torch.channels_last_3d)
+        given = shown(size, b, k, dtype, seed)
+        wanted = plain(model, *given)
+        got = in_slabs(model, rows, monkeypatch, *given)
+        limit = 1e-10 if dtype==torch.float64 else 1e-4
+        for a,o in zip(wanted, got): assert (a-o).abs().max()<limit*a.std(), (seed, (a-o).abs().max()/a.std())
+
+
+@pytest.mark.parametrize('few', [0, 100])
+def test_both_ways_of_adding_prompts_work_in_slabs(few, monkeypatch):
+    model = small_network(3, torch.float64)
+    block,c = model.fusion_conv.convs[0],model.cfg.features[0]
+    y,vec,m = torch.randn(2,c,9,8,8).double(),torch.randn(2,20,c).double(),torch.rand(2,20,9,8,8)<.3
+    with torch.enable_grad(): wanted = medals.model.add_prompts(block, y.clone(), vec, m, few).detach()
+    monkeypatch.setattr(kernels, 'MAP_SLAB', 2*c*64*8)
+    with torch.inference_mode(): assert torch.allclose(medals.model.add_prompts(block, y.clone(), vec, m, few), wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize('k', [0, 3])
+def test_slabs_in_half_precision_are_as_near_as_the_plain_way(k, monkeypatch):
+    model = small_network(1)
+    given = shown((64,32,32), 1, k, torch.float32)
+    exact = plain(model, *given)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = plain(model, *given)
+        got = in_slabs(model, 5, monkeypatch, *given)
+    for a,b,c in zip(exact, half, got): assert (a-c).square().mean()<=1.5*(a-b).square().mean()
+
+
+def test_a_window_is_plain_below_the_limit_and_in_training(monkeypatch):
+    model = small_network(0)
+    monkeypatch.setattr(model, '_seen_in_slabs', lambda *a: pytest.fail('in slabs'))
+    given = shown((32,32,64), 1, 0, torch.float32)
+    with torch.inference_mode(): model.mask_factors(*given)
+    monkeypatch.setattr(medals.model, 'SLABS_FROM', 0)
+    model.mask_factors(*given)
+    with torch.inference_mode(), pytest.raises(pytest.fail.Exception): model.mask_factors(*given)
+
+
+def kernels_of(model, *given):
+    "Names of what a forward pass is computed with"
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as seen: model.mask_factors(*given)
+    return {event.key for event in seen.key_averages()}
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this build of PyTorch has no oneDNN, and one convolution only')
+@pytest.mark.parametrize('preset, size, limit', [
+    ('nano', (32,32,64), 1e15), ('nano', (64,64,64), 1e15), ('nano', (64,96,64), 0), ('medals-s', (32,32,64), 0)])
+def test_no_convolution_takes_the_slow_kernel(preset, size, limit, monkeypatch):
+    monkeypatch.setattr(medals.model, 'SLABS_FROM', limit)
+    model = MedalS(preset).eval()
+    x,q = torch.rand(1,1,*size),torch.randn(2,model.cfg.query)
+    for m in (None, torch.rand(1,2,*size)<.1):
+        convolutions = {o for o in kernels_of(model, x, q, m) if 'conv' in o}
+        assert 'aten::mkldnn_convolution' in convolutions and 'aten::slow_conv3d' not in convolutions, convolutions
