@@ -181,6 +181,7 @@ def _believed(run, found, unknown, remarks):
         if not why or text not in unknown: means[text] = mean # not of a mask that is not believed
     return bits,scores,means
 
+# %% ../../nbs/inference/91_report.ipynb #f0e50618
 def result_of(
     seg,
     run:SegmentRun,

@@ -134,6 +134,7 @@ def _passes(model, backend, precision):
     try: return OpenVinoTrunk(model, precision)
     except UserError: return None
 
+# %% ../../nbs/network/45_backends.ipynb #5b26b62a
 def _timed(run, x, seconds):
     "Seconds of the first pass, which makes ready, and of the quickest of the following ones"
     took = []

@@ -26,7 +26,7 @@ from ..core import UserError, part_of, seed_of
 from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
-from ..data.sampler import FAR, Sampler, batches
+from ..data.sampler import AFAR, Sampler, batches
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import TrainState, fit, start_run
@@ -301,7 +301,7 @@ def build_run(
     if origin.match: on_first(write_json, Path(cfg.out)/'begin.json', asdict(origin.match))
     windows = cfg.windows=='structure' or (cfg.windows=='auto' and not prepared_from_hu(sampler.cases))
     modalities = {qs.modality for qs in sampler.sets.values()}
-    frame = frame_of(stores, sampler.patch, modalities, windows, FAR[1] if cfg.far else 0.)
+    frame = frame_of(stores, sampler.patch, modalities, windows, AFAR[1] if cfg.far else 0.)
     validate = run_validator(sampler, table, origin.enc, cfg)
     return run,batch_feed(sampler, cfg, device),validate,weight_saver(cfg, origin.enc, frame, sampler, validate, before)
 
