@@ -117,7 +117,7 @@ def load(
     cls:Segmenter,
     source='nano',   # Folder, hub id, name, or `random:PRESET`
     device='auto',   # auto, cpu, cuda, cuda:1, mps
-    backend='torch', # torch; openvino on a CPU; auto: what is fastest here, tried once and remembered
+    backend='auto',  # torch; openvino on a CPU; auto: what is fastest here, tried once and remembered
     **kwargs         # `precision`, `compile`, `split`: see `Segmenter`
 ):
     "Networks, frames and text encoder from one source"

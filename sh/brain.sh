@@ -8,7 +8,7 @@
 # NECKS:  if set, CTs of head and neck in the challenge's layout (as `sh/organs.sh headneck` takes them), of which what lies below the brainstem is shown
 # OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
 #
-# MINUTES (default 180) is the time to train, from the weights `brain` that medals has (see brain/README.md) or those in $BEGIN, on voxels of MM (default 2,2,2) with the
+# MINUTES (default 180) is the time to train, from the weights `brain` that medals has (see brain/README.md) or those in $BEGIN, on voxels of MM (default 1.5,1.5,1.5) with the
 # peak learning rate LR (default .002); more flags for `medals train` stand in MORE.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/brain
@@ -25,14 +25,14 @@ for name in Dataset010_heads Dataset012_bodies Dataset014_ctbodies Dataset016_ne
   stores+=("$store")
   [ -f "$store/manifest.jsonl" ] && continue
   medals index "$out/raw/$name" -o "$out/$name.jsonl"
-  medals prepare "$out/$name.jsonl" -o "$store" --preset nano --spacing "${MM:-2,2,2}" --patch 64,64,64
+  medals prepare "$out/$name.jsonl" -o "$store" --preset nano --spacing "${MM:-1.5,1.5,1.5}" --patch 64,64,64
 done
 
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-brain}" --text small --datasets "$here/tissues.toml" \
-  --patch 64,64,64 --queries 48 --least 12 --blank 48 --empty .01 --lr "${LR:-.002}" \
+  --patch 64,64,64 --queries 20 --least 5 --blank 20 --empty .01 --forced .5 --far .15 --paint clear --lr "${LR:-.002}" \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

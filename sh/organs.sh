@@ -6,6 +6,7 @@
 #
 # DATA: a folder with 3D_train_npz_all/MR/MR_hippocampus or 3D_train_npz_all/CT/CT_headneck
 # OUT:  a folder; what is there already is not made again, and a training that was stopped goes on
+# BODIES: if set, CTs of other parts of the body, NAME_img.nii.gz, with organs NAME_lab.nii.gz and their names in labels.json, in which `headneck` learns to say no
 #
 # MINUTES (default 90) is the time to train, from the weights `brain` or those in $BEGIN, with the peak learning rate LR (default .002); a fifth of the
 # patients is kept for validation. More flags for `medals train` stand in MORE. `python sh/bundle.py NAME OUT/run` then puts the weights into the package.
@@ -21,11 +22,22 @@ mkdir -p "$out"
 
 [ -f "$out/cases.jsonl" ] || medals index "$data" --prompts "$here/organs/$name.json" -o "$out/cases.jsonl"
 [ -f "$out/store/manifest.jsonl" ] || medals prepare "$out/cases.jsonl" -o "$out/store" --preset nano --spacing "$spacing" --patch "$patch" --frame LPS
+stores=("$out/store")
+
+more=()
+if [ -n "${BODIES:-}" ]; then
+  elsewhere=$out/elsewhere
+  [ -d "$elsewhere" ] || python "$here/organs/elsewhere.py" "$BODIES" "$here/organs/$name.json" "$elsewhere"
+  [ -f "$elsewhere.jsonl" ] || medals index "$elsewhere" --prompts "$elsewhere/prompts.json" -o "$elsewhere.jsonl"
+  [ -f "$out/bodies/manifest.jsonl" ] || medals prepare "$elsewhere.jsonl" -o "$out/bodies" --preset nano --spacing "$spacing" --patch "$patch" --frame LPS
+  stores+=("$out/bodies")
+  more=(--datasets "$here/organs/$name.toml" --least 2 --blank 8 --empty .01 --far .15)
+fi
 
 resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
-medals train "$out/store" -o "$out/run" "${resume[@]}" \
+medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-brain}" --text small --patch "$patch" --queries "$queries" --windows "$windows" --batch "$batch" --lr "${LR:-.002}" \
   --minutes "${MINUTES:-90}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-0}" --holdout .2 \
-  --val-every 500 --val-cases 12 --val-last 0 --save-every 200 --seed 0 ${MORE:-}
+  --val-every 500 --val-cases 12 --val-last 0 --save-every 200 --seed 0 "${more[@]}" ${MORE:-}
 echo "the weights are in $out/run/best; try: medals segment scan.nii.gz ... --weights $out/run/best"

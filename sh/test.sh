@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MEDALS_HOME="${MEDALS_HOME:-$(mktemp -d)}" HF_HUB_OFFLINE=1
+export MEDALS_BACKEND=torch # the same numbers on every machine; tests of the choice set it themselves
 
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
 state() { git ls-files -co --exclude-standard -- medals nbs | sort | xargs sha256sum; }

@@ -2,6 +2,7 @@
 import os
 
 os.environ.setdefault('MEDALS_SESSIONS', 'off')  # nothing of a test is offered to who works here
+os.environ.setdefault('MEDALS_BACKEND', 'torch') # the same numbers on every machine
 
 from hypothesis import settings  # noqa: E402
 

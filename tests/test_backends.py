@@ -1,4 +1,5 @@
 "Another engine for the costly part: the same answers, said in the manifest"
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -56,19 +57,34 @@ def test_threads_do_not_mix_answers_and_torch_comes_back():
 def test_the_fastest_engine_is_tried_once_and_remembered(tmp_path, monkeypatch):
     "A damaged note of it costs another trial and nothing else; the manifest says what ran, and the masks are those of float32"
     monkeypatch.setenv('MEDALS_HOME', str(tmp_path))
+    monkeypatch.setenv('MEDALS_BACKEND', 'auto')
     tried = []
     def trial(model, window, engines, **how):
         tried.append(engines)
         return {('torch','float32'): 1., ('torch','bf16'): 2., ('openvino','auto'): .5}
     monkeypatch.setattr(backends, 'trial', trial)
     scan,_ = unseen_view(*template())
-    for _ in range(2): segmenter = Segmenter.load('nano', 'cpu', backend='auto')
+    for _ in range(2): segmenter = Segmenter.load('nano', 'cpu') # by trial is the default
     assert len(tried)==1 and segmenter.backend.startswith('openvino')
     (tmp_path/'engines.json').write_text('{"half')
     again = Segmenter.load('nano', 'cpu', backend='auto')
     assert len(tried)==2 and again.backend==segmenter.backend
     res = again(scan, 'white matter')
-    plain = Segmenter.load('nano', 'cpu')(scan, 'white matter')
+    plain = Segmenter.load('nano', 'cpu', backend='torch')(scan, 'white matter')
     assert res.manifest['backend'].startswith('openvino') and dice(res.masks['white matter'], plain.masks['white matter'])>.99
     Segmenter.load('nano', 'cpu', backend='auto', precision='float32')
     assert tried[-1]==[('torch','float32')]
+    monkeypatch.setenv('MEDALS_BACKEND', 'torch')
+    assert Segmenter.load('nano', 'cpu').backend=='torch' and len(tried)==3 # chosen by who runs it
+
+
+def test_nothing_is_tried_where_there_is_one_engine(tmp_path, monkeypatch):
+    "A processor without bfloat16 and no OpenVINO: PyTorch in float32 at once, and no file of what was found"
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path))
+    monkeypatch.setenv('MEDALS_BACKEND', 'auto')
+    monkeypatch.setattr(backends, 'multiplies_bfloat16', lambda: False)
+    monkeypatch.setattr(backends.OpenVinoTrunk, '__init__', lambda *args: backends._openvino())
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    monkeypatch.setattr(backends.Trunk, 'forward', None) # nothing can run
+    segmenter = Segmenter.load('nano', 'cpu')
+    assert (segmenter.backend,segmenter.amp)==('torch', None) and not (tmp_path/'engines.json').exists()

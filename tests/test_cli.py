@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line_and_exit_2(args, says, tmp_path):
 def test_segment_writes_masks_on_the_scan(tmp_path):
     vol,_,_ = phantom()
     write_volume(tmp_path/'head.nii.gz', vol.reorient('PIL'))
-    p = medals('segment', tmp_path/'head.nii.gz', 'left cerebral hemisphere', 'white matter', '-o', tmp_path/'out')
+    p = medals('segment', tmp_path/'head.nii.gz', 'left cerebral hemisphere', 'white matter', '--weights', 'nano', '-o', tmp_path/'out')
     assert p.returncode==0, p.stderr
     lbl,names = read_labels(tmp_path/'out'/'left_cerebral_hemisphere.nii.gz')
     scan = nib.load(tmp_path/'head.nii.gz')
@@ -119,7 +119,7 @@ def test_one_series_of_several_is_segmented_into_a_dicom_segmentation(tmp_path, 
     write_series(tmp_path/'scan', vol.like(vol.data//2), 'CT', '1.2.826.0.8', name='b{k:04}.dcm')
     assert main(['segment', 'scan', 'white matter'])==2 and 'scan#1.2.826.0.7' in capsys.readouterr().err
     assert main(['segment', 'scan#1.2.826.0.9', 'white matter'])==2 and 'has no series 1.2.826.0.9' in capsys.readouterr().err
-    assert main(['segment', 'scan#1.2.826.0.7', 'left cerebral hemisphere', '-o', 'seg.dcm'])==0
+    assert main(['segment', 'scan#1.2.826.0.7', 'left cerebral hemisphere', '--weights', 'nano', '-o', 'seg.dcm'])==0
     mask = read_seg('seg.dcm', read_volume('scan#1.2.826.0.7'))['left cerebral hemisphere']
     mm = vol.affine@np.append(np.argwhere(mask).mean(0), 1)
     assert mask.any() and mm[0]<-10, 'the left half lies on the left'

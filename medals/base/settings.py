@@ -66,8 +66,8 @@ class WeightsCfg:
     "Which network, and where it runs"
     weights:str='nano'     # Folder, hub id, a name that `medals info` lists, or random:medals-s and random:nano for trials
     device:str='auto'      # auto, cpu, cuda, cuda:1 or mps
-    precision:str='auto'   # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
-    backend:str='torch'    # What runs the network: torch; openvino on a CPU; auto: the fastest here, tried once and remembered
+    precision:str='auto'   # Inside the network: float32, bf16, fp16; auto: bf16 on a GPU, on a CPU that of the backend
+    backend:str='auto'     # What runs the network: torch; openvino on a CPU; auto: the fastest here, tried once and remembered
 
 @dataclass(frozen=True, kw_only=True)
 class AskCfg(InferenceCfg, WeightsCfg):

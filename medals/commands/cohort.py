@@ -194,7 +194,7 @@ def segmenter_of(
     weights:str,       # Folder, hub id, name, or the address of a server
     device='auto',
     precision='auto',
-    backend='torch',
+    backend='auto',
 ):                     # `Segmenter`, or one that runs on a server
     "A segmenter by the name of its weights, or of where it runs"
     if not is_address(weights): return Segmenter.load(weights, device, precision=precision, backend=backend)

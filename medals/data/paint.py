@@ -93,7 +93,15 @@ class PaintCfg:
     plain:float=.6          # Share of images in which hidden spots look like what surrounds them
     air:float=.15           # Share of images in which air is not black
 
-PAINTS = dict(default=PaintCfg(), known=PaintCfg(known=.85), t1=PaintCfg(known=1., contrasts=('t1',), air=0.), none=None)
+PAINTS = dict(
+    default=PaintCfg(),
+    known=PaintCfg(known=.85),
+    # Mostly images in which the cortex can be seen, half of them T1: for a training of hours, which hard images teach only where things lie
+    clear=PaintCfg(
+        known=.9, contrasts=('t1','t1','t1','t2','flair','pd'), scatter=.05, apart=.03, spread=(.01,.05), soft=(.3,.7), thick=.25,
+        slices=(1.5,5.), bias=.3, noise=.03, gamma=.25, ghost=.05, strip=.35, deface=.1, cut=.15, plain=.8),
+    t1=PaintCfg(known=1., contrasts=('t1',), air=0.),
+    none=None)
 
 # %% ../../nbs/data/75_paint.ipynb #2c37e4b2
 def strip(

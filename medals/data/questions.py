@@ -33,6 +33,7 @@ class DataCfg:
     blank:int=4             # Absent classes asked for where nothing is present, at most; 0: as many as fit (published)
     strangers:float=.5      # Where there are too few absent classes: share of samples that ask for structures of another body region
     nameless:float=.125     # Of the sentences whose class a prompt shows: share that only say "the marked structure"
+    far:float=0.            # Share of the windows on voxels up to four times as large, as a first look over a large scan sees them
     fit:float=0.            # Share of the forced windows that are zoomed until the class fills a quarter to three quarters of them
     published:bool=False    # Place windows and mirror as the published code does?
     aug:str='default'       # Augmentation, of `augment.AUGS`: default, published, none; or an `AugCfg`

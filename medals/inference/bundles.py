@@ -27,6 +27,7 @@ class Bundle:
     licence:str    # Of what they were trained on
     folder:Path
     classes:tuple  # Of `TrainedClass`
+    rank:int=1     # Of several that know the same, the highest is taken
 
     @property
     def megabytes(self):
@@ -55,7 +56,7 @@ def bundles()->tuple:
     found = []
     for name,row in read_table('bundles.toml').items():
         classes = tuple(classes_of(name) or ())
-        found.append(Bundle(name, row['about'], row['licence'], fetch(name), classes))
+        found.append(Bundle(name, row['about'], row['licence'], fetch(name), classes, row.get('rank', 1)))
     return tuple(found)
 
 # %% ../../nbs/inference/07_bundles.ipynb #ef7e6041
@@ -69,8 +70,8 @@ class Choice:
 def _most(some, texts, modality):
     "The bundle that knows most of the sentences, and which they are"
     known = {bundle.name: [text for text in texts if bundle.knows(text, modality)] for bundle in some}
-    best = max(known, key=lambda name: len(known[name])) # the first of several
-    return best,known[best]
+    best = max(some, key=lambda bundle: (len(known[bundle.name]), bundle.rank)) # the first of several
+    return best.name,known[best.name]
 
 def choose_bundle(
     texts:list,         # Sentences

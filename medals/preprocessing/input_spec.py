@@ -33,6 +33,7 @@ class InputSpec:
     iterations:int=0              # How often objects are refined from their own prediction
     joint:tuple=()                # Sentences of the training that name several structures at once: these may be asked
     largest:float=0.              # Longest edge of the scans of the training, mm; 0: not known
+    far:float=0.                  # So many times as large as `spacing` were voxels of the training at most; 0: not known
 
     def __post_init__(self):
         for name in ('spacing','window','joint','modalities'): # lists, where they come from a file

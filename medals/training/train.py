@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SENTENCES_KEPT', 'TrainCfg', 'data_cfg', 'split', 'batch_feed', 'embed', 'prepared_from_hu', 'joint_sentences',
-           'longest_edge', 'frame_of', 'trained_classes', 'weight_saver', 'run_validator', 'build_run', 'fit_all',
-           'train']
+           'longest_edge', 'frame_of', 'class_volumes', 'trained_classes', 'weight_saver', 'run_validator', 'build_run',
+           'fit_all', 'train']
 
 # %% ../../nbs/training/80_train.ipynb #169efc2e
 import json
@@ -26,7 +26,7 @@ from ..core import UserError, part_of, seed_of
 from ..base.files import read_json, write_json
 from ..data.batch import to_batch
 from ..data.questions import DATA_PRESETS, DataCfg
-from ..data.sampler import Sampler, batches
+from ..data.sampler import AFAR, Sampler, batches
 from .distributed import process_group, on_first, rank, world_size
 from .config import LoopCfg
 from .loop import TrainState, fit, start_run
@@ -161,6 +161,7 @@ def frame_of(
     patch:tuple,    # Voxels
     modalities:set,
     windows:bool,   # A grey window for each structure of a CT?
+    far:float=0.,   # Times as large as the spacing were the voxels of some samples, at most
 )->dict:            # None if the stores do not say
     "What the weights will expect to see"
     recipes = [read_json(Path(store)/'store.json').get('recipe') for store in stores]
@@ -177,14 +178,35 @@ def frame_of(
         modality=names[0] if len(names)==1 else None,
         modalities=names,
         joint=joint_sentences(stores),
-        largest=longest_edge(stores))
+        largest=longest_edge(stores),
+        far=far)
 
 # %% ../../nbs/training/80_train.ipynb #19d68ec9
 SENTENCES_KEPT = 24 # Of a class, in the list beside the weights: any of them is known word by word
 
+def class_volumes(
+    sampler:Sampler,
+    frame:dict,      # From `frame_of`; None: not known
+)->dict:             # `{class: (smallest, largest)}`, ml, of nine in ten cases that have it
+    "How large the classes of a training are"
+    found = {}
+    if not frame or frame['fill']: return found # voxels of any size
+    voxel = prod(frame['spacing'])/1000 # ml
+    for dataset,rows in sampler.groups.items():
+        qs = sampler.sets[dataset]
+        for row in rows:
+            for i in row['here']:
+                values = qs.values[i]
+                if values is None: continue # everything that has a label
+                voxels = sum(row['counts'].get(str(value), 0) for value in values)
+                found.setdefault(qs.names[i], []).append(voxels*voxel)
+    ends = {name: np.quantile(some, (.05,.95)) for name,some in found.items()}
+    return {name: tuple(float(f'{o:.3g}') for o in pair) for name,pair in ends.items()}
+
 def trained_classes(
     sampler:Sampler,
     scores=(),       # Rows of a validation, from `by_class`
+    volumes=None,    # From `class_volumes`; None: not known
 )->list:             # Of `TrainedClass`
     "What a run teaches: every class of which some case has a voxel, with its score"
     measured = {}
@@ -207,7 +229,7 @@ def trained_classes(
         spread = round(float(np.mean(spreads)), 3) if spreads else None
         sentences = tuple(dict.fromkeys(texts[name]))[:SENTENCES_KEPT]
         found.append(TrainedClass(name=name, modalities=tuple(dict.fromkeys(kinds)), sentences=sentences,
-                                  dsc=None if dsc is None else round(dsc, 3), spread=spread, cases=cases))
+                                  dsc=None if dsc is None else round(dsc, 3), spread=spread, cases=cases, ml=(volumes or {}).get(name, ())))
     return found
 
 # %% ../../nbs/training/80_train.ipynb #a9a4aedd
@@ -220,6 +242,7 @@ def weight_saver(
     before=(),            # `TrainedClass` of what the weights knew before, and are to remember
 ):                 # (network, run, best?) -> None
     "Writes the weights that are kept"
+    volumes = class_volumes(sampler, frame) if sampler else {}
     def keep(net, run, best):
         for name in ('last','best') if best else ('last',):
             folder = Path(cfg.out)/name
@@ -230,7 +253,7 @@ def weight_saver(
             if frame: facts['frame'] = frame
             save_model(merge_adapters(net), folder, keep=('text',), **facts, step=run.step, val_dsc=run.best)
             if not lists: continue
-            taught = trained_classes(sampler, validator.rows if validator else ())
+            taught = trained_classes(sampler, validator.rows if validator else (), volumes)
             names = {c.name for c in taught}
             write_classes(folder, [*taught, *(c for c in before if c.name not in names)])
     return keep
@@ -278,7 +301,7 @@ def build_run(
     if origin.match: on_first(write_json, Path(cfg.out)/'begin.json', asdict(origin.match))
     windows = cfg.windows=='structure' or (cfg.windows=='auto' and not prepared_from_hu(sampler.cases))
     modalities = {qs.modality for qs in sampler.sets.values()}
-    frame = frame_of(stores, sampler.patch, modalities, windows)
+    frame = frame_of(stores, sampler.patch, modalities, windows, AFAR[1] if cfg.far else 0.)
     validate = run_validator(sampler, table, origin.enc, cfg)
     return run,batch_feed(sampler, cfg, device),validate,weight_saver(cfg, origin.enc, frame, sampler, validate, before)
 
