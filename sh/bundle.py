@@ -1,9 +1,9 @@
 """Put weights that a training made into the package: half precision, scores of held-out cases, log and card.
 
-    python sh/bundle.py NAME RUN [SCORES.csv]
+    python sh/bundle.py NAME RUN [SCORES.csv [SURE.csv]]
 
 RUN is a folder of `medals train`; the weights in `best` are taken, or those in `last` if no validation was made. SCORES is a table with the columns class,
-dsc, spread and cases, where the scores do not come from the run. What stands in bundles.toml (licence, command, data, limits) goes into the card; a class
+dsc, spread and cases, where the scores do not come from the run (- if they do), SURE one with class and sure, from sh/sure.py. What stands in bundles.toml (licence, command, data, limits) goes into the card; a class
 whose mean DSC is below `least` there is not offered, and nothing is offered in kinds of scans that are not among its `scans`.
 """
 import csv
@@ -41,6 +41,11 @@ def scores_in(file):
     return {row['class']: (float(row['dsc']), float(row['spread']) if row['spread'] else None, int(row['cases'])) for row in rows}
 
 
+def usual_in(file):
+    "`{class: how sure the network was of nineteen in twenty that were there}` from a table"
+    with open(file, newline='') as f: return {row['class']: float(row['sure']) for row in csv.DictReader(f)}
+
+
 def shipped_encoder(folder):
     "The name of the encoder in a folder, if it comes with medals; it need not be packed twice then"
     mine = read_json(folder/'text.json')['sha256']
@@ -62,12 +67,13 @@ def card(name, facts, classes, left_out, cfg):
     return '\n'.join(lines)+'\n'
 
 
-def main(name, run, scores=None):
+def main(name, run, scores='-', sure=None):
     rows = read_table('bundles.toml')
     if name not in rows: raise UserError(f"bundles.toml has no row {name}; add about, licence, command, limits and measured first")
     facts,run = rows[name],Path(run)
     source = next(folder for folder in (run/'best', run/'last', run) if (folder/'cfg.json').exists())
-    measured = scores_in(scores) if scores else scores_of(run)
+    measured = scores_in(scores) if scores!='-' else scores_of(run)
+    usual = usual_in(sure) if sure else {}
     offered,left_out = [],[]
     for c in read_classes(source):
         if c.name in facts.get('omit', ()): continue # was there so that it is not taken for something else
@@ -77,7 +83,8 @@ def main(name, run, scores=None):
         else:
             rounded = None if dsc is None else round(float(dsc), 3)
             spread = None if spread is None else round(float(spread), 3)
-            offered.append(replace(c, modalities=scans, dsc=rounded, spread=spread, cases=cases, licence=facts.get('terms', '')))
+            offered.append(replace(c, modalities=scans, dsc=rounded, spread=spread, cases=cases, sure=usual.get(c.name, 0.),
+                                   licence=facts.get('terms', '')))
     cfg = read_cfg(source)
     keep = {key: value for key,value in cfg.items() if key not in ('model','medals','sha256')}
     with atomic(ASSETS/name) as tmp:

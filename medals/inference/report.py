@@ -19,7 +19,7 @@ from ..masks.postprocess import keep_pieces
 from .plausible import edge_support, limits_table
 from .inputs import apply_marks
 from .sliding import MaskAccumulator
-from .result import Segmentation, presence_of
+from .result import Segmentation, calibrated, presence_of
 from .pipeline import SegmentRun
 from .request import Request
 
@@ -164,6 +164,14 @@ def _remarks_before(run, unknown):
         if asked!=text and text not in unknown: _add_remark(remarks, text, f'asked as {asked!r}')
     return remarks
 
+def _presence(run, found, i, ml):
+    "How sure the network is that something is there, 0..1, by what was usual for the class where that is known"
+    request = run.request
+    sure = presence_of(found.hist[i], _voxel_ml(run, i), ml)
+    known = run.seg.repertoire
+    is_calibrated = known and request.rules.absent and not request.instance
+    return calibrated(sure, known.usual(request.texts[i], request.kind(i))) if is_calibrated else sure
+
 def _believed(run, found, unknown, remarks):
     "Masks, presence and mean scores by sentence; why a mask is not believed is added to the remarks"
     mm3 = np.prod(run.request.vol.spacing)
@@ -173,7 +181,7 @@ def _believed(run, found, unknown, remarks):
     for i,text in enumerate(run.request.texts):
         voxels = found.voxels[i]
         ml = voxels*mm3/1000
-        presence = presence_of(found.hist[i], _voxel_ml(run, i), ml)
+        presence = _presence(run, found, i, ml)
         mean = float(found.total[i]/voxels) if voxels else 0.
         bits[text],why = _reported(run, found, i, presence, unknown.get(text))
         scores[text] = 0. if why else presence

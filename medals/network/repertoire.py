@@ -30,6 +30,7 @@ class TrainedClass:
     spread:float=None    # Its standard deviation; None: fewer than two cases
     cases:int=0          # Held-out cases that have it
     licence:str=''       # Of the scans or labels it was learned from
+    sure:float=0.        # How sure the network was of nineteen in twenty held-out cases that have it, at least; 0: not measured
     ml:tuple=()          # Its volume in the training, ml: the smallest and the largest of nine in ten cases; empty: not known
 
     def __post_init__(self):
@@ -180,6 +181,16 @@ def volume_of(
     sizes = [c.ml for c in self.classes if c.name in names]
     if not (sizes and all(sizes)): return ()
     return tuple(float(sum(ends)) for ends in zip(*sizes))
+
+@patch
+def usual(
+    self:Repertoire,
+    text:str,          # A sentence
+    modality:str=None, # If it is known
+)->float:              # 0..1; 0: not known
+    "How sure the network was where the structure of a sentence was there"
+    names = self.named_by(text, modality) or ()
+    return min((c.sure for c in self.classes if c.name in names), default=0.)
 
 # %% ../../nbs/network/35_repertoire.ipynb #ad896265
 CLOSE_FROM = .9 # Cosine to a trained sentence of the same class from which a sentence is asked as it is
