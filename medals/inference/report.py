@@ -19,7 +19,8 @@ from ..masks.postprocess import keep_pieces
 from .plausible import edge_support, limits_table
 from .inputs import apply_marks
 from .sliding import MaskAccumulator
-from .result import Segmentation, calibrated, presence_of
+from .presence import calibrated, presence_of
+from .result import Segmentation
 from .pipeline import SegmentRun
 from .request import Request
 
