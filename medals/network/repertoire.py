@@ -36,6 +36,15 @@ class TrainedClass:
     def __post_init__(self):
         for field in ('modalities','sentences','ml'): # lists, where they come from a file
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        sizes = self.ml
+        if sizes and not (len(sizes)==2 and all(map(_is_number, sizes)) and 0<=sizes[0]<=sizes[1]):
+            raise ValueError(f"ml of {self.name!r} is {list(sizes)}: not two volumes, the smaller first")
+        if not (_is_number(self.sure) and 0<=self.sure<=1):
+            raise ValueError(f"sure of {self.name!r} is {self.sure!r}: not a number from 0 to 1")
+
+def _is_number(o):
+    "A number, as JSON writes it?"
+    return isinstance(o, (int,float)) and not isinstance(o, bool)
 
 def write_classes(
     folder,       # Of weights
@@ -54,7 +63,8 @@ def read_classes(
     said = read_json(file)
     rows = said.get('classes') if isinstance(said, dict) else None
     try: return [TrainedClass(**row) for row in rows]
-    except TypeError as e: raise UserError(f"{file} is not a list of classes as training writes it ({e}); copy the weights again") from e
+    except (TypeError, ValueError) as e:
+        raise UserError(f"{file} is not a list of classes as training writes it ({e}); copy the weights again") from e
 
 # %% ../../nbs/network/35_repertoire.ipynb #0a32cfc7
 SIMILAR_FROM = .6 # Cosine from which a sentence that the vocabulary does not understand means a trained one
