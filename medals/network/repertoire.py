@@ -36,15 +36,19 @@ class TrainedClass:
     def __post_init__(self):
         for field in ('modalities','sentences','ml'): # lists, where they come from a file
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        sizes = self.ml
-        if sizes and not (len(sizes)==2 and all(map(_is_number, sizes)) and 0<=sizes[0]<=sizes[1]):
-            raise ValueError(f"ml of {self.name!r} is {list(sizes)}: not two volumes, the smaller first")
-        if not (_is_number(self.sure) and 0<=self.sure<=1):
-            raise ValueError(f"sure of {self.name!r} is {self.sure!r}: not a number from 0 to 1")
+        _check_measured(self.name, self.sure, self.ml)
 
 def _is_number(o):
     "A number, as JSON writes it?"
     return isinstance(o, (int,float)) and not isinstance(o, bool)
+
+def _check_measured(name, sure, ml):
+    "Refuse what cannot have been measured of a class"
+    is_share = _is_number(sure) and 0<=sure<=1
+    if not is_share: raise ValueError(f"sure of {name!r} is {sure!r}: not a number from 0 to 1")
+    if not ml: return
+    are_two = len(ml)==2 and all(map(_is_number, ml))
+    if not (are_two and 0<=ml[0]<=ml[1]): raise ValueError(f"ml of {name!r} is {list(ml)}: not two volumes, the smaller first")
 
 def write_classes(
     folder,       # Of weights
