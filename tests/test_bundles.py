@@ -129,6 +129,22 @@ def test_a_large_scan_takes_few_passes_and_gives_the_same_mask(at, monkeypatch):
     assert quick.manifest['passes']<=84<whole.manifest['passes'] and quick.manifest['passes']<=promised
 
 
+@pytest.mark.parametrize('axis', range(3))
+def test_what_leads_out_of_the_part_that_was_seen_from_afar_is_followed(axis, monkeypatch):
+    "A thread that is too thin to be seen from afar, from one end of the scan to the other"
+    frame = InputSpec(spacing=(8.,8.,8.), window=(32,32,32), modality='mri', phases=2)
+    seg = Segmenter(NetworkStage(Bright(), frame), RandomQueries(8), device='cpu')
+    scan = bright_scan((40,40,70), 13)
+    along = [40,40,70]
+    along[axis] = slice(None)
+    scan.data[tuple(along)] = 250
+    quick = seg(scan, 'cord')
+    monkeypatch.setattr(pipeline.SegmentRun, 'is_large', lambda *args: False)
+    whole = seg(scan, 'cord')
+    assert whole.masks['cord'][tuple(along)].all() and np.array_equal(quick.masks['cord'], whole.masks['cord'])
+    assert quick.manifest['passes']<whole.manifest['passes']/5
+
+
 def test_nothing_in_a_large_scan_is_one_quick_look_and_marks_need_none():
     class Nothing(torch.nn.Module):
         def forward(self, x, q, m=None): return torch.full((len(x), len(q), *x.shape[2:]), -20.)
