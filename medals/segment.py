@@ -61,13 +61,13 @@ class Segmenter:
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
         self.precision = precision
-        self.amp = self._half()
+        self.amp = self._half(precision)
         for stage in self.stages: self._place(stage.model, compile)
         self.backend = 'torch'
 
-    def _half(self):
+    def _half(self, precision):
         "Half precision on this device, None for float32"
-        dtype = number_type(self.precision, self.device)
+        dtype = number_type(precision, self.device)
         return dtype if dtype.itemsize<=2 else None
 
     def _place(self, model, compile):
@@ -106,10 +106,11 @@ def use(
     backend='torch', # torch; openvino, which is faster on a CPU and takes the extra of this name; auto: the fastest here
 )->Segmenter:        # Itself
     "Let another engine run the costly part of the networks; errors say what it cannot run"
-    if backend=='auto': backend,self.precision = self._fastest()
-    trunks = [use_backend(stage.model, backend, self.precision, self.device) for stage in self.stages]
+    precision = self.precision # what was asked for stays, so that another engine may follow
+    if backend=='auto': backend,precision = self._fastest()
+    trunks = [use_backend(stage.model, backend, precision, self.device) for stage in self.stages]
     self.backend = repr(trunks[0]) if trunks[0] else 'torch'
-    self.amp = None if trunks[0] else self._half() # the trunk has a precision of its own, the rest is small
+    self.amp = None if trunks[0] else self._half(precision) # the trunk has a precision of its own, the rest is small
     return self
 
 @patch(cls_method=True)

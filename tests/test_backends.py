@@ -88,3 +88,25 @@ def test_nothing_is_tried_where_there_is_one_engine(tmp_path, monkeypatch):
     monkeypatch.setattr(backends.Trunk, 'forward', None) # nothing can run
     segmenter = Segmenter.load('nano', 'cpu')
     assert (segmenter.backend,segmenter.amp)==('torch', None) and not (tmp_path/'engines.json').exists()
+
+
+def test_what_cannot_run_is_no_choice_and_a_choice_can_be_changed(tmp_path, monkeypatch):
+    "bf16 that the processor lacks is run by PyTorch; a broken OpenVINO is left out with a warning; a wrong MEDALS_BACKEND is named"
+    monkeypatch.setenv('MEDALS_HOME', str(tmp_path))
+    monkeypatch.setenv('MEDALS_BACKEND', '') # as if it were not set
+    monkeypatch.setattr(backends, 'multiplies_bfloat16', lambda: False)
+    assert Segmenter.load('nano', 'cpu', precision='bf16').amp==torch.bfloat16
+    def broken(*args): raise RuntimeError('no such plugin')
+    monkeypatch.setattr(backends, 'PREPARED_FROM', 0)
+    for part in ('_compiled', '__init__'):
+        monkeypatch.setattr(backends.OpenVinoTrunk, part, broken)
+        with pytest.warns(UserWarning, match='OpenVINO does not work here.*no such plugin'): segmenter = Segmenter.load('nano', 'cpu')
+        assert segmenter.backend=='torch'
+        (tmp_path/'engines.json').unlink(missing_ok=True)
+    monkeypatch.setattr(backends, 'fastest', None)
+    monkeypatch.setattr('medals.segment.fastest', lambda *args: ('torch', 'bf16'))
+    segmenter = Segmenter.load('nano', 'cpu')
+    assert segmenter.amp==torch.bfloat16 and segmenter.use('torch').amp is None # what was asked for was auto
+    monkeypatch.undo()
+    monkeypatch.setenv('MEDALS_BACKEND', 'TORCH')
+    with pytest.raises(UserError, match="MEDALS_BACKEND='TORCH' is none of auto, torch, openvino"): Segmenter.load('nano', 'cpu')

@@ -88,7 +88,10 @@ def test_the_bundle_that_knows_most_is_chosen(sets, asked, kinds, scan):
 
 
 def test_lists_of_classes_that_were_made_by_hand(tmp_path):
-    for text in ('[]', '{"classes": 3}', '{"classes": [{"name": "a", "colour": 1}]}', '{'):
+    odd_sizes = '[5, 1]', '[1]', '["a", "b"]', '3', '[NaN, 2]'
+    fields = ['"colour": 1', '"sure": "x"', '"sure": null', '"sure": 1.2', *(f'"ml": {size}' for size in odd_sizes)]
+    rows = [f'{{"classes": [{{"name": "a", {field}}}]}}' for field in fields]
+    for text in ('[]', '{"classes": 3}', '{', *rows):
         (tmp_path/'classes.json').write_text(text)
         with pytest.raises(UserError) as e: read_classes(tmp_path)
         assert '\n' not in str(e.value) and 'classes.json' in str(e.value)

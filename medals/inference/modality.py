@@ -33,7 +33,7 @@ LOOKED_AT = 2**22    # Voxels that are looked at
 def _share(x, between):
     "Of the voxels, those with values between two"
     lo,hi = between
-    return float(((x>lo)&(x<hi)).mean())
+    return float(((x>lo)&(x<hi)).mean()) if x.size else 0.
 
 def _two_humps(x):
     "Are there humps of fat and of muscle, in whole numbers? So that a piece of a CT without air is known as well"

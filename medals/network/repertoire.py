@@ -36,6 +36,19 @@ class TrainedClass:
     def __post_init__(self):
         for field in ('modalities','sentences','ml'): # lists, where they come from a file
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        _check_measured(self.name, self.sure, self.ml)
+
+def _is_number(o):
+    "A number, as JSON writes it?"
+    return isinstance(o, (int,float)) and not isinstance(o, bool)
+
+def _check_measured(name, sure, ml):
+    "Refuse what cannot have been measured of a class"
+    is_share = _is_number(sure) and 0<=sure<=1
+    if not is_share: raise ValueError(f"sure of {name!r} is {sure!r}: not a number from 0 to 1")
+    if not ml: return
+    are_two = len(ml)==2 and all(map(_is_number, ml))
+    if not (are_two and 0<=ml[0]<=ml[1]): raise ValueError(f"ml of {name!r} is {list(ml)}: not two volumes, the smaller first")
 
 def write_classes(
     folder,       # Of weights
@@ -54,7 +67,8 @@ def read_classes(
     said = read_json(file)
     rows = said.get('classes') if isinstance(said, dict) else None
     try: return [TrainedClass(**row) for row in rows]
-    except TypeError as e: raise UserError(f"{file} is not a list of classes as training writes it ({e}); copy the weights again") from e
+    except (TypeError, ValueError) as e:
+        raise UserError(f"{file} is not a list of classes as training writes it ({e}); copy the weights again") from e
 
 # %% ../../nbs/network/35_repertoire.ipynb #0a32cfc7
 SIMILAR_FROM = .6 # Cosine from which a sentence that the vocabulary does not understand means a trained one
