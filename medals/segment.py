@@ -28,7 +28,7 @@ from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
 from .inference.report import manifest_of, not_known, result_of
-from .inference.pipeline import FAINT, SegmentRun, Stopped
+from .inference.pipeline import AFAR_FIRST, FAINT, SegmentRun, Stopped, starts_afar
 from .inference.corrections import refine
 
 _all_ = ['FAINT', 'InputSpec', 'SegmentRun', 'Segmentation', 'Stopped', 'manifest_of', 'refine', 'result_of', 'write_table'] # had here too
@@ -221,6 +221,8 @@ def dry_run(
     asked,_ = set_apart(request, unknown)
     plan = forecast(self, asked)
     if unknown: plan.notes = [*plan.notes, f"not known to these weights, and so not asked: {', '.join(unknown)}"]
+    frame = self.stages[0].frame
+    if any(starts_afar(self, asked, row['windows'], frame) for row in plan.rows): plan.notes = [*plan.notes, AFAR_FIRST]
     names = [row['stage'] for row in plan.rows]
     for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
     return plan

@@ -122,7 +122,9 @@ def test_a_large_scan_takes_few_passes_and_gives_the_same_mask(at, monkeypatch):
     seg = Segmenter(NetworkStage(Bright(), frame), RandomQueries(8), device='cpu')
     scan = bright_scan(at, 13)
     quick = seg(scan, 'ball')
-    promised = seg.dry_run(scan, 'ball').passes
+    plan = seg.dry_run(scan, 'ball')
+    promised = plan.passes
+    assert pipeline.AFAR_FIRST in plan.notes
     monkeypatch.setattr(pipeline.SegmentRun, 'is_large', lambda *args: False)
     whole = seg(scan, 'ball')
     assert np.array_equal(quick.masks['ball'], whole.masks['ball']) and quick.masks['ball'].any()
