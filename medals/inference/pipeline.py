@@ -327,22 +327,23 @@ def _with_side(box, axis, pair):
     return Region(pair if i==axis else ends for i,ends in enumerate(box))
 
 def _inside(look, found, rim):
-    "The box around the masks in a rim of a look, network voxels; None: there are none"
+    "The box around the masks in a rim of a look, network voxels, and which sentences have some there; None: there are none"
     view = look.view
     fine = Region((lo*view.net.phases, hi*view.net.phases) for lo,hi in rim)
     turned = view.net.covered(fine).shift(view.net.crop.start)
     on_scan = view.turn.region_back(turned, view.shape)
-    masks = [found.bits[i][on_scan.slices] for i in look.some]
-    box = BitMask.of(np.any(masks, 0)).box()
-    if box is None: return None
-    return view.net.around(view.turn.region(box.shift(on_scan.start), view.shape))
+    masks = {i: found.bits[i][on_scan.slices] for i in look.some}
+    some = tuple(i for i,mask in masks.items() if mask.any())
+    if not some: return None
+    box = BitMask.of(np.any([masks[i] for i in some], 0)).box()
+    return view.net.around(view.turn.region(box.shift(on_scan.start), view.shape)),some
 
 @patch
 def beyond(
     self:SegmentRun,
     look:Look,
     found:MaskAccumulator, # With what the look has found
-    boxes:list,            # That are looked at, network voxels; further ones are added
+    asked:list,            # Boxes that are looked at, network voxels, with the sentences; further ones are added
 )->list:                   # Of `Look`
     "Looks at what lies beyond the sides of a look that a mask reaches"
     further = []
@@ -352,17 +353,19 @@ def beyond(
         rim = size//RIM
         sides = ((lo>0, (lo,lo+rim), lo-size//2), (hi<n, (hi-rim,hi), hi-size//2))
         for has_more,at,first in sides:
-            reached = _inside(look, found, _with_side(box, axis, at)) if has_more else None
-            if not reached: continue
+            inside = _inside(look, found, _with_side(box, axis, at)) if has_more else None
+            if not inside: continue
+            reached,some = inside
             first = min(max(first, 0), max(n-size, 0))
             last = min(first+size, n)
             strip = (first,lo) if first<lo else (hi,last)
-            if 1-_seen_share(_with_side(reached, axis, strip), boxes)<NEW_FROM: continue
+            seen = [other for other,who in asked if set(some)<=set(who)]
+            if 1-_seen_share(_with_side(reached, axis, strip), seen)<NEW_FROM: continue
             new = _with_side(box, axis, (first, last))
-            boxes.append(new)
+            asked.append((new, some))
             windows = self.windows(look.stage, look.view, new)
-            self.total += len(windows)*self.passes(look.stage, look.some, False)
-            further.append(Look(look.stage, look.view, windows, look.group, look.some))
+            self.total += len(windows)*self.passes(look.stage, some, False)
+            further.append(Look(look.stage, look.view, windows, look.group, some))
     return further
 
 # %% ../../nbs/inference/90_pipeline.ipynb #3de27ae5
@@ -385,14 +388,14 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         looks.append(Look(stage, view, windows, group, group.some, earlier))
     self._correct_total(looks, stage, group, earlier)
     was_quick = not coarse and seen is not None
-    boxes = [look.windows.box for look in looks]
+    asked = [(look.windows.box, look.some) for look in looks]
     for look in looks: # becomes longer on the way
         self.looks.append(look)
         net = look.view.net
         if self.request.rules.compete and net not in labels: labels[net] = LabelWriter(net),look.view
         writer,_ = labels.get(net, (found, look.view))
         self.look(look, writer)
-        if was_quick and writer is found: looks += self.beyond(look, found, boxes)
+        if was_quick and writer is found: looks += self.beyond(look, found, asked)
 
 @patch
 def _correct_total(self:SegmentRun, looks, stage, group, earlier):
