@@ -332,10 +332,9 @@ def _inside(look, found, rim):
     fine = Region((lo*view.net.phases, hi*view.net.phases) for lo,hi in rim)
     turned = view.net.covered(fine).shift(view.net.crop.start)
     on_scan = view.turn.region_back(turned, view.shape)
-    masks = {i: found.bits[i][on_scan.slices] for i in look.some}
-    some = tuple(i for i,mask in masks.items() if mask.any())
+    some = tuple(i for i in look.some if found.bits[i][on_scan.slices].any())
     if not some: return None
-    box = BitMask.of(np.any([masks[i] for i in some], 0)).box()
+    box = BitMask.of(np.any([found.bits[i][on_scan.slices] for i in some], 0)).box()
     return view.net.around(view.turn.region(box.shift(on_scan.start), view.shape)),some
 
 @patch
@@ -348,8 +347,7 @@ def beyond(
     "Looks at what lies beyond the sides of a look that a mask reaches"
     further = []
     box = look.windows.box
-    for axis,(n,size) in enumerate(zip(look.view.net.shape, look.windows.window)):
-        lo,hi = box[axis]
+    for axis,(n,size,(lo,hi)) in enumerate(zip(look.view.net.shape, look.windows.window, box)):
         rim = size//RIM
         sides = ((lo>0, (lo,lo+rim), lo-size//2), (hi<n, (hi-rim,hi), hi-size//2))
         for has_more,at,first in sides:
