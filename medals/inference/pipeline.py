@@ -25,7 +25,7 @@ from ..spatial import Mask
 from .stages import NetworkStage
 from ..preprocessing.input_spec import InputSpec
 from .predictor import window_at
-from .roi import fine_regions, published_roi
+from .roi import fine_regions, published_roi, seen_share
 from .request import Group, Request
 from .inputs import StageView, image_part, mask_of_marks, prompt_channels, stage_view
 from .windows import Windows
@@ -313,15 +313,6 @@ def first_look(self:SegmentRun, stage, group, found):
 RIM = 8        # Part of a window, from the side of a region, in which a mask means that there is more beyond
 NEW_FROM = .2  # Share of what lies beyond that nobody has looked at, from which it is worth it
 
-def _seen_share(box, boxes):
-    "Share of a box that other boxes cover, looked up on a grid of at most 32 points an axis"
-    points = [np.linspace(lo, hi-1, min(hi-lo, 32)) for lo,hi in box]
-    seen = np.zeros([len(axis) for axis in points], bool)
-    for other in boxes:
-        inside = [(at>=lo)&(at<hi) for at,(lo,hi) in zip(points, other)]
-        seen[np.ix_(*inside)] = True
-    return seen.mean()
-
 def _with_side(box, axis, pair):
     "A box with other ends along one axis"
     return Region(pair if i==axis else ends for i,ends in enumerate(box))
@@ -332,11 +323,15 @@ def _inside(look, found, rim):
     fine = Region((lo*view.net.phases, hi*view.net.phases) for lo,hi in rim)
     turned = view.net.covered(fine).shift(view.net.crop.start)
     on_scan = view.turn.region_back(turned, view.shape)
-    some = tuple(i for i in look.some if found.bits[i][on_scan.slices].any())
+    masks = {i: found.bits[i][on_scan.slices] for i in look.some}
+    some = tuple(i for i,mask in masks.items() if mask.any())
     if not some: return None
-    box = BitMask.of(np.any([found.bits[i][on_scan.slices] for i in some], 0)).box()
-    return view.net.around(view.turn.region(box.shift(on_scan.start), view.shape)),some
+    together = np.any([masks[i] for i in some], 0)
+    hit = BitMask.of(together).box().shift(on_scan.start)
+    turned_hit = view.turn.region(hit, view.shape)
+    return view.net.around(turned_hit),some
 
+# %% ../../nbs/inference/90_pipeline.ipynb #495eecc5
 @patch
 def beyond(
     self:SegmentRun,
@@ -358,7 +353,7 @@ def beyond(
             last = min(first+size, n)
             strip = (first,lo) if first<lo else (hi,last)
             seen = [other for other,who in asked if set(some)<=set(who)]
-            if 1-_seen_share(_with_side(reached, axis, strip), seen)<NEW_FROM: continue
+            if 1-seen_share(_with_side(reached, axis, strip), seen)<NEW_FROM: continue
             new = _with_side(box, axis, (first, last))
             asked.append((new, some))
             windows = self.windows(look.stage, look.view, new)
