@@ -310,7 +310,7 @@ def first_look(self:SegmentRun, stage, group, found):
     return seen,look
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a1091167
-RIM = 8        # Part of a window, from the side of a region, in which a mask means that there is more beyond
+RIM = 32       # Part of a window, from the side of a region, in which a mask means that there is more beyond
 NEW_FROM = .2  # Share of what lies beyond that nobody has looked at, from which it is worth it
 
 def _with_side(box, axis, pair):
@@ -342,7 +342,10 @@ def beyond(
     "Looks at what lies beyond the sides of a look that a mask reaches"
     further = []
     box = look.windows.box
-    for axis,(n,size,(lo,hi)) in enumerate(zip(look.view.net.shape, look.windows.window, box)):
+    view = look.view
+    left = len(self.windows(look.stage, view, view.box)) # no more in all than cover the scan
+    left -= sum(len(self.windows(look.stage, view, Region(done))) for done,_ in asked)
+    for axis,(n,size,(lo,hi)) in enumerate(zip(view.net.shape, look.windows.window, box)):
         rim = size//RIM
         sides = ((lo>0, (lo,lo+rim), lo-size//2), (hi<n, (hi-rim,hi), hi-size//2))
         for has_more,at,first in sides:
@@ -355,10 +358,12 @@ def beyond(
             seen = [other for other,who in asked if set(some)<=set(who)]
             if 1-seen_share(_with_side(reached, axis, strip), seen)<NEW_FROM: continue
             new = _with_side(box, axis, (first, last))
+            windows = self.windows(look.stage, view, new)
+            left -= len(windows)
+            if left<0: return further
             asked.append((new, some))
-            windows = self.windows(look.stage, look.view, new)
             self.total += len(windows)*self.passes(look.stage, some, False)
-            further.append(Look(look.stage, look.view, windows, look.group, some))
+            further.append(Look(look.stage, view, windows, look.group, some))
     return further
 
 # %% ../../nbs/inference/90_pipeline.ipynb #3de27ae5
