@@ -58,7 +58,13 @@ def _alive(pid):
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except OSError: pass # somebody else's, or no such question on this system
-    return True
+    return not _is_zombie(pid)
+
+def _is_zombie(pid):
+    "Has a process ended, and only nobody asked how? In a container without an init they stay for ever"
+    try: said = Path(f'/proc/{pid}/stat').read_text()
+    except OSError: return False # not on this system
+    return said.rpartition(')')[2].split()[:1]==['Z']
 
 EMPTIED = '.medals-new' # A folder whose files have all gone where they belong, just before it is removed
 
