@@ -23,7 +23,14 @@ from medals.inference.request import make_request
 from medals.prepare import prepare, recipe_for
 from medals.training.train import TrainCfg, build_run, train
 from medals.training.config import LoopCfg, lr_at
+from medals.inference.pipeline import SegmentRun
+from medals.inference.report import result_of
+from medals.inference.sliding import MaskAccumulator
 from medals.inference.stages import load_stages
+from medals.masks.bitmask import BitMask
+from medals.network.repertoire import read_classes
+from medals.segment import Segmenter
+from medals.spatial import Point
 from medals.volume import phantom, write_labels, write_volume
 
 root = Path(__file__).resolve().parents[1]
@@ -117,7 +124,7 @@ def state(out): return read_state(newest(out))
 
 
 def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_path):
-    cfg = TrainCfg(out=str(tmp_path/'a'), steps=8, log_every=1, save_every=1)
+    cfg = TrainCfg(out=str(tmp_path/'a'), steps=8, log_every=1, save_every=1, far=.5)
     train([store], cfg)
     cfg = replace(cfg, out=str(tmp_path/'b'))
     p = launch(MEDALS, cfg, store, until=2)
@@ -135,6 +142,32 @@ def test_a_run_that_is_stopped_and_killed_ends_with_the_same_bits(store, tmp_pat
     assert a['step']==b['step']==8
     rows = [list(csv.DictReader(open(tmp_path/o/'log.csv'))) for o in 'ab']
     assert [[r[k] for k in ('step','loss','dice','bce')] for r in rows[0]]==[[r[k] for k in ('step','loss','dice','bce')] for r in rows[1]]
+
+
+def test_weights_know_how_far_and_how_large_they_saw(store, tmp_path, monkeypatch):
+    "A mask far smaller than in the training is not found, a mark keeps it, and too few cases say nothing of sizes"
+    cfg = TrainCfg(out=str(tmp_path/'few'), steps=1, device='cpu', far=.5)
+    train([store], cfg)
+    assert all(c.ml==() for c in read_classes(tmp_path/'few'/'last'))
+    monkeypatch.setattr(sys.modules[train.__module__], 'SIZED_FROM', 4)
+    train([store], replace(cfg, out=str(tmp_path/'sized')))
+    seg = Segmenter.load(tmp_path/'sized'/'last', 'cpu')
+    vol,lbl,_ = phantom(seed=0)
+    here = (lbl>0).sum()*np.prod(vol.spacing)/1000
+    lo,hi = seg.repertoire.volume_of('brain')
+    assert seg.stages[0].frame.far==4 and .5*here<lo<=hi<2*here
+    run = SegmentRun(seg, make_request(vol, ['brain'], frame=seg.stages[0].frame))
+    run.lay_out(run.request.groups)
+    found = MaskAccumulator(1, vol.shape)
+    middle = tuple(n//2 for n in vol.shape)
+    spot = np.zeros(vol.shape, bool)
+    spot[tuple(slice(n-1, n+2) for n in middle)] = True
+    found.bits[0] = BitMask.of(spot)
+    found.hist[0][-1] = found.voxels[0] = found.total[0] = spot.sum()
+    res = result_of(seg, run, found)
+    assert not res.masks['brain'].any() and res.scores['brain']==0 and 'ml, and in its training' in res.remarks['brain']
+    run.request = replace(run.request, spatial={'brain': [Point(middle, radius=3)]})
+    assert result_of(seg, run, found).masks['brain'][middle]
 
 
 def test_two_processes_take_the_steps_of_one(store, tmp_path):

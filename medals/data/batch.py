@@ -119,19 +119,14 @@ def _network_image(image, sample, size):
     return tone(window, sample.aug)
 
 # %% ../../nbs/data/92_batch.ipynb #dd7685bb
-def to_batch(
-    samples:list,   # Of `Sample`
-    device='cpu',
-)->Batch:
-    "Samples to the device: grey values changed, masks and prompts made"
-    def send(a): return torch.as_tensor(a).to(device, non_blocking=True)
-
+def _maps(samples, send, device):
+    "What is as large as a window, by the names of `Batch`, and the sentences of each sample"
     size = samples[0].labels.shape
     most = max(len(s.classes) for s in samples)
     one_channel = (len(samples), 1, *size)
     x = torch.empty(one_channel, device=device)
     m = torch.zeros((len(samples), max(1, most), *size), dtype=torch.bool, device=device)
-    p = fg = counted = None # as large as the masks or the image, so they are made only if some sample has such a thing
+    p = fg = counted = None # made only if some sample has such a thing
     queries = []
     for i,s in enumerate(samples):
         labels = send(s.labels)
@@ -146,15 +141,20 @@ def to_batch(
         if s.ignored is None: continue
         ignored = masks(labels, s.ignored[:,None])
         counted = _laid_in(counted, i, ~ignored, one_channel, fill=True)
+    return dict(x=x, m=m, p=p, fg=fg, counted=counted),queries
+
+def to_batch(
+    samples:list,   # Of `Sample`
+    device='cpu',
+)->Batch:
+    "Samples to the device: grey values changed, masks and prompts made"
+    def send(a): return torch.as_tensor(a).to(device, non_blocking=True)
+
+    maps,queries = _maps(samples, send, device)
     return Batch(
-        x=x,
+        **maps,
         query=send(_padded(queries)),
         cls=send(_padded([s.cls for s in samples])),
         valid=send(_padded([np.ones(len(s.query), int) for s in samples])).bool(),
-        m=m,
-        p=p,
-        fg=fg,
         datasets=[s.dataset for s in samples],
-        names=[s.name for s in samples],
-        counted=counted,
-    )
+        names=[s.name for s in samples])
