@@ -83,10 +83,13 @@ def with_halo(
     return F.pad(part, (0,0,0,0,before,after)) if before or after else part
 
 # %% ../../nbs/network/00_kernels.ipynb #a70da31a
+def _side_by_side(x):
+    "Do the channels of a voxel lie beside each other?"
+    return x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+
 def _empty(made, shape):
     "Memory for a map of which `made` is a part: of its type, and with its order of axes"
-    side_by_side = made.is_contiguous(memory_format=torch.channels_last_3d) and not made.is_contiguous()
-    order = torch.channels_last_3d if side_by_side else torch.contiguous_format
+    order = torch.channels_last_3d if _side_by_side(made) else torch.contiguous_format
     return torch.empty(shape, dtype=made.dtype, device=made.device, memory_format=order)
 
 def convolve_slabs(
@@ -114,12 +117,17 @@ def convolve_slabs(
 def moments(
     x:torch.Tensor,  # One map `(1,c,x,y,z)`
     norm:nn.Module,  # Instance norm whose parameters say the type
+    size:int=None,   # See `map_slabs`
 )->tuple:            # Mean and variance per channel, double precision
     "What an instance norm has to know of the whole map"
     unused = torch.zeros_like(norm.bias) # of what a batch norm would remember only the type counts here
-    each = [torch.batch_norm_update_stats(part, unused, unused.clone(), 0.) for part in x.split(1, 2)]
-    means,variances = (torch.stack(o).double() for o in zip(*each))
-    return means.mean(0),variances.mean(0)+means.var(0, correction=0)
+    parts = [(i, i+1) for i in range(x.shape[2])] if _side_by_side(x) else map_slabs(x.shape, x, size)
+    each = [torch.batch_norm_update_stats(x[:,:,lo:hi], unused, unused.clone(), 0.) for lo,hi in parts]
+    means,variances = (torch.stack(o).double() for o in zip(*each))      # (parts,c)
+    slices = torch.tensor([hi-lo for lo,hi in parts], dtype=torch.double)
+    share = (slices/slices.sum())[:,None]
+    mean = (share*means).sum(0)
+    return mean,(share*(variances+(means-mean)**2)).sum(0)
 
 def norm_act(
     norm:nn.InstanceNorm3d, # With scale and shift
@@ -130,7 +138,7 @@ def norm_act(
     "Instance norm and leaky ReLU"
     if not in_a_run(y): return F.leaky_relu(norm(y), slope, inplace=True)
     for one in y.split(1):
-        mean,variance = moments(one, norm)
+        mean,variance = moments(one, norm, size)
         scale = norm.weight/(variance+norm.eps).sqrt()
         shift = norm.bias-mean*scale
         scale,shift = (o.to(norm.weight.dtype)[:,None,None,None] for o in (scale, shift))
