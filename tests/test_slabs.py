@@ -117,7 +117,7 @@ def fill_memory(sizes):
 
 @pytest.mark.parametrize('size', [(64, 64, 64), (64, 96, 64), (32, 64, 64), (64, 64, 32), (96, 32, 64)])
 def test_gradients_in_half_precision_are_those_of_single_precision(size):
-    "torch 2.13 leaves kernel gradients of thin maps unwritten in bfloat16 on CPUs that multiply it; whatever lay in memory was the gradient"
+    "torch 2.13 leaves kernel gradients of thin maps unwritten in bfloat16 on CPUs that multiply it"
     torch.manual_seed(0)
     model = MedalS('nano').train()
     q = torch.randn(5, 96)

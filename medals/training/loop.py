@@ -259,7 +259,7 @@ def _spoil_if_endless(net):
     norm = torch.nn.utils.get_total_norm(grads)
     grads[0].masked_fill_(~norm.isfinite(), torch.nan)
 
-def _gradient_rows(run):
+def _gradients(run):
     "Mean length of the gradient since the last line of the log, and how many steps were left out, as theirs was not a number"
     norms = torch.stack(run.norms).cpu()
     run.norms.clear()
@@ -384,7 +384,8 @@ def fit(
             is_logged = is_over or val is not None or run.step%cfg.log_every==0
             if is_logged:
                 speed = _samples_per_second(run, *since)
-                mean = log.flush(run.step, seconds=run.seconds, lr=lr, samples_per_s=speed, wait=sum(waited), val=val, **_gradient_rows(run))
+                numbers = dict(seconds=run.seconds, lr=lr, samples_per_s=speed, wait=sum(waited), val=val, **_gradients(run))
+                mean = log.flush(run.step, **numbers)
                 best = f' best {run.best:.3f}' if run.best>=0 else ''
                 bar.set_postfix_str(f"step {run.step} loss {mean['loss']:.3f}{best}")
                 since = run.step,run.seconds
