@@ -75,7 +75,9 @@ SPECK,HUGE = .1,5. # Times the smallest and the largest volume in the training, 
 def _may_go_on(bits, vol):
     "Does a mask touch a side of what the scan shows, behind which it may go on?"
     seen = seen_box(np.asarray(vol.data))
-    return any(lo<=first or hi>=last for (lo,hi),(first,last) in zip(bits.box(), seen.grow(-1)))
+    inner = seen.grow(-2) # the rim of what was resampled is soft
+    inside = bits.box().overlap(inner)
+    return inside!=bits.box()
 
 def _misfit(run, i, bits):
     "Why a mask is too small or too large for what is asked; empty if it is not, or if every mask is to be kept"
