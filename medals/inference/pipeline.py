@@ -31,6 +31,7 @@ from .inputs import StageView, image_part, mask_of_marks, prompt_channels, stage
 from .windows import Windows
 from .sliding import LabelWriter, MaskAccumulator, MaskWriter, sliding_window
 from .forecast import forecast
+from .inside import located
 
 # %% ../../nbs/inference/90_pipeline.ipynb #d4f4be6f
 @dataclass(eq=False)
@@ -370,11 +371,12 @@ def beyond(
 @patch
 def _group(self:SegmentRun, stage, group, coarse, found, labels):
     "The sentences of one group through one stage"
-    earlier = None
+    earlier,places = None,None
     seen = coarse
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     else:
-        seen,quick = self.first_look(stage, group, found)
+        seen,quick,places = self.first_looks(stage, group, found)
+        if places and not any(seen.bits[i].any() for i in group.some): return self.lay_out([group]) # nowhere, until the user marks something
         if seen and not is_worth_a_look(self.request, seen, group): # there is nothing: that was the only look
             self._correct_total([], stage, group, earlier)
             self.looks.append(quick)
@@ -385,7 +387,7 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         windows = self.windows(stage, view, box)
         looks.append(Look(stage, view, windows, group, group.some, earlier))
     self._correct_total(looks, stage, group, earlier)
-    was_quick = not coarse and seen is not None
+    was_quick = not coarse and seen is not None and places is None
     asked = [(look.windows.box, look.some) for look in looks]
     for look in looks: # becomes longer on the way
         self.looks.append(look)
@@ -394,6 +396,16 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         writer,_ = labels.get(net, (found, look.view))
         self.look(look, writer)
         if was_quick and writer is found: looks += self.beyond(look, found, asked)
+    if places: found.keep_inside(places, group.some) # windows reach farther
+
+@patch
+def first_looks(self:SegmentRun, stage, group, found):
+    "What comes before the looks of the first stage: what was seen there, the look from afar, and the places to look at; None for each where it was not needed"
+    places = located(self.seg, self.request, stage.frame, self.progress)
+    if places is None: return *self.first_look(stage, group, found),None
+    seen = MaskAccumulator(len(self.request.texts), self.request.vol.shape)
+    seen.bits = list(places)
+    return seen,None,places
 
 @patch
 def _correct_total(self:SegmentRun, looks, stage, group, earlier):

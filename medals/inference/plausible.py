@@ -192,7 +192,7 @@ def _measures(facts, spec):
     shortest,middle,longest = sizes
     cover = 1. # weights that enlarge what is small see it whole
     if not spec.fill: cover = min(mm/wide for mm,wide in zip(sizes, sorted(window)))
-    beyond = longest/spec.largest if spec.largest else 1.
+    beyond = longest/spec.largest if spec.largest and not spec.inside else 1. # a part is cut out of what is larger
     known = asdict(facts)
     known.update(shortest=shortest, middle=middle, longest=longest, cover=cover, beyond=beyond)
     known.update(size=_in_mm(facts.mm), window=_in_mm(window), largest=f'{spec.largest:.3g}')
