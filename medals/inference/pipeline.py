@@ -376,7 +376,8 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     else:
         seen,quick,places = self.first_looks(stage, group, found)
-        if places and not any(seen.bits[i].any() for i in group.some): return self.lay_out([group]) # nowhere, until the user marks something
+        is_nowhere = places and not any(places[i].any() for i in group.some)
+        if is_nowhere: return self.lay_out([group]) # until the user marks something
         if seen and not is_worth_a_look(self.request, seen, group): # there is nothing: that was the only look
             self._correct_total([], stage, group, earlier)
             self.looks.append(quick)
@@ -400,7 +401,7 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
 
 @patch
 def first_looks(self:SegmentRun, stage, group, found):
-    "What comes before the looks of the first stage: what was seen there, the look from afar, and the places to look at; None for each where it was not needed"
+    "What was seen before the first stage, the look from afar, and the places to look at; None for each that was not needed"
     places = located(self.seg, self.request, stage.frame, self.progress)
     if places is None: return *self.first_look(stage, group, found),None
     seen = MaskAccumulator(len(self.request.texts), self.request.vol.shape)
