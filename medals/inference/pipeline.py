@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINT', 'LARGE_FROM', 'LARGER', 'FAR_FROM', 'OF_FAR', 'AFAR_FIRST', 'RIM', 'NEW_FROM', 'Look', 'given_masks',
-           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'apart', 'starts_afar']
+           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'starts_afar']
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a891571c
 import time
@@ -28,10 +28,10 @@ from .predictor import window_at
 from .roi import fine_regions, published_roi, seen_share
 from .request import Group, Request
 from .inputs import StageView, image_part, mask_of_marks, prompt_channels, stage_view
-from .windows import Windows
+from .windows import Windows, apart
 from .sliding import LabelWriter, MaskAccumulator, MaskWriter, sliding_window
 from .forecast import forecast
-from .inside import located
+from .inside import located, seen_inside
 
 # %% ../../nbs/inference/90_pipeline.ipynb #d4f4be6f
 @dataclass(eq=False)
@@ -265,18 +265,6 @@ def quick_stage(
     spacing = tuple(larger*mm for mm in stage.frame.spacing)
     return replace(stage, frame=replace(stage.frame, spacing=spacing, phases=1))
 
-def apart(
-    windows:Windows,
-)->tuple:     # Per axis, the starts
-    "As few windows as cover the same box"
-    starts = []
-    for (lo,hi),size,all_of_them in zip(windows.box, windows.window, windows.starts):
-        count = -(-(hi-lo)//size)
-        last = hi-size
-        if count<2: starts.append(tuple(all_of_them[:1]))
-        else: starts.append(tuple(lo+round(i*(last-lo)/(count-1)) for i in range(count)))
-    return tuple(starts)
-
 def starts_afar(
     seg,
     request:Request,
@@ -375,9 +363,9 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
     seen = coarse
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     else:
-        seen,quick,places = self.first_looks(stage, group, found)
-        is_nowhere = places and not any(places[i].any() for i in group.some)
-        if is_nowhere: return self.lay_out([group]) # until the user marks something
+        places = located(self.seg, self.request, stage.frame, self.progress)
+        if places and not any(places[i].any() for i in group.some): return self.lay_out([group]) # for marks of the user
+        seen,quick = (seen_inside(places),None) if places else self.first_look(stage, group, found)
         if seen and not is_worth_a_look(self.request, seen, group): # there is nothing: that was the only look
             self._correct_total([], stage, group, earlier)
             self.looks.append(quick)
@@ -398,15 +386,6 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         self.look(look, writer)
         if was_quick and writer is found: looks += self.beyond(look, found, asked)
     if places: found.keep_inside(places, group.some) # windows reach farther
-
-@patch
-def first_looks(self:SegmentRun, stage, group, found):
-    "What was seen before the first stage, the look from afar, and the places to look at; None for each that was not needed"
-    places = located(self.seg, self.request, stage.frame, self.progress)
-    if places is None: return *self.first_look(stage, group, found),None
-    seen = MaskAccumulator(len(self.request.texts), self.request.vol.shape)
-    seen.bits = list(places)
-    return seen,None,places
 
 @patch
 def _correct_total(self:SegmentRun, looks, stage, group, earlier):
