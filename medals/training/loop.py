@@ -191,19 +191,24 @@ def start_run(
 # %% ../../nbs/training/60_loop.ipynb #1887a849
 LOSSES = ('loss','dice','bce') # the whole, and the parts of `seg_loss` that are logged: what `sample_losses` returns, by name
 
+def _sample(o, i):
+    "One sample of logits or their factors, still as a batch"
+    if not torch.is_tensor(o): return type(o)(*(_sample(part, i) for part in o))
+    return o if len(o)==1 else o[i:i+1]
+
 def sample_losses(
-    logits,       # `(b,nq,x,y,z)` from full resolution downwards, or one tensor
+    logits,       # `(b,nq,x,y,z)` from full resolution downwards, or their `Factors`; or one tensor
     batch,        # `medals.data.batch.Batch`
     compat=False,
     empty=0.,     # Cost of absent classes, see `seg_loss`
 )->torch.Tensor:  # `(b,3)`, see `LOSSES`
     "Loss of each sample"
-    scales = [logits] if torch.is_tensor(logits) else logits
+    scales = logits if isinstance(logits, list) else [logits]
     rows = []
     for i in range(len(batch.x)):
         one = slice(i, i+1)
         counted = None if batch.counted is None else batch.counted[one]
-        answers = [o[one] for o in scales]
+        answers = [_sample(o, i) for o in scales]
         loss,parts = seg_loss(answers, batch.m[one], batch.cls[one], batch.valid[one], compat, counted=counted, empty=empty)
         named = [parts[name].to(loss) for name in LOSSES[1:]]
         rows.append(torch.stack([loss, *named]))
@@ -236,7 +241,9 @@ class LossModule(torch.nn.Module):
         if fg is None and batch.p is not None: fg = batch.p.any(1, keepdim=True)
         cls = batch.cls.masked_fill(~batch.valid, -1)
         features = self.net.encode(x, fg)
-        return self.net.decode(features, q, batch.p, deep=self.net.cfg.aux, bypass=bypass, cls=cls)
+        deep = self.net.cfg.aux
+        is_cpu = x.device.type=='cpu' # whose cache is large and whose memory is slow
+        return self.net.decode(features, q, batch.p, deep, bypass, cls, multiply=not is_cpu)
 
     def _untouched(self):
         "Zero, with which the parameters that were left out get a gradient of zero"
