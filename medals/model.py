@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import UserError, ints
-from .network.kernels import conv3d, convolve_slabs, in_a_run, map_slabs, with_halo
+from .network.kernels import averaged, conv3d, convolve_slabs, in_a_run, map_slabs, prompt_map, union, with_halo
 from .unet import ConvBlock, UNet, again, conv_parts
 
 # %% ../nbs/network/10_model.ipynb #e25dc64f
@@ -178,6 +178,19 @@ def _summed_prompts(kernel, vectors, masks):
     sums = [safe_product('nxyz,nc->cxyz', m, v) for m,v in parts]
     return kernel,sum(sums)[None]
 
+def _with_prompts(kernel, y, vec, m, few):
+    "What prompts add in training on a CPU, classes without any left out"
+    parts = []
+    for features,vectors,masks in zip(y.split(1), vec, m):
+        drawn = masks.flatten(1).view(torch.uint8).amax(1).nonzero()[:,0]
+        if len(drawn)<len(masks): vectors,masks = vectors[drawn],masks[drawn]
+        if not len(drawn): parts.append(features)
+        elif len(drawn)<=few:
+            weights,given = _folded_kernel(kernel, vectors, masks.to(y.dtype))
+            parts.append(features+conv3d(given, weights.to(given.dtype)))
+        else: parts.append(features+conv3d(prompt_map(vectors, masks, y), kernel.to(y.dtype)))
+    return torch.cat(parts) if len(parts)>1 else parts[0]
+
 def fuse(
     block:ConvBlock,     # `2c` channels in, `c` out
     d:torch.Tensor,      # Image features `(b,c,x,y,z)`
@@ -200,6 +213,7 @@ def add_prompts(
     c = y.shape[1]
     kernel = block.conv.weight[:,c:]
     few = c if few is None else few
+    if y.device.type=='cpu' and torch.is_grad_enabled() and m.dtype==torch.bool: return block.act(_with_prompts(kernel, y, vec, m, few))
     cheaper = _folded_kernel if m.shape[1]<=few else _summed_prompts
     for i in range(len(y)):
         for lo,hi in map_slabs(y[i:i+1].shape, y):
@@ -252,7 +266,7 @@ class MedalS(nn.Module):
 
     def forward(self, x, q, m=None, fg=None, deep=False):
         "Logits `(b,n,x,y,z)` of queries `q` on image `x`, with prompts `m`; their union `fg` follows from `m` unless given"
-        if m is not None and fg is None: fg = m.bool().any(1, keepdim=True)
+        if m is not None and fg is None: fg = union(m)
         feats = self.encode(x, fg)
         return self.decode(feats, q, m, deep)
 
@@ -284,7 +298,7 @@ def tokens(
     "What queries look at: all scales, averaged down to the deepest grid"
     *finer,deepest = skips
     halvings = range(len(finer), 0, -1) # from each scale to the deepest
-    pooled = [F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
+    pooled = [averaged(skip, 2**k) if torch.is_grad_enabled() else F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
     return self.project([*pooled, deepest])
 
 @patch

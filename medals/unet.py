@@ -60,7 +60,7 @@ def conv_parts(
         kernel = conv.weight[:,first:last]
         bias = conv.bias if total is None else None # once
         y = conv3d(part, kernel, bias, conv.stride, padding)
-        total = y if total is None else total+y
+        total = y if total is None else total.add_(y)
         first = last
     return total
 

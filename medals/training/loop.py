@@ -23,6 +23,7 @@ import medals
 from .checkpoint import Stop, differences, newest, read_state, save_state
 from ..core import UserError, make_gen, pick_dtype, seed_of
 from ..base.files import read_json, write_json
+from ..network.kernels import union
 from .log import Log
 from .losses import seg_loss
 from ..base.progress import progress
@@ -238,7 +239,7 @@ class LossModule(torch.nn.Module):
         x = batch.x
         if self.cfg.channels_last: x = x.contiguous(memory_format=torch.channels_last_3d)
         fg = batch.fg
-        if fg is None and batch.p is not None: fg = batch.p.any(1, keepdim=True)
+        if fg is None and batch.p is not None: fg = union(batch.p)
         cls = batch.cls.masked_fill(~batch.valid, -1)
         features = self.net.encode(x, fg)
         deep = self.net.cfg.aux
