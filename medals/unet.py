@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .network.kernels import averaged, conv3d, convolve_slabs, norm_act, with_halo
+from .network.kernels import averaged, conv3d, convolve_slabs, norm_act, twice_as_fine, with_halo
 
 # %% ../nbs/network/00_unet.ipynb #16227e88
 class ConvBlock(nn.Module):
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         maps = []
         kept = len(self.stages)-redo # coarse scales whose numbers are not forgotten
         for i,(up,stage,skip) in enumerate(zip(self.transpconvs, self.stages, reversed(finer))):
-            x = again(stage, up(x), skip, redo=i>=kept)
+            x = again(stage, twice_as_fine(up, x), skip, redo=i>=kept)
             maps.insert(0, x)
         return maps
 

@@ -47,7 +47,7 @@ def _pieces(maps, vec, m, cls, chunk, counted):
             size = max(1024, CACHED//len(truth)) if d.device.type=='cpu' else max(1, total)
             for lo in range(0, total, size):
                 at = slice(lo, min(lo+size, total)) if known is None else known[lo:lo+size]
-                t = truth[:,at].float()
+                t = truth[:,at].view(torch.uint8).float() # bytes become numbers faster than truth values do
                 f = None if vec is None else d[:,at].float()
                 z = d[queries,at].to(torch.float32, copy=True) if f is None else vec[sample].float()@f
                 yield sample,queries,at,f,z,t
@@ -75,7 +75,7 @@ class _Sums(torch.autograd.Function):
             if f is None: out[queries,at] = slope.to(out.dtype)
             else:
                 of_vec[sample].addmm_(slope, f.T)
-                out[:,at] = torch.mm(vec[sample].float().T, slope, out=f).to(out.dtype)
+                out[:,at] = torch.mm(vec[sample].float().T, slope, out=torch.empty_like(f)).to(out.dtype)
         return of_maps,None if vec is None else of_vec.to(vec.dtype),None,None,None,None
 
 # %% ../../nbs/training/40_losses.ipynb #e2c39cec
