@@ -140,9 +140,11 @@ def moments(
     return mean,(share*(variances+(means-mean)**2)).sum(0)
 
 def _normed(norm, y):
-    "Instance norm in training: of one sample it is a batch norm, which leaves the order of axes as it is"
-    if y.device.type!='cpu' or len(y)>1 or not _side_by_side(y): return norm(y)
-    return F.batch_norm(y, None, None, norm.weight, norm.bias, True, 0., norm.eps)
+    "Instance norm in training: of each sample it is a batch norm, which leaves the order of axes as it is"
+    fast = y.device.type=='cpu' and y.dtype==torch.bfloat16 and _side_by_side(y)
+    if not fast: return norm(y)
+    parts = [F.batch_norm(one, None, None, norm.weight, norm.bias, True, 0., norm.eps) for one in y.split(1)]
+    return torch.cat(parts) if len(parts)>1 else parts[0]
 
 def norm_act(
     norm:nn.InstanceNorm3d, # With scale and shift
@@ -172,7 +174,8 @@ class _Averages(torch.autograd.Function):
         ctx.order = (0,2,3,4,1) if _side_by_side(x) else (0,1,2,3,4) # axes as they lie in memory
         ctx.kind = x.dtype
         total = x.permute(ctx.order)
-        for axis in _of_space(ctx.order): total = total.unflatten(axis, (-1,k)).sum(axis+1, dtype=torch.promote_types(x.dtype, torch.float32))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        for axis in _of_space(ctx.order): total = total.unflatten(axis, (-1,k)).sum(axis+1, dtype=wide)
         return (total/k**3).permute(_back(ctx.order))
 
     @staticmethod
@@ -217,8 +220,9 @@ class _PromptMap(torch.autograd.Function):
         ctx.save_for_backward(masks)
         out = _empty(like, (1, vectors.shape[1], *masks.shape[1:]))
         flat = out[0].flatten(1)
+        wide = torch.promote_types(vectors.dtype, torch.float32)
         with torch.autocast(out.device.type, enabled=False):
-            for at,m in _flat_pieces(masks): flat[:,at] = torch.mm(vectors.float().T, m).to(out.dtype)
+            for at,m in _flat_pieces(masks, wide): flat[:,at] = torch.mm(vectors.to(wide).T, m).to(out.dtype)
         ctx.kind = vectors.dtype
         return out
 
@@ -226,17 +230,18 @@ class _PromptMap(torch.autograd.Function):
     def backward(ctx, grad):
         masks, = ctx.saved_tensors
         flat = grad[0].flatten(1)
-        out = torch.zeros(len(masks), len(flat), device=grad.device)
-        for at,m in _flat_pieces(masks): out.addmm_(m, flat[:,at].float().T)
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        out = torch.zeros(len(masks), len(flat), dtype=wide)
+        for at,m in _flat_pieces(masks, wide): out.addmm_(m, flat[:,at].to(wide).T)
         return out.to(ctx.kind),None,None
 
-def _flat_pieces(masks):
-    "Voxels, and there the masks `(n,voxels)` in single precision"
+def _flat_pieces(masks, kind):
+    "Voxels, and there the masks `(n,voxels)` as numbers"
     flat = masks.flatten(1)
     size = max(1024, CACHED//len(flat))
     for lo in range(0, flat.shape[1], size):
         at = slice(lo, lo+size)
-        yield at,flat[:,at].view(torch.uint8).float() # bytes become numbers faster than truth values do
+        yield at,flat[:,at].view(torch.uint8).to(kind) # bytes become numbers faster than truth values do
 
 def prompt_map(
     vectors:torch.Tensor, # `(n,c)`
@@ -244,4 +249,4 @@ def prompt_map(
     like:torch.Tensor,    # What says type and order of axes
 )->torch.Tensor:          # `(1,c,x,y,z)`
     "Vectors added up where their masks are"
-    return _PromptMap.apply(vectors, masks, like)
+    return _PromptMap.apply(vectors, masks, like.detach())

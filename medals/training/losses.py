@@ -54,7 +54,7 @@ def _pieces(maps, vec, m, cls, chunk, counted):
 
 # %% ../../nbs/training/40_losses.ipynb #b43dcffb
 class _Sums(torch.autograd.Function):
-    "Sums over the voxels of each query, `(b,n,3)`; of logits `(b,n,x,y,z)`, or of those that features `(b,c,x,y,z)` and vectors `(b,n,c)` have"
+    "Sums `(b,n,3)` over the voxels of each query, of its logits `(b,n,x,y,z)` or of their factors"
     @staticmethod
     def forward(ctx, maps, vec, m, cls, chunk, counted):
         ctx.save_for_backward(maps, vec, m, cls, counted)
