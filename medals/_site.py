@@ -168,6 +168,7 @@ def for_users(nbs_path):
 class site_links(Processor):
     "Names of code become links that stay on the site, outside of code; a figure without a text for those who do not see it gets one"
     def begin(self):
+        "Where a page lies, and the address of the site"
         cfg = get_config()
         page = Path(self.nb.path_).resolve().relative_to(cfg.nbs_path)
         self.home = f"{cfg.doc_host}{cfg.get('doc_baseurl', '') or ''}/".replace('//', '/').replace(':/', '://')
@@ -188,6 +189,7 @@ class site_links(Processor):
     def _linked(self, text): return outside_code(text, lambda line: NAME.sub(self._link, line))
 
     def cell(self, cell):
+        "A cell with its links and figures put right"
         if cell.cell_type=='markdown':
             if cell.source.strip()==CHANGES: cell.source = changes(get_config().config_path)
             cell.source = self._linked(cell.source)

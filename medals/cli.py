@@ -353,12 +353,14 @@ VERBS = (demo, segment, challenge, evaluate, index, prepare, train, finetune, kn
 # %% ../nbs/commands/30_cli.ipynb #287bb6a7
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
+        "One line, and exit code 2"
         self.exit(2, f"{self.prog}: {message} (try {self.prog} -h)\n" if _first() else None)
 
 class _Verb(_Parser):
     "The parser of one verb: words may stand before, between and behind flags"
     mixing = False
     def parse_known_args(self, args=None, namespace=None):
+        "Files and flags in any order"
         if self.mixing: return super().parse_known_args(args, namespace)
         self.mixing = True # what comes next calls this method, twice
         try: known,odd = self.parse_known_intermixed_args(args, namespace)

@@ -27,6 +27,7 @@ from .inference.memory import Forecast
 from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
+from .inference.inside import INSIDE_FIRST, is_whole
 from .inference.report import manifest_of, not_known, result_of
 from .inference.pipeline import AFAR_FIRST, FAINT, SegmentRun, Stopped, starts_afar
 from .inference.corrections import refine
@@ -222,7 +223,8 @@ def dry_run(
     plan = forecast(self, asked)
     if unknown: plan.notes = [*plan.notes, f"not known to these weights, and so not asked: {', '.join(unknown)}"]
     frame = self.stages[0].frame
-    if any(starts_afar(self, asked, row['windows'], frame) for row in plan.rows): plan.notes = [*plan.notes, AFAR_FIRST]
+    if is_whole(asked, frame): plan.notes = [*plan.notes, INSIDE_FIRST.format(' and '.join(frame.inside))]
+    elif any(starts_afar(self, asked, row['windows'], frame) for row in plan.rows): plan.notes = [*plan.notes, AFAR_FIRST]
     names = [row['stage'] for row in plan.rows]
     for name in dict.fromkeys(names): plan.speed[name] = self.speed.get(name) or measure(self, request, name)
     return plan

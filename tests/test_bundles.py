@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
 from medals.cli import main
 from medals.core import UserError
+from medals.example import template
 from medals.inference import pipeline
 from medals.inference.bundles import bundles, choose_bundle
 from medals.inference.stages import NetworkStage, RandomQueries
@@ -233,3 +235,20 @@ def test_home_says_of_the_bundled_weights_what_their_lists_say():
         whole = f'{len(bundle.classes)} structures',f'mean of {len(scored)} {number(np.mean(scored))}' if scored else ''
         if bundle.name=='brain': assert all(o in row for o in whole)
         elif scored: assert all(number(dsc) in row for dsc in scored)
+
+
+def test_weights_that_know_parts_look_where_others_found_the_part(capsys, tmp_path):
+    "anterior hippocampus in a whole head: before, these weights saw 37 ml of it all over a head"
+    head,_ = template()
+    found = Segmenter.load('hippocampus')(head, ['anterior hippocampus', 'posterior hippocampus'], 'mri')
+    both = Segmenter.load('brain')(head, ['left hippocampus', 'right hippocampus'], 'mri')
+    near = distance_transform_edt(~np.any([np.asarray(o) for o in both.masks.values()], 0), sampling=head.spacing)
+    for row,mask in zip(found.table, found.masks.values()):
+        assert row['found'] and .8<row['ml']<9
+        assert near[np.asarray(mask)].max()<=8
+    assert found.manifest['passes']<80 and any('found by the weights brain' in note for note in found.manifest['notes'])
+    body,*_ = phantom()
+    nothing = Segmenter.load('hippocampus')(replace(body, modality='mri'), ['anterior hippocampus'])
+    assert not nothing.masks['anterior hippocampus'].any() and nothing.manifest['passes']==0
+    later = nothing.refine({'anterior hippocampus': [Point(tuple(n//2 for n in body.shape), radius=8)]})
+    assert later.masks['anterior hippocampus'].any()

@@ -270,6 +270,7 @@ NUMPY = re.compile(r'numpy(\._?core\.(multiarray|numeric))?')
 class _Unpickler(pickle.Unpickler):
     "A reader of pickles that runs nothing"
     def find_class(self, module, name):
+        "What stands for a name in a pickle; an error for all that is not numbers"
         if NUMPY.fullmatch(module) and name in STAND_INS: return STAND_INS[name]
         if (module, name)==('collections', 'OrderedDict'): return dict
         if (module, name)==('_codecs', 'encode'): return lambda text, code: text.encode('latin1') # bytes in old protocols

@@ -42,8 +42,13 @@ class Bundle:
     def largest(self):
         "Longest edge of the scans of the training, mm; 0: not known"
         return read_cfg(self.folder)['frame'].get('largest', 0)
+    @property
+    def inside(self):
+        "Structures around which its scans were cut out; empty: they are whole"
+        return tuple(read_cfg(self.folder)['frame'].get('inside', ()))
     def fits(self, longest):
-        "Is a scan, by its longest edge in mm, of the size that was trained? An edge of None is any"
+        "Is a scan, by its longest edge in mm, of the size that was trained, or can a part of that size be cut out? An edge of None is any"
+        if self.inside: return True
         return not longest or not self.largest or longest<=self.largest*read_table('plausible.toml')['rules']['beyond']['above']
     def knows(self, text, modality):
         "Was the structure of a sentence trained, in this kind of scan? A kind of None is any"

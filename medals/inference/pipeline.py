@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINT', 'LARGE_FROM', 'LARGER', 'FAR_FROM', 'OF_FAR', 'AFAR_FIRST', 'RIM', 'NEW_FROM', 'Look', 'given_masks',
-           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'apart', 'starts_afar']
+           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'starts_afar']
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a891571c
 import time
@@ -28,9 +28,10 @@ from .predictor import window_at
 from .roi import fine_regions, published_roi, seen_share
 from .request import Group, Request
 from .inputs import StageView, image_part, mask_of_marks, prompt_channels, stage_view
-from .windows import Windows
+from .windows import Windows, apart
 from .sliding import LabelWriter, MaskAccumulator, MaskWriter, sliding_window
 from .forecast import forecast
+from .inside import located, seen_inside
 
 # %% ../../nbs/inference/90_pipeline.ipynb #d4f4be6f
 @dataclass(eq=False)
@@ -264,18 +265,6 @@ def quick_stage(
     spacing = tuple(larger*mm for mm in stage.frame.spacing)
     return replace(stage, frame=replace(stage.frame, spacing=spacing, phases=1))
 
-def apart(
-    windows:Windows,
-)->tuple:     # Per axis, the starts
-    "As few windows as cover the same box"
-    starts = []
-    for (lo,hi),size,all_of_them in zip(windows.box, windows.window, windows.starts):
-        count = -(-(hi-lo)//size)
-        last = hi-size
-        if count<2: starts.append(tuple(all_of_them[:1]))
-        else: starts.append(tuple(lo+round(i*(last-lo)/(count-1)) for i in range(count)))
-    return tuple(starts)
-
 def starts_afar(
     seg,
     request:Request,
@@ -370,11 +359,13 @@ def beyond(
 @patch
 def _group(self:SegmentRun, stage, group, coarse, found, labels):
     "The sentences of one group through one stage"
-    earlier = None
+    earlier,places = None,None
     seen = coarse
     if coarse: earlier = {i: bits for i,bits in enumerate(coarse.bits) if bits.any()}
     else:
-        seen,quick = self.first_look(stage, group, found)
+        places = located(self.seg, self.request, stage.frame, self.progress)
+        if places and not any(places[i].any() for i in group.some): return self.lay_out([group]) # for marks of the user
+        seen,quick = (seen_inside(places),None) if places else self.first_look(stage, group, found)
         if seen and not is_worth_a_look(self.request, seen, group): # there is nothing: that was the only look
             self._correct_total([], stage, group, earlier)
             self.looks.append(quick)
@@ -385,7 +376,7 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         windows = self.windows(stage, view, box)
         looks.append(Look(stage, view, windows, group, group.some, earlier))
     self._correct_total(looks, stage, group, earlier)
-    was_quick = not coarse and seen is not None
+    was_quick = not coarse and seen is not None and places is None
     asked = [(look.windows.box, look.some) for look in looks]
     for look in looks: # becomes longer on the way
         self.looks.append(look)
@@ -394,6 +385,7 @@ def _group(self:SegmentRun, stage, group, coarse, found, labels):
         writer,_ = labels.get(net, (found, look.view))
         self.look(look, writer)
         if was_quick and writer is found: looks += self.beyond(look, found, asked)
+    if places: found.keep_inside(places, group.some) # windows reach farther
 
 @patch
 def _correct_total(self:SegmentRun, looks, stage, group, earlier):

@@ -16,7 +16,7 @@ from ..scans.axes import Region
 from ..preprocessing.input_spec import placement_warnings
 from ..masks.bitmask import BitMask
 from ..masks.postprocess import keep_pieces
-from .plausible import edge_support, limits_table
+from .plausible import edge_support, limits_table, seen_box
 from .inputs import apply_marks
 from .sliding import MaskAccumulator
 from .presence import calibrated, presence_of
@@ -72,9 +72,12 @@ def _unfounded(run, i, bits):
 # %% ../../nbs/inference/91_report.ipynb #a0db7026
 SPECK,HUGE = .1,5. # Times the smallest and the largest volume in the training, between which a mask may be the structure
 
-def _at_edge(bits):
-    "Does a mask touch an edge of the scan?"
-    return any(lo==0 or hi==n for (lo,hi),n in zip(bits.box(), bits.shape))
+def _may_go_on(bits, vol):
+    "Does a mask touch a side of what the scan shows, behind which it may go on?"
+    seen = seen_box(np.asarray(vol.data))
+    inner = seen.grow(-2) # the rim of what was resampled is soft
+    inside = bits.box().overlap(inner)
+    return inside!=bits.box()
 
 def _misfit(run, i, bits):
     "Why a mask is too small or too large for what is asked; empty if it is not, or if every mask is to be kept"
@@ -84,7 +87,7 @@ def _misfit(run, i, bits):
     sizes = known.volume_of(request.texts[i], request.kind(i))
     if not sizes: return ''
     ml = float(bits.sum()*np.prod(request.vol.spacing)/1000)
-    is_speck = ml<SPECK*sizes[0] and not _at_edge(bits)
+    is_speck = ml<SPECK*sizes[0] and not _may_go_on(bits, request.vol)
     if not (is_speck or ml>HUGE*sizes[1]): return ''
     lo,hi = (f'{size:.3g}' for size in sizes)
     return f'not found: what the network marked is {ml:.2g} ml, and in its training it was {lo} to {hi} ml; presence 0 keeps it'

@@ -147,6 +147,13 @@ def _merge(self:MaskAccumulator, i, other, j):
     own[at] = np.maximum(own[at], theirs[at])
 
 @patch
+def keep_inside(self:MaskAccumulator, places, some):
+    "Empty the masks and the scores of some classes outside of the places of each"
+    for i in some:
+        self.bits[i] = BitMask(self.bits[i].data&places[i].data, self.shape)
+        if i in self.scores: self.scores[i][~np.asarray(places[i])] = 0
+
+@patch
 def add(self:MaskAccumulator, i, other, j):
     "Take in what another one found of class `j`, as class `i`"
     if i in self.scores or self.bits[i].any():

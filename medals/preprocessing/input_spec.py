@@ -34,9 +34,10 @@ class InputSpec:
     joint:tuple=()                # Sentences of the training that name several structures at once: these may be asked
     largest:float=0.              # Longest edge of the scans of the training, mm; 0: not known
     far:float=0.                  # So many times as large as `spacing` were voxels of the training at most; 0: not known
+    inside:tuple=()               # Sentences: the scans of the training were cut out around one of these, which other weights find
 
     def __post_init__(self):
-        for name in ('spacing','window','joint','modalities'): # lists, where they come from a file
+        for name in ('spacing','window','joint','modalities','inside'): # lists, where they come from a file
             values = getattr(self, name)
             object.__setattr__(self, name, tuple(values))
         if self.modality and not self.modalities: object.__setattr__(self, 'modalities', (self.modality,))

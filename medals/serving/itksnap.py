@@ -132,6 +132,7 @@ async def _marked(call, mark, around=False):
     async with session.lock:
         marking = session.ready()
         def task(progress):
+            "Ask with one more mark; if that fails, the mark is taken back"
             past,known = marking.past,marking.now
             marking.add(mark, around)
             try: marking.predict(progress)

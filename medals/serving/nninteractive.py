@@ -150,6 +150,7 @@ async def stepped(
     async with session.lock:
         marking = session.ready()
         def task(progress):
+            "One step; if that fails, everything is as before"
             past,known = marking.past,marking.now
             try:
                 done = step(marking)

@@ -196,6 +196,7 @@ async def refine_run(call:Call)->Reply:
     if odd: raise Refusal(f"marks for {short(odd)}, but the sentences are {short(list(now.masks))}")
     desk = call.desk
     def task(progress):
+        "The correction"
         allow(now.again, desk.limit())
         return now.refine(marks, progress)
     return _started(call, run.scan, task)

@@ -128,6 +128,7 @@ async def start(call:Call)->Reply:
     vol = place.thing.vol
     desk = call.desk
     def task(progress):
+        "The run"
         res = desk.seg(vol, prompts, progress=progress, max_memory=desk.limit())
         return replace(res, again=None) # what a correction would need is large
     job = VoxTellJob(task)
@@ -183,6 +184,7 @@ async def export(call:Call)->Reply:
     vol = call.desk.images.find(call.path('id')).thing.vol
     grid = await call.array(int(np.prod(vol.shape))*8)
     def written():
+        "The file, or why it cannot be written"
         if grid.ndim!=3: raise Refusal(f"a label map has three axes, got {grid.ndim}")
         ids,_ = label_ids(grid, 'the label map')
         return export_bytes(from_grid(ids.astype(np.uint8) if ids.dtype==bool else ids, vol), vol)

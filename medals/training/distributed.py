@@ -92,12 +92,14 @@ class _Rows(torch.autograd.Function):
     "Rows of all processes forward, the sum of their gradients backward"
     @staticmethod
     def forward(ctx, x):
+        "The rows of all processes, one after the other"
         parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx, grad):
+        "The own rows of the sum of all gradients"
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.chunk(world_size())[rank()]

@@ -66,10 +66,12 @@ class _Sums:
         self.totals = Counter()
 
     def add(self, count, losses):
+        "Take in sums of so many samples"
         self.count += count
         for name,value in losses.items(): self.totals[name] += value
 
     def means(self):
+        "Means over all samples"
         return {name: total/self.count for name,total in self.totals.items()}
 
 # %% ../../nbs/training/30_log.ipynb #ff1ccb8d

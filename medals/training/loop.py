@@ -9,6 +9,7 @@ __all__ = ['COUNTED', 'FP16_SCALE', 'NO_SCALE', 'LOSSES', 'BAR', 'KEPT', 'AS_BEF
 # %% ../../nbs/training/60_loop.ipynb #49e6b7b9
 import ctypes
 import json
+import math
 import sys
 import time
 from contextlib import ExitStack, contextmanager
@@ -86,6 +87,7 @@ class TrainState:
     best:float=-1.          # Best validation score
     best_step:int=None      # When that was
     stopped:int=0           # Number of the signal that ended it early
+    norms:list = field(default_factory=list) # Lengths of the gradients since the last line of the log
 
     def __post_init__(self):
         self.ema = WeightAverage(self.net, self.cfg.ema)
@@ -277,6 +279,19 @@ def _memory():
     except torch.OutOfMemoryError as e:
         raise UserError(f"the device is full ({str(e).splitlines()[0][:150]}); try --micro 1, --recompute 2, or fewer --queries") from e
 
+def _spoil_if_endless(net):
+    "If the length of the gradient is infinite, the gradient becomes no number, so that the scaler leaves the step out"
+    grads = [p.grad for p in net.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(grads)
+    grads[0].masked_fill_(~norm.isfinite(), torch.nan)
+
+def _gradients(run):
+    "Mean length of the gradient since the last line of the log, and how many steps were left out, as theirs was not a number"
+    norms = torch.stack(run.norms).cpu()
+    run.norms.clear()
+    numbers = norms[norms.isfinite()]
+    return dict(norm=float(numbers.mean()) if len(numbers) else None, left_out=len(norms)-len(numbers))
+
 def one_step(
     run:TrainState,
     forward,         # From `run.module`, possibly inside DDP
@@ -298,9 +313,10 @@ def one_step(
             with torch.autocast(run.device.type, dtype, enabled=dtype!=torch.float32): loss,row = forward(*given)
             run.scaler.scale(loss/len(batches)).backward()
         rows.append(row)
+    _spoil_if_endless(run.net)
     run.scaler.unscale_(run.opt)
     trainable = [p for p in run.net.parameters() if p.requires_grad]
-    if cfg.clip: torch.nn.utils.clip_grad_norm_(trainable, cfg.clip)
+    run.norms.append(torch.nn.utils.clip_grad_norm_(trainable, cfg.clip or math.inf))
     for group in run.opt.param_groups: group['lr'] = lr
     run.scaler.step(run.opt)
     run.scaler.update()
@@ -411,7 +427,8 @@ def fit(
             is_logged = is_over or val is not None or run.step%cfg.log_every==0
             if is_logged:
                 speed = _samples_per_second(run, *since)
-                mean = log.flush(run.step, seconds=run.seconds, lr=lr, samples_per_s=speed, wait=sum(waited), val=val)
+                numbers = dict(seconds=run.seconds, lr=lr, samples_per_s=speed, wait=sum(waited), val=val, **_gradients(run))
+                mean = log.flush(run.step, **numbers)
                 best = f' best {run.best:.3f}' if run.best>=0 else ''
                 bar.set_postfix_str(f"step {run.step} loss {mean['loss']:.3f}{best}")
                 since = run.step,run.seconds
