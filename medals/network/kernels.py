@@ -44,7 +44,8 @@ def _with_channels(x, w):
 
 def _is_thin(x):
     "A map so thin that its kernel's gradient cannot be trusted in half precision on a CPU?"
-    return x.device.type=='cpu' and min(x.shape[2:])<WIDE_FROM
+    is_half = x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled('cpu')
+    return x.device.type=='cpu' and is_half and min(x.shape[2:])<WIDE_FROM
 
 def _in_single(x, w, b, stride, padding):
     "A convolution in single precision, whose result has the type that it would have had"
