@@ -178,19 +178,6 @@ def _summed_prompts(kernel, vectors, masks):
     sums = [safe_product('nxyz,nc->cxyz', m, v) for m,v in parts]
     return kernel,sum(sums)[None]
 
-def _with_prompts(kernel, y, vec, m, few):
-    "What prompts add in training on a CPU, classes without any left out"
-    parts = []
-    for features,vectors,masks in zip(y.split(1), vec, m):
-        drawn = masks.flatten(1).view(torch.uint8).amax(1).nonzero()[:,0]
-        if len(drawn)<len(masks): vectors,masks = vectors[drawn],masks[drawn]
-        if not len(drawn): parts.append(features)
-        elif len(drawn)<=few:
-            weights,given = _folded_kernel(kernel, vectors, masks.to(y.dtype))
-            parts.append(features+conv3d(given, weights.to(given.dtype)))
-        else: parts.append(features+conv3d(prompt_map(vectors, masks, y), kernel.to(y.dtype)))
-    return torch.cat(parts) if len(parts)>1 else parts[0]
-
 def fuse(
     block:ConvBlock,     # `2c` channels in, `c` out
     d:torch.Tensor,      # Image features `(b,c,x,y,z)`
@@ -222,6 +209,28 @@ def add_prompts(
             weights,given = cheaper(kernel, vec[i], masks[0].to(y.dtype))
             y[i:i+1,:,lo:hi] += conv3d(given, weights.to(given.dtype), padding=1 if whole else (0,1,1))
     return block.act(y)
+
+# %% ../nbs/network/10_model.ipynb #4d2d8931
+def _with_prompts(kernel, y, vec, m, few):
+    "What prompts add in training on a CPU, classes without any left out"
+    parts = []
+    for features,vectors,masks in zip(y.split(1), vec, m):
+        flags = masks.flatten(1).view(torch.uint8)
+        drawn = flags.amax(1).nonzero()[:,0]
+        if not len(drawn):
+            parts.append(features)
+            continue
+        if len(drawn)<len(masks):
+            vectors = vectors[drawn]
+            masks = masks[drawn]
+        if len(drawn)<=few:
+            weights,given = _folded_kernel(kernel, vectors, masks.to(y.dtype))
+        else:
+            weights = kernel
+            given = prompt_map(vectors, masks, y)
+        added = conv3d(given, weights.to(given.dtype))
+        parts.append(features+added)
+    return torch.cat(parts) if len(parts)>1 else parts[0]
 
 # %% ../nbs/network/10_model.ipynb #1a5f5e13
 def class_vectors(

@@ -161,7 +161,10 @@ def _normed(norm, y):
     "Instance norm in training: of each sample it is a batch norm, which leaves the order of axes as it is"
     fast = y.device.type=='cpu' and y.dtype==torch.bfloat16 and _side_by_side(y)
     if not fast: return norm(y)
-    parts = [F.batch_norm(one, None, None, norm.weight, norm.bias, True, 0., norm.eps) for one in y.split(1)]
+    parts = []
+    for one in y.split(1):
+        part = F.batch_norm(one, None, None, norm.weight, norm.bias, True, 0., norm.eps)
+        parts.append(part)
     return torch.cat(parts) if len(parts)>1 else parts[0]
 
 def norm_act(
@@ -193,12 +196,16 @@ class _Averages(torch.autograd.Function):
         ctx.kind = x.dtype
         total = x.permute(ctx.order)
         wide = torch.promote_types(x.dtype, torch.float32)
-        for axis in _of_space(ctx.order): total = total.unflatten(axis, (-1,k)).sum(axis+1, dtype=wide)
-        return (total/k**3).permute(_back(ctx.order))
+        for axis in _of_space(ctx.order):
+            cubes = total.unflatten(axis, (-1,k))
+            total = cubes.sum(axis+1, dtype=wide)
+        means = total/k**3
+        return means.permute(_back(ctx.order))
 
     @staticmethod
     def backward(ctx, grad):
-        share = (grad/ctx.k**3).to(ctx.kind).permute(ctx.order)
+        share = (grad/ctx.k**3).to(ctx.kind)
+        share = share.permute(ctx.order)
         for axis in reversed(_of_space(ctx.order)): share = share.repeat_interleave(ctx.k, axis)
         return share.permute(_back(ctx.order)),None
 
@@ -240,7 +247,10 @@ class _PromptMap(torch.autograd.Function):
         flat = out[0].flatten(1)
         wide = torch.promote_types(vectors.dtype, torch.float32)
         with torch.autocast(out.device.type, enabled=False):
-            for at,m in _flat_pieces(masks, wide): flat[:,at] = torch.mm(vectors.to(wide).T, m).to(out.dtype)
+            weights = vectors.to(wide)
+            for at,m in _flat_pieces(masks, wide):
+                sums = torch.mm(weights.T, m)
+                flat[:,at] = sums.to(out.dtype)
         ctx.kind = vectors.dtype
         return out
 
@@ -250,7 +260,9 @@ class _PromptMap(torch.autograd.Function):
         flat = grad[0].flatten(1)
         wide = torch.promote_types(grad.dtype, torch.float32)
         out = torch.zeros(len(masks), len(flat), dtype=wide)
-        for at,m in _flat_pieces(masks, wide): out.addmm_(m, flat[:,at].to(wide).T)
+        for at,m in _flat_pieces(masks, wide):
+            slope = flat[:,at].to(wide)
+            out.addmm_(m, slope.T)
         return out.to(ctx.kind),None,None
 
 def _flat_pieces(masks, kind):
@@ -259,7 +271,8 @@ def _flat_pieces(masks, kind):
     size = max(1024, CACHED//len(flat))
     for lo in range(0, flat.shape[1], size):
         at = slice(lo, lo+size)
-        yield at,flat[:,at].view(torch.uint8).to(kind) # bytes become numbers faster than truth values do
+        flags = flat[:,at].view(torch.uint8) # bytes become numbers faster than truth values do
+        yield at,flags.to(kind)
 
 def prompt_map(
     vectors:torch.Tensor, # `(n,c)`
