@@ -4,6 +4,7 @@
     python bench/segment.py memory                 # nano on 512x512x300 with 46 and with 243 sentences: peak memory, seconds per phase
     python bench/segment.py stages --device cuda   # medals-s with random weights, both stages, 15 sentences, beside the published way
     python bench/segment.py stages --size 48,48,40 --window 64,64,64 --sentences 2   # the same, small
+    python bench/segment.py whole                  # a whole body, 512x512x600, and structures of the neck: passes, peak memory, seconds
 """
 import argparse
 import json
@@ -99,6 +100,69 @@ def memory(a):
         print(f"| {n} | {r['floats']:.1f} | {r['promised']:.2f} | {r['peak']:.2f} | {r['now']:.2f} | {r['passes']} | {said} |", flush=True)
 
 
+# ---- one region of a whole body
+
+OUTLINE = np.array([ # height, half width, half depth
+    (0,.32,.2), (.45,.45,.3), (.52,.62,.42), (.65,.55,.38), (.78,.62,.4), (.815,.6,.3), (.84,.26,.24), (.87,.24,.26), (.93,.3,.38),
+    (.97,.28,.35), (.995,.1,.12), (1,.02,.02)], np.float32).T
+ORGANS = ( # lungs, liver, bladder: centre, radii, Hounsfield units
+    ((-.25,0,.71),(.2,.26,.08),-820), ((.25,0,.71),(.2,.26,.08),-820), ((-.22,.02,.6),(.26,.26,.05),110), ((0,.02,.5),(.12,.12,.02),8))
+
+
+def slice_of_body(z, x, y):
+    "Hounsfield units at a height from 0 to 1"
+    w,d = (np.interp(z, OUTLINE[0], o) for o in OUTLINE[1:])
+    out = np.full((len(x), y.shape[1]), -1000, np.int16)
+    out[(abs(y+.62)<.01)&(abs(x)<.6)] = 100 # a table
+    has_legs,has_skull = z<.45,z>.9
+    parts = [(x-c)**2/(.45*w)**2+y**2/d**2 for c in (-.5*w, .5*w)] if has_legs else [x**2/w**2+y**2/d**2]
+    inside = ((1,-90), (.86,900), (.72,35)) if has_skull else ((1,-90), (.82,50)) # skin and fat, a shell of bone, brain; or muscle
+    for r in parts:
+        for limit,hu in inside: out[r<limit] = hu
+    for c,r,hu in ORGANS: out[((x-c[0])/r[0])**2+((y-c[1])/r[1])**2+((z-c[2])/r[2])**2<1] = hu
+    if has_skull: return out
+    for c in [(-.5*w,0), (.5*w,0)] if z<.48 else [(0,-.55*d)]: out[(x-c[0])**2+(y-c[1])**2<.005] = 450 # thigh bones, spine
+    if z>.8: out[x**2+(y-.08)**2<.002] = -950 # airways
+    if .865<z<.885: out[abs(parts[0]-.55)+10*(y<.3*d)<.1] = 800 # lower jaw
+    return out
+
+
+def whole_body(size):
+    "A person of 1.8 m in Hounsfield units, head at the top"
+    x,y = (np.linspace(-1, 1, n, dtype=np.float32)[o] for n,o in zip(size[:2], (np.s_[:,None], np.s_[None])))
+    noise = np.random.default_rng(0).normal(0, 12, (7, *size[:2])).astype(np.int16)
+    out = np.empty((size[2], *size[:2]), np.int16)
+    for k in range(size[2]): out[k] = slice_of_body(k/(size[2]-1), x, y)+noise[k%7]
+    return Volume(np.moveaxis(out, 0, 2), np.diag([500/size[0], 500/size[1], 1800/size[2], 1.]), 'ct')
+
+
+NECK = ['left parotid gland', 'right parotid gland', 'mandible', 'spinal cord', 'brainstem']
+
+
+def one_whole(size, device):
+    start = time.perf_counter()
+    vol = whole_body(size)
+    made = time.perf_counter()-start
+    seg = Segmenter.load('headneck', device)
+    open('/proc/self/clear_refs', 'w').write('5')
+    before = peak()
+    start = time.perf_counter()
+    res = seg(vol, NECK, 'ct')
+    seconds = time.perf_counter()-start
+    said,found = res.manifest,[o['sentence'] for o in res.table if o['found']]
+    return dict(made=made, seconds=seconds, passes=said['passes'], before=before, peak=peak(), phases=said['seconds'], found=found)
+
+
+def whole(a):
+    size = a.size or (512,512,600)
+    r = sub('whole', size, a.device)
+    print(f"headneck, {', '.join(NECK)}, in {'x'.join(map(str, size))} voxels, made in {r['made']:.0f} s")
+    print(f"found: {', '.join(r['found']) or 'none'}")
+    print('| passes | seconds | peak of the process, GB | of it before, GB | phases |\n|---|---|---|---|---|')
+    said = ', '.join(f'{k} {v:.0f}' for k,v in r['phases'].items())
+    print(f"| {r['passes']} | {r['seconds']:.0f} | {r['peak']:.2f} | {r['before']:.2f} | {said} |")
+
+
 # ---- both stages, beside the published way
 
 def floats(net, x, on, q, window, device):
@@ -187,7 +251,7 @@ def sub(what, *args):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('table', nargs='?', choices=('sentences','memory','stages'))
+    p.add_argument('table', nargs='?', choices=('sentences','memory','stages','whole'))
     p.add_argument('--sentences', type=int)
     p.add_argument('--size', type=ints, help='voxels x,y,z')
     p.add_argument('--window', type=ints, help='voxels x,y,z of the network')
@@ -196,8 +260,8 @@ def main():
     a = p.parse_args()
     if a.one:
         what,*args = json.loads(a.one)
-        print(json.dumps(dict(memory=one_memory, stages=one_stages)[what](*args)))
-    elif a.table: dict(sentences=sentences, memory=memory, stages=stages)[a.table](a)
+        print(json.dumps(dict(memory=one_memory, stages=one_stages, whole=one_whole)[what](*args)))
+    elif a.table: dict(sentences=sentences, memory=memory, stages=stages, whole=whole)[a.table](a)
     else: p.error('name a table: sentences, memory or stages')
 
 

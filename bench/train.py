@@ -1,6 +1,7 @@
 """Training steps of the network, ours beside the plain way of the published code, each way in a process of its own.
 
     python bench/train.py                                # both published configurations, on a GPU
+    python bench/train.py --small --queries 20           # nano, as the bundled weights are trained
     python bench/train.py --small                        # nano on a small window, also without a GPU: shows that it runs, no more
 
 Plain: fp16 autocast with a loss scaler, contiguous memory, eager, one float mask and one float prompt per sentence, maps concatenated,
@@ -14,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from medals.data.batch import Batch
 from medals.model import MedalS, positions
 from medals.training.config import LoopCfg
-from medals.training.loop import LossModule, TrainState, one_step
+from medals.training.loop import LossModule, TrainState, axes_for, memory_kept, one_step
 
 FULL = dict(preset='medals-s', sizes=((224,224,128), (192,192,192)), queries=32, classes=24, batch=2)
 SMALL = dict(preset='nano', sizes=((64,64,64),), queries=8, classes=6, batch=1)
@@ -101,9 +103,9 @@ def plain_step(net, device):
 
 def our_step(net, device, table, **kw):
     "A function that takes one step of ours"
-    net = net.to(memory_format=torch.channels_last_3d if kw.get('channels_last') else torch.contiguous_format)
-    net.backbone.redo = kw.get('recompute', 0)
     cfg = LoopCfg(lr=1e-4, ema=0., **{'precision': 'bf16', **kw})
+    net = net.to(memory_format=axes_for(net, cfg, device))
+    net.backbone.redo = cfg.recompute
     run = TrainState(net, cfg, Path('.'), table)
     if cfg.compile: net.backbone.compile()
     forward = LossModule(net, cfg)
@@ -123,16 +125,18 @@ def once(way, size, shape, seconds):
     b.query = torch.arange(shape['queries'], device=device).expand_as(b.cls)
     step = plain_step(net, device) if WAYS[way] is None else our_step(net, device, table, **WAYS[way])
     def wait(): return torch.cuda.synchronize() if device.type=='cuda' else None
-    loss = float(step(b, table[b.query])) # the first ones warm up
-    for _ in range(2 if device.type=='cuda' else 0): step(b, table[b.query])
-    wait()
-    t,n = time.perf_counter(),0
-    while n<3 or time.perf_counter()-t<seconds:
-        step(b, table[b.query])
+    with nullcontext() if WAYS[way] is None else memory_kept(): # as `fit` does
+        loss = float(step(b, table[b.query])) # the first ones warm up
+        for _ in range(2 if device.type=='cuda' else 0): step(b, table[b.query])
         wait()
-        n += 1
+        t,n = time.perf_counter(),0
+        while n<3 or time.perf_counter()-t<seconds:
+            step(b, table[b.query])
+            wait()
+            n += 1
+        passed = time.perf_counter()-t
     peak = torch.cuda.max_memory_allocated()/2**30 if device.type=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
-    return dict(rate=n*shape['batch']/(time.perf_counter()-t), gb=peak, loss=loss)
+    return dict(rate=n*shape['batch']/passed, gb=peak, loss=loss)
 
 
 def measure(way, size, shape, seconds):
@@ -146,6 +150,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--small', action='store_true', help='nano, one small window')
     p.add_argument('--seconds', type=float, default=20, help='per row')
+    p.add_argument('--queries', type=int, help='of as many classes; the bundled weights are trained with 20')
     p.add_argument('--ways', default='', help=f'some of: {"; ".join(WAYS)}')
     p.add_argument('--one', help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -155,6 +160,7 @@ def main():
     cuda = torch.cuda.is_available()
     if not cuda and not a.small: sys.exit('there is no GPU here: the published configurations are measured on one; --small runs on a CPU')
     shape = SMALL if a.small else FULL
+    if a.queries: shape = {**shape, 'queries': a.queries, 'classes': a.queries}
     asked = f"{shape['queries']} sentences of {shape['classes']} classes"
     print(f"{shape['preset']}, batch {shape['batch']}, {asked}, torch {torch.__version__}, "
           +(torch.cuda.get_device_name() if cuda else f'NO GPU: a CPU with {torch.get_num_threads()} threads'))

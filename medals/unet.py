@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .network.kernels import averaged, conv3d, convolve_slabs, norm_act, with_halo
+from .network.kernels import averaged, conv3d, convolve_slabs, norm_act, twice_as_fine, with_halo
 
 # %% ../nbs/network/00_unet.ipynb #16227e88
 class ConvBlock(nn.Module):
@@ -60,7 +60,7 @@ def conv_parts(
         kernel = conv.weight[:,first:last]
         bias = conv.bias if total is None else None # once
         y = conv3d(part, kernel, bias, conv.stride, padding)
-        total = y if total is None else total+y
+        total = y if total is None else total.add_(y)
         first = last
     return total
 
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         maps = []
         kept = len(self.stages)-redo # coarse scales whose numbers are not forgotten
         for i,(up,stage,skip) in enumerate(zip(self.transpconvs, self.stages, reversed(finer))):
-            x = again(stage, up(x), skip, redo=i>=kept)
+            x = again(stage, twice_as_fine(up, x), skip, redo=i>=kept)
             maps.insert(0, x)
         return maps
 

@@ -23,11 +23,13 @@ from medals.inference.request import make_request
 from medals.prepare import prepare, recipe_for
 from medals.training.train import TrainCfg, build_run, train
 from medals.training.config import LoopCfg, lr_at
+from medals.training.losses import seg_loss
 from medals.inference.pipeline import SegmentRun
 from medals.inference.report import result_of
 from medals.inference.sliding import MaskAccumulator
 from medals.inference.stages import load_stages
 from medals.masks.bitmask import BitMask
+from medals.model import MedalS, ModelCfg
 from medals.network.repertoire import read_classes
 from medals.segment import Segmenter
 from medals.spatial import Point
@@ -265,6 +267,40 @@ def test_recomputing_gives_the_same_step(store, tmp_path):
         train([store], cfg)
         nets.append(state(cfg.out)['net'])
     assert all(torch.allclose(nets[0][k], v, atol=1e-5) for k,v in nets[1].items())
+
+
+def test_a_run_goes_on_with_weights_in_another_order_of_axes(store, tmp_path):
+    "The optimizer goes through memory in a row: its averages have to lie as the weights do"
+    nets = []
+    for last in (False, True):
+        cfg = TrainCfg(out=str(tmp_path/str(last)), steps=2, save_every=1, lr=.01)
+        train([store], cfg)
+        train([store], replace(cfg, steps=3, channels_last=last, change=True, resume=True))
+        nets.append(state(cfg.out)['net'])
+    kernels = [k for k,v in nets[0].items() if v.ndim==5] # a bias before a norm has a gradient of rounding errors alone
+    off = [(nets[0][k]-nets[1][k]).abs().mean() for k in kernels]
+    assert max(off)<3e-4, 'a step is .01'
+
+
+@pytest.mark.parametrize('drawn', [0, 3, 20])
+def test_the_loss_without_logits_is_that_of_logits(drawn):
+    torch.manual_seed(0)
+    heads = dict(heads=2, ffn=32, head=16, aux_heads=(16,16,16))
+    net = MedalS(ModelCfg(features=(4,6,8,8,8,8), query=24, layers=1, dropout=0., signed=True, **heads))
+    m,p = torch.rand(2, 20, 64, 32, 32)<.1,torch.rand(2, 20, 64, 32, 32)<.05
+    p[:,drawn:] = False
+    cls,valid = torch.arange(25).expand(2, 25)%20,torch.ones(2, 25, dtype=torch.bool)
+    valid[1,9:] = False
+    x,q = torch.rand(2, 1, 64, 32, 32),torch.randn(2, 25, 24)
+    whole = m.float(),p.float() # prompts that are no bool go the plain way
+    found = []
+    for prompts,multiply in ((whole[1], True), (p, False)):
+        feats = net.encode(x, p.any(1, keepdim=True))
+        loss,_ = seg_loss(net.decode(feats, q, prompts, deep=True, cls=cls.masked_fill(~valid, -1), multiply=multiply), m, cls, valid)
+        trained = [o for o in net.parameters() if o.requires_grad]
+        found.append((loss.item(), torch.autograd.grad(loss, trained)))
+    assert abs(found[0][0]-found[1][0])<1e-5
+    for a,b in zip(found[0][1], found[1][1]): assert (a-b).abs().max()<1e-4*a.abs().max()+1e-7
 
 
 def test_published_schedule_to_the_step():
