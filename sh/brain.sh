@@ -9,7 +9,7 @@
 # OUT:    a folder; what is there already is not made again, and a training that was stopped goes on
 #
 # MINUTES (default 180) is the time to train, from the weights `brain` that medals has (see brain/README.md) or those in $BEGIN, on voxels of MM (default 1.5,1.5,1.5) with the
-# peak learning rate LR (default .002); more flags for `medals train` stand in MORE.
+# peak learning rate LR (default .002). QUERIES (default 20) sentences are asked of a window, among them each time those of ALWAYS, with commas between them; more flags for `medals train` stand in MORE.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)/brain
 heads=$1 bodies=$2 out=$3
@@ -32,7 +32,7 @@ resume=()
 [ -f "$out/run/run.json" ] && resume=(--resume --change)
 medals train "${stores[@]}" -o "$out/run" "${resume[@]}" \
   --weights "${BEGIN:-brain}" --text small --datasets "$here/tissues.toml" \
-  --patch 64,64,64 --queries 20 --least 5 --blank 20 --empty .01 --forced .5 --far .15 --paint clear --lr "${LR:-.002}" \
+  --patch 64,64,64 --queries "${QUERIES:-20}" --always "${ALWAYS:-}" --least 5 --blank 20 --empty .01 --forced .5 --far .15 --paint clear --lr "${LR:-.002}" \
   --minutes "${MINUTES:-180}" --precision "${PRECISION:-auto}" --workers "${WORKERS:-1}" \
   --save-every 100 --seed 0 ${MORE:-}
 echo "the weights are in $out/run/last; try: medals segment head.nii.gz brain --weights $out/run/last"

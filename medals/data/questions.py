@@ -28,6 +28,7 @@ class DataCfg:
     sentences:int=1         # Sentences per class; 0: as many as fit into `queries`, each with a mask of its own (published)
     forced:float=.33        # Share of windows placed around a voxel of some class
     insist:bool=True        # Always ask for the class that the window was placed around?
+    always:str=''           # Classes, with commas between them, that every window is asked for in which they are; others share the rest
     negatives:float=.33     # Absent classes asked for, as a share of the present ones
     least:int=1             # Absent classes asked for, at least
     blank:int=4             # Absent classes asked for where nothing is present, at most; 0: as many as fit (published)
@@ -202,10 +203,13 @@ def pick_classes(
     cfg:DataCfg,
     gen:np.random.Generator,
     forced:int=None,     # Class that the window was placed around
+    always:tuple=(),     # Classes that are asked for wherever they are
 )->tuple:                # Classes to ask for, in ascending order; how many more that are absent are wanted
     "Which classes a window is asked for"
     first = forced if cfg.insist else None
-    positives = _shuffled(present, gen, first)[:cfg.queries]
+    order = _shuffled(present, gen, first)
+    in_front = np.isin(order, [*always, first] if first is not None else list(always))
+    positives = np.concatenate([order[in_front], order[~in_front]])[:cfg.queries]
     absent = _shuffled(~present, gen, first)
     room = cfg.queries-len(positives)
     if len(positives): wanted = max(cfg.least, int(cfg.negatives*len(positives)))

@@ -198,11 +198,13 @@ def _add_strangers(sampler, qs, asks, names, missing, gen):
     return asks,names
 
 # %% ../../nbs/data/95_sampler.ipynb #5d188f51
-def _picked(row, present, cfg, forced, gen):
+def _picked(row, present, cfg, forced, gen, names):
     "Classes that are asked for, of those that the case was searched for, and how many more that are absent are wanted"
     known = np.array(row['known'], int)
     forced = None if forced is None else row['known'].index(forced)
-    picked,missing = pick_classes(present[known], cfg, gen, forced)
+    often = [name.strip() for name in cfg.always.split(',')]
+    always = [place for place,i in enumerate(row['known']) if names[i] in often]
+    picked,missing = pick_classes(present[known], cfg, gen, forced, always)
     return known[picked],missing
 
 def _questions_about(sampler, row, labels, forced, swapped, gen):
@@ -211,7 +213,7 @@ def _questions_about(sampler, row, labels, forced, swapped, gen):
     values = BYTE_VALUES if labels.dtype==np.uint8 else WORD_VALUES
     whole = qs.table(values)                                             # (values,n)
     seen = np.bincount(labels.reshape(-1), minlength=values)>0           # (values)
-    picked,missing = _picked(row, whole[seen].any(0), cfg, forced, gen)
+    picked,missing = _picked(row, whole[seen].any(0), cfg, forced, gen, qs.names)
     sentences,called = (qs.mirrored,qs.called) if swapped else (qs.asks,qs.names)
     asks = [sentences[i] for i in picked]
     names = [called[i] for i in picked]
