@@ -421,3 +421,16 @@ def test_one_in_eight_marked_structures_loses_its_name(sided):
         nameless += int(lost.sum())
     assert shown>30 and .03<nameless/shown<.3
     assert DATA_PRESETS['published'].nameless==0
+
+
+def test_classes_that_are_always_asked(tmp_path):
+    "In every window in which they are, also where there is room for few; a name that no store has is refused"
+    x,y = body()
+    classes = {'hippocampus': [1], 'amygdala': [2], 'thalamus': [3]}
+    place = store(tmp_path/'a', {'MR_brain': dict(classes=classes, cases=[(x,y)], modality='mri')})
+    sampler = Sampler(place, DataCfg(aug='none', queries=2, least=0, negatives=0., always=' thalamus, '))
+    seen = [sampler.sample(i) for i in range(30)]
+    with_thalamus = [s for s in seen if (s.labels==3).any()]
+    assert with_thalamus and all('thalamus' in s.classes for s in with_thalamus)
+    with pytest.raises(UserError, match='always names kidney, and the stores have the classes amygdala'):
+        Sampler(place, DataCfg(always='kidney,thalamus'))

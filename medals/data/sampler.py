@@ -58,6 +58,15 @@ def _by_data_set(rows):
     for row in rows: groups.setdefault(row['dataset'], []).append(row)
     return dict(sorted(groups.items()))
 
+# %% ../../nbs/data/95_sampler.ipynb #6180a0db
+def _always(cfg, sets):
+    "Classes that are asked of every window in which they are"
+    asked = {name.strip() for name in cfg.always.split(',')}-{''}
+    known = {name for qs in sets.values() for name in qs.names}
+    odd = sorted(asked-known)
+    if odd: raise UserError(f"always names {', '.join(odd)}, and the stores have the classes {', '.join(sorted(known))}")
+    return asked
+
 # %% ../../nbs/data/95_sampler.ipynb #d68f1232
 class Sampler:
     "Samples from one or several stores"
@@ -70,8 +79,7 @@ class Sampler:
         self.cfg = cfg
         self.seed = seed
         self.failed = Counter() # Failures of each broken case
-        folders = [stores] if isinstance(stores, (str, Path)) else stores
-        rows,about,recipe = read_stores(folders)
+        rows,about,recipe = read_stores([stores] if isinstance(stores, (str, Path)) else stores)
         self.patch = tuple(cfg.patch or recipe.get('patch') or ())
         if not self.patch:
             raise UserError("the stores do not say which patch they are for; give one, such as patch=(192,192,192)")
@@ -85,6 +93,7 @@ class Sampler:
 
         all_groups = _by_data_set(rows)
         self._list_questions(about, all_groups)
+        self.always = _always(cfg, self.sets)
         self.facts = sampling(cfg.datasets)
         self.aug = _config(cfg.aug, AUGS, AugCfg)
         self.prompt = _config(cfg.prompt, PROMPTS, PromptCfg)
@@ -198,11 +207,10 @@ def _add_strangers(sampler, qs, asks, names, missing, gen):
     return asks,names
 
 # %% ../../nbs/data/95_sampler.ipynb #5d188f51
-def _picked(row, present, cfg, forced, gen, names):
+def _picked(row, present, cfg, forced, gen, names, often):
     "Classes that are asked for, of those that the case was searched for, and how many more that are absent are wanted"
     known = np.array(row['known'], int)
     forced = None if forced is None else row['known'].index(forced)
-    often = [name.strip() for name in cfg.always.split(',')]
     always = [place for place,i in enumerate(row['known']) if names[i] in often]
     picked,missing = pick_classes(present[known], cfg, gen, forced, always)
     return known[picked],missing
@@ -213,7 +221,7 @@ def _questions_about(sampler, row, labels, forced, swapped, gen):
     values = BYTE_VALUES if labels.dtype==np.uint8 else WORD_VALUES
     whole = qs.table(values)                                             # (values,n)
     seen = np.bincount(labels.reshape(-1), minlength=values)>0           # (values)
-    picked,missing = _picked(row, whole[seen].any(0), cfg, forced, gen, qs.names)
+    picked,missing = _picked(row, whole[seen].any(0), cfg, forced, gen, qs.names, sampler.always)
     sentences,called = (qs.mirrored,qs.called) if swapped else (qs.asks,qs.names)
     asks = [sentences[i] for i in picked]
     names = [called[i] for i in picked]
