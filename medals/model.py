@@ -307,7 +307,7 @@ def tokens(
     "What queries look at: all scales, averaged down to the deepest grid"
     *finer,deepest = skips
     halvings = range(len(finer), 0, -1) # from each scale to the deepest
-    pooled = [averaged(skip, 2**k) if torch.is_grad_enabled() else F.avg_pool3d(skip, 2**k) for skip,k in zip(finer, halvings)]
+    pooled = [averaged(skip, 2**k) for skip,k in zip(finer, halvings)]
     return self.project([*pooled, deepest])
 
 @patch

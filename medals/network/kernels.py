@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .winograd import SLICES_TOGETHER, convolve_winograd, saves_products
+
 # %% ../../nbs/network/00_kernels.ipynb #ea59d599
 def in_a_run(
     x:torch.Tensor,
@@ -27,9 +29,15 @@ def _three(n):
     "A number for each axis"
     return tuple(n) if isinstance(n, (tuple, list)) else (n,)*3
 
-def _by_onednn(x, w, b, stride, padding):
-    "The convolution of oneDNN, which picks its kernel by shape"
-    return torch.mkldnn_convolution(x, w, b, _three(padding), _three(stride), (1,1,1), 1)
+def _in_single_run(x):
+    "In a run, in single precision?"
+    return x.dtype==torch.float32 and in_a_run(x) and not torch.is_autocast_enabled(x.device.type)
+
+def _in_run(x, w, b, stride, padding):
+    "With fewer products, or by oneDNN, which picks its kernel by shape"
+    first,*others = padding
+    if others==[1,1] and saves_products(x, w, stride): return convolve_winograd(with_halo(x, -first, x.shape[2]+first), w, b)
+    return torch.mkldnn_convolution(x, w, b, padding, stride, (1,1,1), 1)
 
 def _with_channels(x, w):
     "Empty channels that lead to the faster kernel, if a few are enough"
@@ -65,8 +73,8 @@ def conv3d(
     padding=1,
 )->torch.Tensor:
     "A convolution that is fast on the CPU, too"
-    single = x.dtype==w.dtype==torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    if single and in_a_run(x) and torch.backends.mkldnn.is_available(): return _by_onednn(x, w, b, stride, padding)
+    is_single = _in_single_run(x) and w.dtype==torch.float32
+    if is_single and torch.backends.mkldnn.is_available(): return _in_run(x, w, b, _three(stride), _three(padding))
     if not torch.is_grad_enabled(): return F.conv3d(x, w, b, stride, padding)
     if _is_thin(x): return _in_single(x, w, b, stride, padding)
     x,w = _with_channels(x, w)
@@ -89,13 +97,15 @@ def map_slabs(
     shape:tuple,       # Of a map `(b,c,x,y,z)`
     like:torch.Tensor, # What says type and device
     size:int=None,     # Bytes of one; None: `MAP_SLAB`
+    multiple:int=1,    # A slab has a multiple of so many slices
 )->list:               # First and last slice, exclusive; a single pair in training
     "The slices of a map that are worked on together"
     b,c,n,*plane = shape
     rows = n
     if in_a_run(like):
         of_a_slice = b*c*plane[0]*plane[1]*max(4, like.element_size()) # half precision becomes single on the way
-        rows = max(1, (size or MAP_SLAB)//of_a_slice)
+        groups = (size or MAP_SLAB)//(of_a_slice*multiple)
+        rows = max(1, groups)*multiple
     return [(lo, min(lo+rows, n)) for lo in range(0, n, rows)]
 
 def with_halo(
@@ -131,8 +141,9 @@ def convolve_slabs(
 )->torch.Tensor:
     "A 3x3x3 convolution, a few slices at a time"
     of_result = (size or MAP_SLAB)//stride**3 # what is read is so much larger
+    multiple = SLICES_TOGETHER if size is None and _in_single_run(like) else 1 # so many slices come out together
     waiting = None
-    for lo,hi in map_slabs(shape, like, of_result):
+    for lo,hi in map_slabs(shape, like, of_result, multiple):
         made = convolve(read(lo*stride-1, (hi-1)*stride+2))
         if into is None: into = _empty(made, shape)
         if waiting: into[:,:,waiting[0]:waiting[1]] = waiting[2]
@@ -167,6 +178,13 @@ def _normed(norm, y):
         parts.append(part)
     return torch.cat(parts) if len(parts)>1 else parts[0]
 
+def _scale_shift(x, scale, shift):
+    "Times a number per channel, plus another one, in place"
+    if x.dtype==scale.dtype: torch.addcmul(shift[:,None,None,None], x, scale[:,None,None,None], out=x)
+    else: # mixed types are fast in PyTorch's batch norm only, here of mean 0 and variance 1
+        zeros = torch.zeros_like(scale)
+        x.copy_(F.batch_norm(x, zeros, torch.ones_like(scale), scale, shift, eps=0.))
+
 def norm_act(
     norm:nn.InstanceNorm3d, # With scale and shift
     y:torch.Tensor,         # `(b,c,x,y,z)`; in a run changed in place
@@ -179,14 +197,22 @@ def norm_act(
         mean,variance = moments(one, norm, size)
         scale = norm.weight/(variance+norm.eps).sqrt()
         shift = norm.bias-mean*scale
-        scale,shift = (o.to(norm.weight.dtype)[:,None,None,None] for o in (scale, shift))
+        scale,shift = (o.to(norm.weight.dtype) for o in (scale, shift))
         for lo,hi in map_slabs(one.shape, one, size):
             part = one[:,:,lo:hi]
-            torch.addcmul(shift, part, scale, out=part)
+            _scale_shift(part, scale, shift)
             F.leaky_relu_(part, slope)
     return y
 
 # %% ../../nbs/network/00_kernels.ipynb #3312bf73
+def _summed(x, axes, k):
+    "Sums over `k` neighbours along some axes, in single precision"
+    wide = torch.promote_types(x.dtype, torch.float32)
+    for axis in axes:
+        groups = x.unflatten(axis, (-1,k))
+        x = groups.sum(axis+1, dtype=wide)
+    return x
+
 class _Averages(torch.autograd.Function):
     "Means over cubes of voxels in training, in single precision"
     @staticmethod
@@ -194,11 +220,7 @@ class _Averages(torch.autograd.Function):
         ctx.k = k
         ctx.order = (0,2,3,4,1) if _side_by_side(x) else (0,1,2,3,4) # axes as they lie in memory
         ctx.kind = x.dtype
-        total = x.permute(ctx.order)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        for axis in _of_space(ctx.order):
-            cubes = total.unflatten(axis, (-1,k))
-            total = cubes.sum(axis+1, dtype=wide)
+        total = _summed(x.permute(ctx.order), _of_space(ctx.order), k)
         means = total/k**3
         return means.permute(_back(ctx.order))
 
@@ -225,8 +247,13 @@ def averaged(
 )->torch.Tensor:
     "Means over cubes of voxels"
     if x.device.type=='cpu' and torch.is_grad_enabled(): return _Averages.apply(x, k)
-    planes = [F.avg_pool3d(x[:,:,lo:hi], (1,k,k)) for lo,hi in map_slabs(x.shape, x, size)]
-    return F.avg_pool3d(torch.cat(planes, 2), (k,1,1))
+    if not in_a_run(x): return F.avg_pool3d(x, k)
+    rows = x.permute(0,2,3,4,1) if _side_by_side(x) else x # axes as they lie in memory
+    first = 1 if rows is not x else 2
+    slabs = map_slabs(x.shape, x, size)
+    planes = [_summed(rows.narrow(first, lo, hi-lo), (first+1,first+2), k) for lo,hi in slabs]
+    means = _summed(torch.cat(planes, first), (first,), k)/k**3
+    return means.permute(0,4,1,2,3) if rows is not x else means
 
 # %% ../../nbs/network/00_kernels.ipynb #a4066cc6
 def union(
