@@ -1,4 +1,4 @@
-"""One forward pass of the network, the published way beside ours and our faster ones, each in a process of its own.
+"""One forward pass of the network, the published way beside ours and our faster ones, each in a process of its own, in turns.
 
     python bench/forward.py                      # on the CPU: sizes 64 and 96, 1 and 24 sentences, with and without prompts
     python bench/forward.py --sizes 64 --preset nano
@@ -6,6 +6,8 @@
     python bench/forward.py --device cuda --sizes 192x192x192,224x224x128 --sentences 15   # both published configurations
 
 Published: float32 on a CPU, fp16 on a GPU. The last column compares masks with those of the published way (Dice over all sentences).
+In every round each way makes one pass, so that what else the machine does hits all of them; `times as fast` has a number for each round.
+With one thread (OMP_NUM_THREADS=1) it is of processor seconds, which a busy machine changes little, otherwise of seconds.
 """
 import argparse
 import json
@@ -88,8 +90,8 @@ def factored(model, x, q, m):
     return torch.einsum('bnc,bcxyz->bnxyz', vec.float(), d.float())
 
 
-def once(way, device, size, n, prompted, preset, repeats, out):
-    "Seconds and peak memory of a pass, the best of some after one that warms up; the masks go into a file"
+def serve(way, device, size, n, prompted, preset, out):
+    "Make a pass for every line that comes in, and say what it took; the masks of the last one are in a file by then"
     model,dtype = prepared(way, device, preset)
     gen = torch.Generator().manual_seed(0)
     x = torch.rand(1,1,*size, generator=gen)*64
@@ -97,24 +99,39 @@ def once(way, device, size, n, prompted, preset, repeats, out):
     m = (torch.rand(1,n,*size, generator=gen)<.1).to(device) if prompted else None
     x,q = x.to(device),q.to(device)
     run = published if way=='published' else factored
-    times = []
     kind = getattr(torch, dtype or 'float32')
-    with torch.inference_mode(), torch.autocast(device, kind, enabled=dtype is not None):
-        for _ in range(repeats+(repeats>1)):
-            start = time.perf_counter()
+    for _ in sys.stdin:
+        with torch.inference_mode(), torch.autocast(device, kind, enabled=dtype is not None):
+            start,own = time.perf_counter(),time.process_time()
             y = run(model, x, q, m)
             if device=='cuda': torch.cuda.synchronize()
-            times.append(time.perf_counter()-start)
-    np.save(out, np.packbits((y>y.float().mean()).cpu().numpy()))
-    gb = torch.cuda.max_memory_allocated()/2**30 if device=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
-    return dict(seconds=min(times[-repeats:]), gb=gb)
+            took = dict(seconds=time.perf_counter()-start, processor=time.process_time()-own)
+        np.save(out, np.packbits((y>y.float().mean()).cpu().numpy()))
+        del y
+        gb = torch.cuda.max_memory_allocated()/2**30 if device=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
+        print(json.dumps(dict(took, gb=gb)), flush=True)
 
 
-def measure(*args):
-    cmd = [sys.executable, __file__, '--one', json.dumps(args)]
-    done = subprocess.run(cmd, capture_output=True, text=True)
-    if done.returncode: return dict(error=(done.stderr.strip().splitlines() or ['killed'])[-1][:120])
-    return json.loads(done.stdout)
+class Worker:
+    "A process that makes passes when it is asked to"
+    def __init__(self, *args, script=__file__):
+        cmd = [sys.executable, script, '--one', json.dumps(args)]
+        self.run = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.rounds = []
+        self.error = ''
+
+    def once(self):
+        "A pass; an error is kept, and the process ends"
+        if self.error: return
+        try:
+            print(file=self.run.stdin, flush=True)
+            said = self.run.stdout.readline()
+        except BrokenPipeError: said = ''
+        if said: self.rounds.append(json.loads(said))
+        else: self.error = ((self.run.stderr.read() or '').strip().splitlines() or ['killed'])[-1][:120]
+
+    def close(self):
+        if self.run.poll() is None: self.run.communicate()
 
 
 def alike(a, b):
@@ -136,37 +153,51 @@ def asked():
     p.add_argument('--sentences', default='1,24')
     p.add_argument('--preset', default='medals-s')
     p.add_argument('--device', default='cpu', choices=list(WAYS))
-    p.add_argument('--repeats', type=int, default=3, help='passes after one that warms up; 1: a single cold one')
+    p.add_argument('--repeats', type=int, default=3, help='rounds after one that warms up; 1: a single cold one')
+    p.add_argument('--prompts', choices=('no','yes','both'), default='both')
     p.add_argument('--ways', help='only these, with semicolons between them')
     p.add_argument('--one', help=argparse.SUPPRESS)
     return p.parse_args()
 
 
+def rows(ways, case, a, files):
+    "Measure all ways in turns, and yield what the table says of each"
+    size,n,prompted = case
+    workers = {way: Worker(way, a.device, size, n, prompted, a.preset, files[way]) for way in ways}
+    for _ in range(a.repeats+(a.repeats>1)):
+        for worker in workers.values(): worker.once()
+    for worker in workers.values(): worker.close()
+    first = workers[ways[0]]
+    by = 'processor' if a.device=='cpu' and torch.get_num_threads()==1 else 'seconds'
+    for way,worker in workers.items():
+        row = ['x'.join(map(str, size)), n, 'yes' if prompted else 'no', way]
+        if worker.error:
+            yield [*row, worker.error, '', '', '', '']
+            continue
+        kept = worker.rounds[-a.repeats:]
+        best = [f'{min(o[what] for o in kept):.3f}' for what in ('seconds','processor')]
+        ratios = ' '.join(f'{one[by]/own[by]:.2f}' for one,own in zip(first.rounds[-a.repeats:], kept))
+        dice = '' if first.error else f'{alike(files[ways[0]], files[way]):.4f}'
+        yield [*row, *best, ratios, f"{kept[-1]['gb']:.2f}", dice]
+
+
 def main():
     a = asked()
     if a.one:
-        print(json.dumps(once(*json.loads(a.one))))
+        serve(*json.loads(a.one))
         return
     where = f'{torch.get_num_threads()} threads' if a.device=='cpu' else torch.cuda.get_device_name()
     print(f'{a.preset}, {a.device}, {where}, torch {torch.__version__}')
-    print('| size | sentences | prompts | way | s | times as fast | GB | Dice |\n|---|---|---|---|---|---|---|---|')
+    head = 'size | sentences | prompts | way | s | processor s | times as fast, by round | GB | Dice'
+    print(f'| {head} |\n|---|---|---|---|---|---|---|---|---|')
     ways = [w for w,how in WAYS[a.device].items() if 'backend' not in how or find_spec('openvino')]
-    if a.ways: ways = a.ways.split(';')
-    cases = [(sides(size), int(n), prompted) for size in a.sizes.split(',') for n in a.sentences.split(',') for prompted in (False, True)]
+    if a.ways: ways = [o.strip() for o in a.ways.split(';')]
+    kinds = dict(no=(False,), yes=(True,), both=(False,True))[a.prompts]
+    cases = [(sides(size), int(n), prompted) for size in a.sizes.split(',') for n in a.sentences.split(',') for prompted in kinds]
     with tempfile.TemporaryDirectory() as tmp:
-        for size,n,prompted in cases:
-            files = {way: str(Path(tmp)/f'{i}.npy') for i,way in enumerate(ways)}
-            first = None
-            for way in ways:
-                made = measure(way, a.device, size, n, prompted, a.preset, a.repeats, files[way])
-                first = first or made
-                row = ['x'.join(map(str, size)), n, 'yes' if prompted else 'no', way]
-                if 'error' in made: row += [made['error'], '', '', '']
-                else:
-                    ratio = first['seconds']/made['seconds'] if 'seconds' in first else float('nan')
-                    dice = alike(files[ways[0]], files[way]) if 'seconds' in first else float('nan')
-                    row += [f"{made['seconds']:.3f}", f'{ratio:.2f}', f"{made['gb']:.2f}", f'{dice:.4f}']
-                print('|', ' | '.join(map(str, row)), '|', flush=True)
+        files = {way: str(Path(tmp)/f'{i}.npy') for i,way in enumerate(ways)}
+        for case in cases:
+            for row in rows(ways, case, a, files): print('|', ' | '.join(map(str, row)), '|', flush=True)
 
 
 if __name__=='__main__': main()

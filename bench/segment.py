@@ -5,6 +5,10 @@
     python bench/segment.py stages --device cuda   # medals-s with random weights, both stages, 15 sentences, beside the published way
     python bench/segment.py stages --size 48,48,40 --window 64,64,64 --sentences 2   # the same, small
     python bench/segment.py whole                  # a whole body, 512x512x600, and structures of the neck: passes, peak memory, seconds
+
+`stages` runs the ways in turns, in processes that stay, so that what else the machine does hits all of them; it has a ratio for each round,
+of processor seconds where there is one thread (OMP_NUM_THREADS=1), which a busy machine changes little, otherwise of seconds. The
+published way makes two passes of a window of the second stage, as the published code does: each hides half of what the first one found.
 """
 import argparse
 import json
@@ -19,6 +23,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from forward import Worker, published as published_pass
 from medals.geometry import resample_labels
 from medals.inference.request import make_request
 from medals.inference.inputs import image_part, stage_view
@@ -165,16 +170,38 @@ def whole(a):
 
 # ---- both stages, beside the published way
 
+WAYS = {'published': None, 'compat': dict(compat=True), 'ours, float32': dict(precision='float32', backend='torch'), 'ours': {}}
+LIKE = {'compat': 'published', 'ours': 'ours, float32'} # whose masks they should have, but for chance and rounding
+
+
+def hidden(m, gen):
+    "Prompts with half of their blocks, those with the other half, and where the first are hidden"
+    coarse = [-(-n//8) for n in m.shape[2:]]
+    on = torch.zeros(int(np.prod(coarse)), dtype=torch.bool)
+    on[torch.randperm(len(on), generator=gen)[:len(on)//2]] = True
+    on = on.view(1, 1, *coarse)
+    for axis in (2,3,4): on = on.repeat_interleave(8, axis)
+    on = on[:,:,:m.shape[2],:m.shape[3],:m.shape[4]].float().to(m.device)
+    return m*on,m*(1-on),1-on
+
+
 def floats(net, x, on, q, window, device):
-    "Scores of every class as floats on the host, from half windows, every window shown all prompts as floats"
-    total,count,half = np.zeros(on.shape, np.float32),np.zeros(x.shape, np.float32),torch.device(device).type=='cuda'
+    "Scores of every class as floats on the host, from half windows, every window shown all prompts as floats, half of them at a time"
+    total,count = np.zeros(on.shape, np.float32),np.zeros(x.shape, np.float32)
+    half,gen,prompted = torch.device(device).type=='cuda',torch.Generator().manual_seed(0),on.any()
     u,v,w = (window_weight(o, False).astype(np.float32) for o in window)
     g = u[:,None,None]*v[:,None]*w
     for tile in (t for batch,_ in Windows(x.shape, window, even=False).slabs() for t in batch):
         at = tuple(slice(s, s+o) for s,o in zip(tile.at, window))
         with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.float16, enabled=half):
             m = torch.from_numpy(on[(slice(None), *at)][None]).to(device)
-            p = net(torch.from_numpy(x[at][None,None]).to(device), q, m, m.amax(1, keepdim=True)).float().sigmoid()[0].cpu().numpy()
+            part = torch.from_numpy(x[at][None,None]).to(device)
+            if prompted:
+                first,second,unseen = hidden(m, gen)
+                logits = published_pass(net, part, q, first)*unseen
+                logits += published_pass(net, part, q, second)*(1-unseen)
+            else: logits = published_pass(net, part, q, m)
+            p = logits.float().sigmoid()[0].cpu().numpy()
         total[(slice(None), *at)] += p*g
         count[at] += g
     total /= count
@@ -214,32 +241,65 @@ def published(stages, files, vol, texts, device):
     return view.turn.back(lbl)
 
 
-def one_stages(way, size, n, window, device):
+def serve(way, size, n, window, device, out):
+    "Segment the scan for every line that comes in, and say what it took; the labels of the last time are in a file by then"
     vol,texts = body(size, (.8,.8,1.)),[f'structure {i}' for i in range(n)]
     stages,enc = load_stages('random:medals-s')
     if window: stages = [replace(s, frame=replace(s.frame, window=tuple(window))) for s in stages]
-    files = [Path(tempfile.mkdtemp())/f'{s.name}.pth' for s in stages]
-    for s,f in zip(stages, files): torch.save(s.model.state_dict(), f)
-    seg = Segmenter(stages, enc, device=device)
-    device,out = str(seg.device),[]
-    for _ in range(2 if seg.device.type=='cuda' else 1): # the first run on a GPU warms up
-        t = time.perf_counter()
-        if way=='published': lbl,phases = published(stages, files, vol, texts, device),{}
+    how = dict(WAYS[way] or {})
+    settings = dict(compat=how.pop('compat', False), presence=0)
+    where = torch.device('cuda' if device=='auto' and torch.cuda.is_available() else 'cpu' if device=='auto' else device)
+    if way=='published':
+        files = [Path(tempfile.mkdtemp())/f'{s.name}.pth' for s in stages]
+        for s,f in zip(stages, files): torch.save(s.model.state_dict(), f)
+        engine = f'torch, {"fp16" if where.type=="cuda" else "float32"}'
+    else:
+        seg = Segmenter(stages, enc, device=device, precision=how.get('precision', 'auto')).use(how.get('backend', 'auto')) # tried here
+        engine = f"{seg.backend}, {str(seg.amp or 'float32').removeprefix('torch.')}"
+    for _ in sys.stdin:
+        start,own = time.perf_counter(),time.process_time()
+        if way=='published': lbl,said = published(stages, files, vol, texts, str(where)),{}
         else:
-            res = seg(vol, texts, 'ct', compat=way=='compat', presence=0)
-            lbl,phases = res.labels()[0],res.manifest['seconds']
-        out.append(time.perf_counter()-t)
-    there = torch.cuda.max_memory_allocated()/2**30 if seg.device.type=='cuda' else 0.
-    return dict(seconds=out[-1], first=out[0], peak=peak(), device=there, where=seg.where, phases=phases, voxels=int((lbl>0).sum()))
+            res = seg(vol, texts, 'ct', **settings)
+            lbl,said = res.labels()[0],dict(res.manifest['seconds'], passes=res.manifest['passes'])
+        took = dict(seconds=time.perf_counter()-start, processor=time.process_time()-own)
+        np.save(out, lbl)
+        there = torch.cuda.max_memory_allocated()/2**30 if where.type=='cuda' else 0.
+        print(json.dumps(dict(took, peak=peak(), device=there, engine=engine, said=said, voxels=int((lbl>0).sum()))), flush=True)
+
+
+def agreement(a, b, n):
+    "Mean Dice of the labels of two files"
+    x,y = np.load(a),np.load(b)
+    counts = [(int(((x==i)&(y==i)).sum()), int((x==i).sum()+(y==i).sum())) for i in range(1, n+1)]
+    return np.mean([2*both/all_of_them for both,all_of_them in counts if all_of_them])
 
 
 def stages(a):
-    print('| way | seconds | peak on the host, GB | on the device, GB | voxels found | phases |\n|---|---|---|---|---|---|')
-    for way in ('published','compat','ours'):
-        r = sub('stages', way, a.size or (512,512,300), a.sentences or 15, a.window, a.device)
-        said = ', '.join(f'{k} {v:.1f}' for k,v in r['phases'].items())
-        print(f"| {way} | {r['seconds']:.1f} | {r['peak']:.1f} | {r['device']:.1f} | {r['voxels']} | {said} |", flush=True)
-    print('\n'+r['where'])
+    size,n = a.size or (512,512,300),a.sentences or 15
+    ways = [o.strip() for o in a.ways.split(';')] if a.ways else list(WAYS)
+    folder = Path(tempfile.mkdtemp())
+    files = {way: str(folder/f'{i}.npy') for i,way in enumerate(ways)}
+    workers = {way: Worker('stages', way, size, n, a.window, a.device, file, script=__file__) for way,file in files.items()}
+    for _ in range(a.rounds):
+        for worker in workers.values(): worker.once()
+    by = 'processor' if a.device=='cpu' and torch.get_num_threads()==1 else 'seconds'
+    print(f"{'x'.join(map(str, size))} voxels, {n} sentences, {a.rounds} rounds, {torch.get_num_threads()} threads")
+    print('| way | engine | s | processor s | times as fast, by round | GB | on the device | voxels | Dice with | of the last round |')
+    print('|---|---|---|---|---|---|---|---|---|---|')
+    for way,worker in workers.items():
+        worker.close()
+        if worker.error:
+            print(f'| {way} | {worker.error} |')
+            continue
+        last,first = worker.rounds[-1],workers[ways[0]].rounds
+        ratios = ' '.join(f'{one[by]/own[by]:.2f}' for one,own in zip(first, worker.rounds))
+        best = ' | '.join(f'{min(o[what] for o in worker.rounds):.1f}' for what in ('seconds','processor'))
+        other = LIKE.get(way)
+        dice = f'{other}: {agreement(files[way], files[other], n):.4f}' if other in files else ''
+        said = ', '.join(f'{k} {v:.1f}' for k,v in last['said'].items())
+        memory = f"{last['peak']:.1f} | {last['device']:.1f}"
+        print(f"| {way} | {last['engine']} | {best} | {ratios} | {memory} | {last['voxels']} | {dice} | {said} |", flush=True)
 
 
 def sub(what, *args):
@@ -256,11 +316,14 @@ def main():
     p.add_argument('--size', type=ints, help='voxels x,y,z')
     p.add_argument('--window', type=ints, help='voxels x,y,z of the network')
     p.add_argument('--device', default='cpu')
+    p.add_argument('--rounds', type=int, default=2, help='of stages')
+    p.add_argument('--ways', help=f'some of stages: {"; ".join(WAYS)}')
     p.add_argument('--one', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
         what,*args = json.loads(a.one)
-        print(json.dumps(dict(memory=one_memory, stages=one_stages, whole=one_whole)[what](*args)))
+        if what=='stages': serve(*args)
+        else: print(json.dumps(dict(memory=one_memory, whole=one_whole)[what](*args)))
     elif a.table: dict(sentences=sentences, memory=memory, stages=stages, whole=whole)[a.table](a)
     else: p.error('name a table: sentences, memory or stages')
 

@@ -214,7 +214,8 @@ def add_prompts(
 def _with_prompts(kernel, y, vec, m, few):
     "What prompts add in training on a CPU, classes without any left out"
     parts = []
-    for features,vectors,masks in zip(y.split(1), vec, m):
+    samples = y.split(1) if len(y)>1 else [y] # a split is a copy on the way back
+    for features,vectors,masks in zip(samples, vec, m):
         flags = masks.flatten(1).view(torch.uint8)
         drawn = flags.amax(1).nonzero()[:,0]
         if not len(drawn):

@@ -186,7 +186,7 @@ def fastest_of(
     return best if took[best]<WORTHWHILE*took[first] else first
 
 # %% ../../nbs/network/45_backends.ipynb #e261af3c
-SINCE = 2 # Raised when an engine becomes faster, so that it is tried again
+SINCE = 3 # Raised when an engine becomes faster, so that it is tried again
 
 def _machine():
     "What the speed of an engine depends on, apart from the network"

@@ -45,7 +45,8 @@ def _with_channels(x, w):
     others = max(1, b*height*width)
     wanted = FAST_FROM//others+1
     more = wanted-channels
-    slow = x.device.type=='cpu' and x.dtype==torch.float32 and x.numel()>2**15
+    is_single = x.dtype==torch.float32 and not torch.is_autocast_enabled(x.device.type) # others are oneDNN's in any case
+    slow = x.device.type=='cpu' and is_single and x.numel()>2**15
     if not slow or not 0<more<=max(8, channels//2): return x,w
     padding_of_channels = (0,)*7+(more,)
     return F.pad(x, padding_of_channels),F.pad(w, padding_of_channels)
@@ -88,7 +89,8 @@ def twice_as_fine(
     "A transposed convolution; in training on a CPU the bias is added on its own"
     if x.device.type!='cpu' or not torch.is_grad_enabled(): return up(x)
     y = F.conv_transpose3d(x, up.weight, None, up.stride)
-    return y.add_(up.bias[:,None,None,None])
+    bias = up.bias.to(y.dtype) # a sum of two types takes four times as long
+    return y.add_(bias[:,None,None,None])
 
 # %% ../../nbs/network/00_kernels.ipynb #50b7fa69
 MAP_SLAB = 2**24 # bytes of a map in single precision that are worked on at a time in a run
@@ -172,8 +174,9 @@ def _normed(norm, y):
     "Instance norm in training: of each sample it is a batch norm, which leaves the order of axes as it is"
     fast = y.device.type=='cpu' and y.dtype==torch.bfloat16 and _side_by_side(y)
     if not fast: return norm(y)
+    samples = y.split(1) if len(y)>1 else [y] # a split is a copy on the way back
     parts = []
-    for one in y.split(1):
+    for one in samples:
         part = F.batch_norm(one, None, None, norm.weight, norm.bias, True, 0., norm.eps)
         parts.append(part)
     return torch.cat(parts) if len(parts)>1 else parts[0]
