@@ -120,11 +120,11 @@ class Worker:
         self.rounds = []
         self.error = ''
 
-    def once(self):
+    def once(self, asked=''):
         "A pass; an error is kept, and the process ends"
         if self.error: return
         try:
-            print(file=self.run.stdin, flush=True)
+            print(asked, file=self.run.stdin, flush=True)
             said = self.run.stdout.readline()
         except BrokenPipeError: said = ''
         if said: self.rounds.append(json.loads(said))

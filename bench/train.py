@@ -1,4 +1,4 @@
-"""Training steps of the network, ours beside the plain way of the published code, each way in a process of its own.
+"""Training steps of the network, ours beside the plain way of the published code, each way in a process of its own, in turns.
 
     python bench/train.py                                # both published configurations, on a GPU
     python bench/train.py --small --queries 20           # nano, as the bundled weights are trained
@@ -7,12 +7,12 @@
 Plain: fp16 autocast with a loss scaler, contiguous memory, eager, one float mask and one float prompt per sentence, maps concatenated,
 the loss over whole tensors. Ours: bf16, masks and prompts as one bool channel per class, the loss a few sentences at a time; then channels
 last, recomputing the finest scales, compiling. Samples are random and already on the device, so this is the network's share alone;
-bench/sample.py measures the loader's.
+bench/sample.py measures the loader's. On a CPU the ways take turns, so that what else the machine does hits all of them, and there is a
+ratio for each round: with one thread (OMP_NUM_THREADS=1) of processor seconds, which a busy machine changes little, otherwise of seconds.
 """
 import argparse
 import json
 import resource
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from forward import Worker
 from medals.data.batch import Batch
 from medals.model import MedalS, positions
 from medals.training.config import LoopCfg
@@ -112,8 +113,8 @@ def our_step(net, device, table, **kw):
     return lambda b, q: one_step(run, forward, [b], 1e-4)[0].mean(0)[0]
 
 
-def once(way, size, shape, seconds):
-    "Samples per second, peak memory and loss of one way"
+def serve(way, size, shape):
+    "Take steps for as many seconds as each line that comes in says, and tell how many, peak memory and the first loss"
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
@@ -127,35 +128,59 @@ def once(way, size, shape, seconds):
     def wait(): return torch.cuda.synchronize() if device.type=='cuda' else None
     with nullcontext() if WAYS[way] is None else memory_kept(): # as `fit` does
         loss = float(step(b, table[b.query])) # the first ones warm up
-        for _ in range(2 if device.type=='cuda' else 0): step(b, table[b.query])
+        for _ in range(2 if device.type=='cuda' else 1): step(b, table[b.query])
         wait()
-        t,n = time.perf_counter(),0
-        while n<3 or time.perf_counter()-t<seconds:
-            step(b, table[b.query])
-            wait()
-            n += 1
-        passed = time.perf_counter()-t
-    peak = torch.cuda.max_memory_allocated()/2**30 if device.type=='cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
-    return dict(rate=n*shape['batch']/passed, gb=peak, loss=loss)
+        for line in sys.stdin:
+            start,own,n = time.perf_counter(),time.process_time(),0
+            while n<2 or time.perf_counter()-start<float(line):
+                step(b, table[b.query])
+                wait()
+                n += 1
+            took = dict(seconds=(time.perf_counter()-start)/n, processor=(time.process_time()-own)/n)
+            if device.type=='cuda': gb = torch.cuda.max_memory_allocated()/2**30
+            else: gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
+            print(json.dumps(dict(took, gb=gb, loss=loss)), flush=True)
 
 
-def measure(way, size, shape, seconds):
-    "The same in a process of its own"
-    p = subprocess.run([sys.executable, __file__, '--one', json.dumps([way, size, shape, seconds])], capture_output=True, text=True)
-    if p.returncode: return dict(error='out of memory' if 'out of memory' in p.stderr.lower() else p.stderr.strip().splitlines()[-1][:100])
-    return json.loads(p.stdout.splitlines()[-1])
+def measured(ways, size, shape, a):
+    "All ways in turns, and what the table says of each"
+    workers = {}
+    for way in ways:
+        workers[way] = worker = Worker(way, size, shape, script=__file__)
+        worker.once(0) # alone, until it is warm
+        worker.rounds.clear()
+        if torch.cuda.is_available(): # whose memory may not hold all of them: one after the other
+            for _ in range(a.rounds): worker.once(a.seconds/a.rounds)
+            worker.close()
+    if not torch.cuda.is_available():
+        for _ in range(a.rounds):
+            for worker in workers.values(): worker.once(a.seconds/a.rounds)
+    by = 'processor' if not torch.cuda.is_available() and torch.get_num_threads()==1 else 'seconds'
+    first = workers[ways[0]].rounds
+    for way,worker in workers.items():
+        worker.close()
+        name = f"| {'x'.join(map(str, size))} | {way} | "
+        if worker.error:
+            yield f"{name}{'out of memory' if 'out of memory' in worker.error.lower() else worker.error} | | | | |"
+            continue
+        rate = shape['batch']/min(o['seconds'] for o in worker.rounds)
+        own = min(o['processor'] for o in worker.rounds)
+        ratios = ' '.join(f'{o[by]/mine[by]:.2f}' for o,mine in zip(first, worker.rounds))
+        last = worker.rounds[-1]
+        yield f"{name}{rate:.2f} | {own:.3f} | {ratios} | {last['gb']:.1f} | {last['loss']:.3f} |"
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--small', action='store_true', help='nano, one small window')
     p.add_argument('--seconds', type=float, default=20, help='per row')
+    p.add_argument('--rounds', type=int, default=4)
     p.add_argument('--queries', type=int, help='of as many classes; the bundled weights are trained with 20')
     p.add_argument('--ways', default='', help=f'some of: {"; ".join(WAYS)}')
     p.add_argument('--one', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
-        print(json.dumps(once(*json.loads(a.one))))
+        serve(*json.loads(a.one))
         return
     cuda = torch.cuda.is_available()
     if not cuda and not a.small: sys.exit('there is no GPU here: the published configurations are measured on one; --small runs on a CPU')
@@ -164,16 +189,11 @@ def main():
     asked = f"{shape['queries']} sentences of {shape['classes']} classes"
     print(f"{shape['preset']}, batch {shape['batch']}, {asked}, torch {torch.__version__}, "
           +(torch.cuda.get_device_name() if cuda else f'NO GPU: a CPU with {torch.get_num_threads()} threads'))
-    print('| window | way | samples/s | against plain | peak GB | first loss |\n|---|---|---|---|---|---|')
+    print('| window | way | samples/s | processor s of a step | against plain, by round | peak GB | first loss |')
+    print('|---|---|---|---|---|---|---|')
+    ways = [o.strip() for o in a.ways.split(';')] if a.ways else list(WAYS)
     for size in shape['sizes']:
-        base = None
-        for way in a.ways.split(';') if a.ways else WAYS:
-            r = measure(way.strip(), size, shape, a.seconds)
-            name = f"| {'x'.join(map(str, size))} | {way} | "
-            if 'error' in r: print(f"{name}{r['error']} | | | |", flush=True)
-            else:
-                base = base or r['rate']
-                print(f"{name}{r['rate']:.2f} | {r['rate']/base:.2f} | {r['gb']:.1f} | {r['loss']:.3f} |", flush=True)
+        for row in measured(ways, size, shape, a): print(row, flush=True)
 
 
 if __name__=='__main__': main()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST_FLOAT', 'FLAT', 'OF_FILES', 'UserError', 'SeveralScans', 'install_line', 'spacing_of', 'check_affine',
-           'check_volume', 'clean_values', 'seed_of', 'make_gen', 'torch_gen', 'pick_device', 'pick_dtype', 'ints',
-           'floats', 'add_flags', 'flags_cfg', 'part_of', 'dict_cfg']
+           'check_volume', 'clean_values', 'seed_of', 'make_gen', 'torch_gen', 'pick_device', 'pick_dtype',
+           'refuse_slow', 'ints', 'floats', 'add_flags', 'flags_cfg', 'part_of', 'dict_cfg']
 
 # %% ../nbs/base/00_core.ipynb #ef091628
 import hashlib
@@ -162,6 +162,19 @@ def pick_dtype(
     if name!='auto': return types[name]
     if device.type!='cuda': return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+# %% ../nbs/base/00_core.ipynb #2604cdbe
+def refuse_slow(
+    name:str,  # A precision, as for `pick_dtype`
+    device,    # `torch.device`
+):
+    "No fp16 on a CPU that does not multiply it"
+    if name!='fp16' or device.type!='cpu': return
+    import torch
+    features = getattr(torch.cpu, 'get_capabilities', dict)() # of this processor, by name; older versions of PyTorch do not say
+    if not features or any(there for feature,there in features.items() if feature.endswith('fp16')): return
+    raise UserError("precision 'fp16' would take a hundred times as long as float32 on this CPU, which does not multiply it; "
+                    "there is auto, float32, bf16")
 
 # %% ../nbs/base/00_core.ipynb #892956e6
 def _parts(s):

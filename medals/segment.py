@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from fastcore.basics import patch
 
-from .core import UserError, pick_device, pick_dtype as number_type
+from .core import UserError, pick_device, pick_dtype as number_type, refuse_slow
 from .base.settings import InferenceCfg
 from .preprocessing.input_spec import InputSpec
 from .masks.postprocess import instances
@@ -68,6 +68,7 @@ class Segmenter:
 
     def _half(self, precision):
         "Half precision on this device, None for float32"
+        refuse_slow(precision, self.device)
         dtype = number_type(precision, self.device)
         return dtype if dtype.itemsize<=2 else None
 

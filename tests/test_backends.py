@@ -33,6 +33,16 @@ def test_masks_are_those_of_torch():
         assert dice(a, c)>.99
 
 
+def test_half_precision_that_a_cpu_does_not_multiply_is_refused(monkeypatch):
+    "It took 51 s for a window of `nano` instead of .4 s"
+    for there,refused in ((False, True), (True, False)):
+        monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda there=there: dict(avx512_fp16=there, amx_fp16=False), raising=False)
+        if refused:
+            with pytest.raises(UserError, match='fp16.*does not multiply it.*bf16'): Segmenter.load('nano', 'cpu', precision='fp16')
+        else: assert Segmenter.load('nano', 'cpu', precision='fp16', backend='torch').amp==torch.float16
+        assert Segmenter.load('nano', 'cpu', precision='bf16', backend='torch').amp==torch.bfloat16
+
+
 def test_what_a_backend_cannot_do_is_said_before_anything_runs():
     class Other(torch.nn.Module):
         def forward(self, x, q, m=None): return x

@@ -36,7 +36,9 @@ def _in_single_run(x):
 def _in_run(x, w, b, stride, padding):
     "With fewer products, or by oneDNN, which picks its kernel by shape"
     first,*others = padding
-    if others==[1,1] and saves_products(x, w, stride): return convolve_winograd(with_halo(x, -first, x.shape[2]+first), w, b)
+    if others==[1,1] and saves_products(x, w, stride):
+        behind = x.shape[2]+first
+        return convolve_winograd(with_halo(x, -first, behind), w, b)
     return torch.mkldnn_convolution(x, w, b, padding, stride, (1,1,1), 1)
 
 def _with_channels(x, w):
@@ -221,7 +223,7 @@ class _Averages(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, k):
         ctx.k = k
-        ctx.order = (0,2,3,4,1) if _side_by_side(x) else (0,1,2,3,4) # axes as they lie in memory
+        ctx.order = _order(x)
         ctx.kind = x.dtype
         total = _summed(x.permute(ctx.order), _of_space(ctx.order), k)
         means = total/k**3
@@ -233,6 +235,10 @@ class _Averages(torch.autograd.Function):
         share = share.permute(ctx.order)
         for axis in reversed(_of_space(ctx.order)): share = share.repeat_interleave(ctx.k, axis)
         return share.permute(_back(ctx.order)),None
+
+def _order(x):
+    "The axes as they lie in memory"
+    return (0,2,3,4,1) if _side_by_side(x) else (0,1,2,3,4)
 
 def _of_space(order):
     "Where the three axes of space stand"
@@ -251,12 +257,16 @@ def averaged(
     "Means over cubes of voxels"
     if x.device.type=='cpu' and torch.is_grad_enabled(): return _Averages.apply(x, k)
     if not in_a_run(x): return F.avg_pool3d(x, k)
-    rows = x.permute(0,2,3,4,1) if _side_by_side(x) else x # axes as they lie in memory
-    first = 1 if rows is not x else 2
-    slabs = map_slabs(x.shape, x, size)
-    planes = [_summed(rows.narrow(first, lo, hi-lo), (first+1,first+2), k) for lo,hi in slabs]
-    means = _summed(torch.cat(planes, first), (first,), k)/k**3
-    return means.permute(0,4,1,2,3) if rows is not x else means
+    order = _order(x)
+    first,*others = _of_space(order)
+    rows = x.permute(order)
+    planes = []
+    for lo,hi in map_slabs(x.shape, x, size):
+        slab = rows.narrow(first, lo, hi-lo)
+        planes.append(_summed(slab, others, k))
+    total = _summed(torch.cat(planes, first), [first], k)
+    means = total/k**3
+    return means.permute(_back(order))
 
 # %% ../../nbs/network/00_kernels.ipynb #a4066cc6
 def union(

@@ -58,7 +58,7 @@ class LoopCfg:
     ema:float=.995          # Decay of the averaged weights, which are the ones that are kept; 0: no average
     precision:str='auto'    # float32, bf16, fp16; auto: bf16 on a GPU, float32 elsewhere
     recompute:int=0         # Finest scales that are computed again in the backward pass, to save memory
-    channels_last:bool=False # Channels in the last place in memory?
+    channels_last:bool=False # Channels in the last place in memory? In bf16 on a CPU they always are
     compile:bool=False      # Compile the U-Net?
     compat:bool=False       # The published loss, weight decay and bypass of the fusion?
     val_every:int=250       # Steps between validations

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import medals
 from .checkpoint import Stop, differences, newest, read_state, save_state
-from ..core import UserError, make_gen, pick_dtype, seed_of
+from ..core import UserError, make_gen, pick_dtype, refuse_slow, seed_of
 from ..base.files import read_json, write_json
 from ..network.kernels import union
 from ..model import MedalS
@@ -120,6 +120,7 @@ class TrainState:
 @patch
 def module(self:TrainState):
     "What a step calls: the network and its loss"
+    refuse_slow(self.cfg.precision, self.device)
     self.net.backbone.redo = self.cfg.recompute
     if self.cfg.compile: self.net.backbone.compile()
     return LossModule(self.net, self.cfg)
