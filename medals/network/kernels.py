@@ -22,9 +22,6 @@ def in_a_run(
     return x.device.type=='cpu' and not torch.is_grad_enabled() and not drawn
 
 # %% ../../nbs/network/00_kernels.ipynb #11b411c6
-WIDE_FROM = 5 # voxels along each axis; thinner maps are convolved in single precision in training on a CPU
-FAST_FROM = 20480 # batch x channels x two sizes: above it torch 2.x convolves by oneDNN on the CPU, below by a slow loop
-
 def _three(n):
     "A number for each axis"
     return tuple(n) if isinstance(n, (tuple, list)) else (n,)*3
@@ -40,6 +37,10 @@ def _in_run(x, w, b, stride, padding):
         behind = x.shape[2]+first
         return convolve_winograd(with_halo(x, -first, behind), w, b)
     return torch.mkldnn_convolution(x, w, b, padding, stride, (1,1,1), 1)
+
+# %% ../../nbs/network/00_kernels.ipynb #5aeb95a0
+WIDE_FROM = 5 # voxels along each axis; thinner maps are convolved in single precision in training on a CPU
+FAST_FROM = 20480 # batch x channels x two sizes: above it torch 2.x convolves by oneDNN on the CPU, below by a slow loop
 
 def _with_channels(x, w):
     "Empty channels that lead to the faster kernel, if a few are enough"
