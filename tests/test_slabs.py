@@ -5,7 +5,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import medals.model
 from medals.model import MedalS, ModelCfg
-from medals.network import kernels
+from medals.network import kernels, winograd
 from medals.unet import ConvBlock
 
 
@@ -139,3 +139,57 @@ def test_gradients_in_half_precision_are_those_of_single_precision(size, layout)
 
     exact,found = gradients(False),gradients(True)
     for name,kernel in exact.items(): assert (found[name]-kernel).norm()<kernel.norm(), name # rounding alone is up to .4 of it
+
+
+def wide(n, c, out, plane=(48,32)):
+    "A wide map with the channels of a voxel beside each other, and a kernel"
+    torch.manual_seed(n)
+    x = torch.randn(1, c, n, *plane).to(memory_format=torch.channels_last_3d)
+    return x,torch.randn(out, c, 3, 3, 3)/(27*c)**.5,torch.randn(out)
+
+
+@pytest.mark.parametrize('n', [4, 5, 7, 13])
+@pytest.mark.parametrize('c, out', [(32,64), (64,32)])
+def test_fewer_products_give_the_same_convolution(n, c, out, monkeypatch):
+    "With every number of slices that are left over, of strips and of slabs"
+    x,w,b = wide(n, c, out)
+    exact = torch.nn.functional.conv3d(x.double(), w.double(), b.double(), padding=1)
+    seen = []
+    monkeypatch.setattr(kernels, 'convolve_winograd', lambda *a: seen.append(a) or winograd.convolve_winograd(*a))
+    for strip in (2**21, 2**15):
+        monkeypatch.setattr(winograd, 'STRIP', strip)
+        with torch.inference_mode():
+            whole = kernels.conv3d(x, w, b)
+            monkeypatch.setattr(kernels, 'MAP_SLAB', 4*max(c, out)*48*32*4)
+            slabs = kernels.convolve_slabs(
+                lambda lo,hi: kernels.with_halo(x, lo, hi), lambda part: kernels.conv3d(part, w, b, padding=(0,1,1)), exact.shape, x)
+        for made in (whole, slabs): assert (made-exact).abs().max()<3e-5
+    assert seen
+
+
+def test_fewer_products_are_for_runs_in_single_precision(monkeypatch):
+    x,w,b = wide(8, 32, 32)
+    monkeypatch.setattr(kernels, 'convolve_winograd', lambda *a: pytest.fail('used'))
+    kernels.conv3d(x, w, b)
+    with torch.inference_mode():
+        with torch.autocast('cpu', torch.bfloat16): kernels.conv3d(x, w, b)
+        kernels.conv3d(x.double(), w.double(), b.double())
+        kernels.conv3d(x.bfloat16(), w.bfloat16(), b.bfloat16())
+        kernels.conv3d(x, w, b, stride=2)
+        kernels.conv3d(x.contiguous(), w, b)
+        with pytest.raises(pytest.fail.Exception): kernels.conv3d(x, w, b)
+
+
+@pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last_3d])
+def test_norms_and_averages_of_a_run_in_bfloat16_are_those_of_its_numbers(order):
+    torch.manual_seed(0)
+    x = (torch.randn(1, 6, 12, 8, 8)*3+5).bfloat16().to(memory_format=order)
+    norm = torch.nn.InstanceNorm3d(6, affine=True)
+    torch.nn.init.uniform_(norm.weight)
+    torch.nn.init.uniform_(norm.bias)
+    exact = torch.nn.functional.leaky_relu(norm(x.float()), .01).detach()
+    means = torch.nn.functional.avg_pool3d(x.double(), 4)
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+        assert (kernels.averaged(x, 4, size=3000)-means).abs().max()<1e-5
+        made = kernels.norm_act(norm, x.clone(memory_format=torch.preserve_format), size=3000)
+    assert made.dtype==torch.bfloat16 and (made-exact).abs().max()<.012
