@@ -2,7 +2,7 @@
 
     python bench/forward.py                      # on the CPU: sizes 64 and 96, 1 and 24 sentences, with and without prompts
     python bench/forward.py --sizes 64 --preset nano
-    python bench/forward.py --sizes 192 --sentences 1 --repeats 1 --ways "ours, plain;ours, in slabs"   # minutes a pass
+    python bench/forward.py --sizes 192 --sentences 15 --prompts yes --repeats 1 --ways "published;ours, in slabs"   # minutes a pass
     python bench/forward.py --device cuda --sizes 192x192x192,224x224x128 --sentences 15   # both published configurations
 
 Published: float32 on a CPU, fp16 on a GPU. The last column compares masks with those of the published way (Dice over all sentences).
