@@ -39,6 +39,7 @@ class InferenceCfg:
     threshold:float=.5     # Score from which a voxel belongs to a mask
     presence:float=.5      # Structures that the network is less sure of are reported as not found; 0: keep every mask
     tta:bool=False         # Average over flips? Left and right are never swapped
+    edges:float=-1.        # How much grey values of the scan count where a mask ends, 0 to 1; -1: as the weights say
     blind:str='checker'    # How an earlier prediction is hidden, half at a time: checker or random
     seed:int=0             # Of random blocks
     min_mm3:float=0.       # Objects smaller than this are left out
@@ -56,6 +57,7 @@ class InferenceCfg:
         for name in ('threshold','presence'):
             value = getattr(self, name)
             if not 0<=value<1: raise UserError(f"{name} is a number from 0 to 1, got {value}")
+        if self.edges!=-1 and not 0<=self.edges<=1: raise UserError(f"edges is a number from 0 to 1, or -1 for what the weights say, got {self.edges}")
         for name in ('min_mm3','max_memory'):
             value = getattr(self, name)
             if not 0<=value<float('inf'): raise UserError(f"{name} is a number from 0 on, got {value}")

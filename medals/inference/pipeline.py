@@ -29,7 +29,8 @@ from .roi import fine_regions, published_roi, seen_share
 from .request import Group, Request
 from .inputs import StageView, image_part, mask_of_marks, prompt_channels, stage_view
 from .windows import Windows, apart
-from .sliding import LabelWriter, MaskAccumulator, MaskWriter, sliding_window
+from .sliding import LabelWriter, MaskAccumulator, sliding_window
+from .edges import mask_writer
 from .forecast import forecast
 from .inside import located, seen_inside
 
@@ -220,7 +221,7 @@ def look(
         upto = min(first+size.classes, last)
         predictor.group = size.group
         before = self.done
-        try: self._turn(predictor, load, look, (first, upto), some, found, size)
+        try: self._turn(predictor, load, look, x, (first, upto), some, found, size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.plan.sizes[key] = size.halved()
@@ -230,7 +231,7 @@ def look(
 
 # %% ../../nbs/inference/90_pipeline.ipynb #f06b4c65
 @patch
-def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
+def _turn(self:SegmentRun, predictor, load, look, x, turn, some, found, size):
     "Some of the sentences, from the first to the last of `turn`, over all windows"
     first,last = turn
     asked = some[first:last]
@@ -246,8 +247,9 @@ def _turn(self:SegmentRun, predictor, load, look, turn, some, found, size):
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
     new = MaskAccumulator(len(asked), look.view.shape, kept, found.faint)
-    writer = MaskWriter(new, look.view, look.windows.box, self.request.cfg.threshold, size.voxels)
+    writer = mask_writer(self.request, look, x, new, size.voxels)
     sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
+    writer.finish()
     for row,i in enumerate(asked): found.add(i, new, row)
 
 # %% ../../nbs/inference/90_pipeline.ipynb #4ed2240e
@@ -263,7 +265,7 @@ def quick_stage(
     "The same network on larger voxels, one pass a window"
     larger = max(LARGER, OF_FAR*stage.frame.far)
     spacing = tuple(larger*mm for mm in stage.frame.spacing)
-    return replace(stage, frame=replace(stage.frame, spacing=spacing, phases=1))
+    return replace(stage, frame=replace(stage.frame, spacing=spacing, phases=1, edges=0.))
 
 def starts_afar(
     seg,

@@ -40,10 +40,11 @@ class RequestRules:
     specks:int=0             # Pieces smaller than this are dropped between the stages
     absent:bool=True         # Are masks emptied that the network is not sure of?
     vote:bool=False          # Do all sentences together say what kind of scan it is?
+    edges:bool=True          # May grey values count where a mask ends?
 
 REQUEST_RULES = {False: RequestRules(), True: RequestRules(
     even=False, crop=False, skip=False, compete=True, roi=True, dtype='float32', blind='random', choose=published_choice,
-    gate=650*650*100, specks=10, absent=False, vote=True)}
+    gate=650*650*100, specks=10, absent=False, vote=True, edges=False)}
 
 # %% ../../nbs/inference/40_request.ipynb #74b70361
 def as_volume(image, modality=None):

@@ -224,6 +224,9 @@ class MaskWriter:
         self.row = end
         return min(upto, int(lower[end])) if end<last_row else upto
 
+    def finish(self):
+        "After the last slab: all is written already"
+
 # %% ../../nbs/inference/50_sliding.ipynb #8f2ca099
 @patch
 def _near(self:MaskWriter, hit, axis, rows):

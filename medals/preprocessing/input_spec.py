@@ -35,6 +35,7 @@ class InputSpec:
     largest:float=0.              # Longest edge of the scans of the training, mm; 0: not known
     far:float=0.                  # So many times as large as `spacing` were voxels of the training at most; 0: not known
     inside:tuple=()               # Sentences: the scans of the training were cut out around one of these, which other weights find
+    edges:float=0.                # How much grey values of the scan count where a mask ends, 0..1
 
     def __post_init__(self):
         for name in ('spacing','window','joint','modalities','inside'): # lists, where they come from a file
