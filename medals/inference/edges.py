@@ -130,7 +130,7 @@ class EdgeWriter(MaskWriter):
         self.weight = weight # How much grey values count, 0..1
         radius = [max(1, round(GREY_AROUND/2/mm)) for mm in spacing] # `spacing`: of fine voxels, mm
         self.size = tuple(2*n+1 for n in radius)
-        self.rim = [2*n for n in radius]
+        self.rim = [4*n for n in radius] # what is brighter is known by a mean, which is known by what is around it
         self.whole = None    # `LocalSums` of all fine voxels of the box
         self.kept = [[] for _ in found.bits]
 

@@ -19,6 +19,7 @@ from ..masks.postprocess import keep_pieces
 from .plausible import edge_support, limits_table, seen_box
 from .inputs import apply_marks
 from .sliding import MaskAccumulator
+from .edges import edges_of
 from .presence import calibrated, presence_of
 from .result import Segmentation
 from .pipeline import SegmentRun
@@ -253,5 +254,6 @@ def manifest_of(
         looks=[look.row() for look in run.looks],
         passes=run.done,
         frames={name: asdict(stage.frame) for name,stage in named.items()},
+        edges={name: edges_of(request, stage.frame) for name,stage in named.items()},
         promised_gb=round(promised, 2),
         seconds=dict(run.seconds))
