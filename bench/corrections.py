@@ -21,7 +21,6 @@ from medals.segment import Segmenter
 from medals.spatial import Point
 from medals.volume import read_volume
 
-SMALLEST = 2.5  # mm: errors that are thinner are not clicked
 FAR = 30.       # mm
 
 
@@ -53,13 +52,13 @@ def case(a):
     return read_volume(a.scan),{name: np.asarray(nib.load(f).dataobj)>0 for name,f in named.items()}
 
 
-def clicks_on(name, first, truth, vol, most):
+def clicks_on(name, first, truth, vol, most, smallest):
     "One row per click: sign, depth, DSC before and after, voxels changed, of them far away, seconds"
     res = first
     for _ in range(most):
         mask = np.asarray(res.masks[name])
         depth,at,missing = deepest_error(mask, truth, vol.spacing)
-        if depth<SMALLEST: return
+        if depth<smallest: return
         seen = []
         start = time.process_time()
         res = res.refine({name: [Point(at, positive=missing)]}, preview=lambda first: seen.append(time.process_time()))
@@ -78,6 +77,7 @@ def flags():
     p.add_argument('--weights', default='nano')
     p.add_argument('--precision', default='auto')
     p.add_argument('--clicks', type=int, default=3)
+    p.add_argument('--smallest', type=float, default=2.5, help='errors that are less deep, mm, are not clicked')
     return p.parse_args()
 
 
@@ -100,7 +100,7 @@ def main():
     print('|---|---|---|---|---|---|---|---|---|---|')
     rows = []
     for name,truth in truths.items():
-        for row in clicks_on(name, first, truth, vol, a.clicks):
+        for row in clicks_on(name, first, truth, vol, a.clicks, a.smallest):
             sign,depth,old,new,changed,beyond,spent,soon = row
             rows.append(row)
             cells = [name, sign, f'{depth:.1f}', f'{old:.4f}', f'{new:.4f}', changed, beyond,

@@ -39,7 +39,7 @@ class ChallengeCfg(InferenceCfg, WeightsCfg):
     rehearse:bool=False   # Each case in a process of its own, as the container would, with time and peak memory?
     limit:float=32.       # GB that a case may take in the rehearsal
 
-    no_flags:ClassVar = ('threshold','tta','blind','seed','min_mm3','keep_scores')  # The container has no say in them
+    no_flags:ClassVar = ('threshold','edges','tta','blind','seed','min_mm3','keep_scores')  # The container has no say in them
 
 # %% ../../nbs/commands/00_flags.ipynb #f8759dae
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,10 @@ class LocalSums:
         "The mean grey value around each voxel"
         return self.grey/(self.share+1e-6)+MIDDLE_GREY
 
+    def part(self, at): # Slices
+        "The same of some voxels"
+        return LocalSums(self.share[at], self.grey[at], self.square[at])
+
     def __sub__(self, other):
         share = np.maximum(self.share-other.share, 0)
         return LocalSums(share, self.grey-other.grey, self.square-other.square)
@@ -65,6 +69,7 @@ def local_sums(
     weighted = weight*grey
     return LocalSums(box_means(weight, size), box_means(weighted, size), box_means(weighted*grey, size))
 
+# %% ../../nbs/inference/52_edges.ipynb #577c1e9f
 def tissues_of(
     p:np.ndarray,    # Scores, 0..1, `(x,y,z)`, float32
     x:np.ndarray,    # Grey values of the same voxels, 0..255, float32
@@ -194,20 +199,23 @@ def _settle(self:EdgeWriter, c, levels):
 @patch
 def _under(self:EdgeWriter, part):
     "The fine voxels under a part of the crop with a rim, and for each slice of the part along every axis the nearest of them"
-    pairs,nearest = [],[]
-    for (lower,upper,weight),(lo,hi),(first,last),rim in zip(self.tap, part, self.box, self.rim):
-        near = torch.where(weight[lo:hi]>.5, upper[lo:hi], lower[lo:hi])
-        start = max(int(near.min())-rim, first)
-        end = min(int(near.max())+1+rim, last)
-        pairs.append((start, end))
-        nearest.append((near-start).numpy())
-    return Region(pairs),nearest
+    nearest = []
+    for axis_tap,at in zip(self.tap, part.slices):
+        lower,upper,weight = (values[at].numpy() for values in axis_tap)
+        near = np.where(weight>.5, upper, lower)
+        nearest.append(near)
+    ends = [(near.min(), near.max()+1) for near in nearest]
+    region = Region(ends).grow(self.rim).overlap(self.box)
+    from_start = [near-start for near,start in zip(nearest, region.start)]
+    return region,from_start
 
 @patch
 def _around(self:EdgeWriter, inside):
     "`LocalSums` of all voxels in a part of the box"
-    if self.whole is None: self.whole = local_sums(self.image.astype(np.float32), self.size)
-    return LocalSums(*(values[inside] for values in (self.whole.share, self.whole.grey, self.whole.square)))
+    if self.whole is None:
+        x = self.image.astype(np.float32)
+        self.whole = local_sums(x, self.size)
+    return self.whole.part(inside)
 
 @patch
 def _follow(self:EdgeWriter, levels, part, p, weight):
