@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from medals.core import UserError
-from medals.inference.edges import EdgeWriter
+from medals.base.settings import InferenceCfg
+from medals.inference.edges import EdgeGrey, EdgeWriter, edges_of
 from medals.inference.request import make_request
 from medals.inference.sliding import SCALE, MaskAccumulator, MaskWriter, ScoreSlab
 from medals.inference.windows import Windows
@@ -16,7 +17,6 @@ from medals.preprocessing.input_spec import InputSpec, NetGrid
 from medals.preprocessing.intensity import Grey
 from medals.geometry import resample
 from medals.scans.axes import AxisOrder, Region
-from medals.segment import Segmenter
 from medals.volume import Volume
 
 SIZE = 42   # voxels of the scan, 1 mm
@@ -45,7 +45,7 @@ def masks_from(scan, scores, weight, voxels=2**22, threshold=.5, faint=False):
     how = view, windows.box, threshold, voxels
     image = resample(scan, net.fine, 'uint8')
     if weight is None: writer = MaskWriter(found, *how)
-    else: writer = EdgeWriter(found, *how, Grey(scan), image, Region.whole(net.fine), (1.5,)*3, weight)
+    else: writer = EdgeWriter(found, *how, EdgeGrey(Grey(scan), image, Region.whole(net.fine), (1.5,)*3, weight))
     slab = ScoreSlab(len(scores), windows)
     levels = torch.as_tensor(np.stack(scores)*SCALE).round().to(torch.int16)
     for _,upto in windows.slabs():
@@ -112,8 +112,6 @@ def test_scores_and_mask_agree_at_any_threshold():
 
 def test_a_call_the_weights_and_the_published_way_say_how_much():
     vol = Volume(np.random.default_rng(0).integers(0, 255, (40,)*3).astype(np.uint8), np.eye(4), 'mri')
-    from medals.inference.edges import edges_of
-    from medals.base.settings import InferenceCfg
     def weight(own, **how):
         request = make_request(vol, 'liver', None, None, False, InferenceCfg(**how), InputSpec())
         return edges_of(request, InputSpec(edges=own))

@@ -219,9 +219,9 @@ def test_out_of_memory_halves_and_goes_on(head, monkeypatch):
     want = seg(head, words, presence=0)
     seg.stages[0].model = Tight()
     turn = SegmentRun._turn
-    def spy(self, predictor, load, look, x, t, some, found, size):
+    def spy(self, shown, look, t, some, found, size):
         sizes['now'] = size
-        return turn(self, predictor, load, look, x, t, some, found, size)
+        return turn(self, shown, look, t, some, found, size)
     monkeypatch.setattr(SegmentRun, '_turn', spy)
     got = seg(head, words, presence=0)
     assert sizes['now'].classes==1 and all(np.array_equal(got.masks[w], want.masks[w]) for w in words) and got.scores==want.scores

@@ -57,7 +57,8 @@ class InferenceCfg:
         for name in ('threshold','presence'):
             value = getattr(self, name)
             if not 0<=value<1: raise UserError(f"{name} is a number from 0 to 1, got {value}")
-        if self.edges!=-1 and not 0<=self.edges<=1: raise UserError(f"edges is a number from 0 to 1, or -1 for what the weights say, got {self.edges}")
+        if self.edges!=-1 and not 0<=self.edges<=1:
+            raise UserError(f"edges is a number from 0 to 1, or -1 for what the weights say, got {self.edges}")
         for name in ('min_mm3','max_memory'):
             value = getattr(self, name)
             if not 0<=value<float('inf'): raise UserError(f"{name} is a number from 0 on, got {value}")

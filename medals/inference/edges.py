@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GREY_AROUND', 'SURER', 'CERTAIN', 'EVENEST', 'MIDDLE_GREY', 'DOUBT', 'MOST_LOGITS', 'LEAST_SHARE', 'box_means',
-           'LocalSums', 'local_sums', 'tissues_of', 'fit_of', 'grey_odds', 'with_grey', 'EdgeWriter', 'edges_of',
-           'mask_writer']
+           'LocalSums', 'local_sums', 'tissues_of', 'fit_of', 'grey_odds', 'with_grey', 'EdgeGrey', 'EdgeWriter',
+           'edges_of', 'mask_writer']
 
 # %% ../../nbs/inference/52_edges.ipynb #9642efc4
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from ..geometry import pieces
 from ..masks.bitmask import BitMask
 from ..scans.axes import Region
 from ..preprocessing.input_spec import InputSpec
+from ..preprocessing.intensity import Grey
 from .request import Request
 from .sliding import SCALE, MaskWriter
 
@@ -125,15 +126,24 @@ def with_grey(
     return (1/(1+changed)).astype(np.float32)
 
 # %% ../../nbs/inference/52_edges.ipynb #e5e3e6d5
+@dataclass
+class EdgeGrey:
+    "Grey values that have a say at the edges of masks"
+    scan:Grey         # Of the crop, on the voxels of the scan
+    image:np.ndarray  # Of a part of the fine voxels, 0..255
+    part:Region       # Which they are
+    spacing:tuple     # Of fine voxels, mm
+    weight:float      # How much they count, 0..1
+
 class EdgeWriter(MaskWriter):
     "Takes final scores and decides at the end, with the grey values of the scan"
-    def __init__(self, found, view, box, threshold, voxels, scan, image, part, spacing, weight):
+    def __init__(self, found, view, box, threshold, voxels, grey): # `grey`: of `EdgeGrey`
         super().__init__(found, view, box, threshold, voxels)
-        self.scan = scan     # `Grey` of the crop
-        inside = self.box.within(part) # `image`: grey values of the fine voxels in `part`
-        self.image = np.asarray(image[inside.slices])
-        self.weight = weight # How much grey values count, 0..1
-        radius = [max(1, round(GREY_AROUND/2/mm)) for mm in spacing] # `spacing`: of fine voxels, mm
+        self.scan = grey.scan
+        inside = self.box.within(grey.part)
+        self.image = np.asarray(grey.image[inside.slices])
+        self.weight = grey.weight
+        radius = [max(1, round(GREY_AROUND/2/mm)) for mm in grey.spacing]
         self.size = tuple(2*n+1 for n in radius)
         self.rim = [4*n for n in radius] # what is brighter is known by a mean, which is known by what is around it
         self.whole = None    # `LocalSums` of all fine voxels of the box
@@ -257,4 +267,4 @@ def mask_writer(
     turned = view.turn.of(request.vol.spacing)
     spacing = [mm*n/m for mm,n,m in zip(turned, view.net.size, view.net.fine)]
     scan = request.grey(view.turn, look.group.rule).part(view.net.crop)
-    return EdgeWriter(found, *how, scan, image, look.part, spacing, weight)
+    return EdgeWriter(found, *how, EdgeGrey(scan, image, look.part, spacing, weight))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINT', 'LARGE_FROM', 'LARGER', 'FAR_FROM', 'OF_FAR', 'AFAR_FIRST', 'RIM', 'NEW_FROM', 'Look', 'given_masks',
-           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'starts_afar']
+           'is_worth_a_look', 'regions_of', 'SegmentRun', 'Shown', 'quick_stage', 'starts_afar']
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a891571c
 import time
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -221,7 +222,7 @@ def look(
         upto = min(first+size.classes, last)
         predictor.group = size.group
         before = self.done
-        try: self._turn(predictor, load, look, x, (first, upto), some, found, size)
+        try: self._turn(Shown(predictor, load, x), look, (first, upto), some, found, size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.plan.sizes[key] = size.halved()
@@ -230,25 +231,31 @@ def look(
         first = upto
 
 # %% ../../nbs/inference/90_pipeline.ipynb #f06b4c65
+class Shown(NamedTuple):
+    "What a look is asked with"
+    predictor:object
+    load:object       # `Window` -> what the predictor takes
+    image:np.ndarray  # Grey values of all fine voxels under the windows
+
 @patch
-def _turn(self:SegmentRun, predictor, load, look, x, turn, some, found, size):
+def _turn(self:SegmentRun, shown, look, turn, some, found, size):
     "Some of the sentences, from the first to the last of `turn`, over all windows"
     first,last = turn
     asked = some[first:last]
     phases = look.view.net.phases
-    foreseen = predictor.passes(self.is_prompted(look.earlier))
+    foreseen = shown.predictor.passes(self.is_prompted(look.earlier))
     def answers(window):
         before = self.done
-        yield from predictor.answers(window, turn, self.request.rules.skip)
+        yield from shown.predictor.answers(window, turn, self.request.rules.skip)
         self.total += self.done-before-foreseen # a window without prompts takes fewer passes
     if isinstance(found, LabelWriter):
         writer = found.start(asked)
-        sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
+        sliding_window(look.windows, len(asked), shown.load, answers, writer, phases, size.kept)
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
     new = MaskAccumulator(len(asked), look.view.shape, kept, found.faint)
-    writer = mask_writer(self.request, look, x, new, size.voxels)
-    sliding_window(look.windows, len(asked), load, answers, writer, phases, size.kept)
+    writer = mask_writer(self.request, look, shown.image, new, size.voxels)
+    sliding_window(look.windows, len(asked), shown.load, answers, writer, phases, size.kept)
     writer.finish()
     for row,i in enumerate(asked): found.add(i, new, row)
 

@@ -64,10 +64,10 @@ def geodesic(
     return out
 
 # %% ../../nbs/masks/30_geodesic.ipynb #0ca85964
-NARROWEST = 5.  # mm at which a mark pulls a third as strongly, at least
+NARROWEST = 2.  # mm at which a mark pulls a third as strongly, at least
 WIDEST = 15.    # at most
-NEAREST = 5.    # mm from the narrowest mark, from which on nothing changes
-BY_DEPTH = 1.5  # times the depth of the mark below the border of the mask
+NEAREST = 3.    # mm from the narrowest mark, from which on nothing changes
+BY_DEPTH = 1.25 # times the mean depth of the mark below the border of the mask
 SUREST = .998   # A score counts as no surer than this, so that a mark can move it
 
 def spread_of(
@@ -80,7 +80,7 @@ def spread_of(
     wrong = before!=positive
     if wrong.all(): return WIDEST # there is no border
     depth = distance_transform_edt(wrong, sampling=spacing)
-    return float(np.clip(BY_DEPTH*depth[mark].max(), NARROWEST, WIDEST))
+    return float(np.clip(BY_DEPTH*depth[mark].mean(), NARROWEST, WIDEST))
 
 def reach_of(
     spread:float, # mm, see `spread_of`
