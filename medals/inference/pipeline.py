@@ -249,8 +249,7 @@ def _turn(self:SegmentRun, shown, look, turn, some, found, size):
         yield from shown.predictor.answers(window, turn, self.request.rules.skip)
         self.total += self.done-before-foreseen # a window without prompts takes fewer passes
     if isinstance(found, LabelWriter):
-        writer = found.start(asked)
-        sliding_window(look.windows, len(asked), shown.load, answers, writer, phases, size.kept)
+        sliding_window(look.windows, len(asked), shown.load, answers, found.start(asked), phases, size.kept)
         return
     kept = [row for row,i in enumerate(asked) if i in found.scores]
     new = MaskAccumulator(len(asked), look.view.shape, kept, found.faint)
