@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINT', 'LARGE_FROM', 'LARGER', 'FAR_FROM', 'OF_FAR', 'AFAR_FIRST', 'RIM', 'NEW_FROM', 'Look', 'given_masks',
-           'is_worth_a_look', 'regions_of', 'SegmentRun', 'Shown', 'quick_stage', 'starts_afar']
+           'is_worth_a_look', 'regions_of', 'SegmentRun', 'quick_stage', 'starts_afar']
 
 # %% ../../nbs/inference/90_pipeline.ipynb #a891571c
 import time
@@ -222,7 +222,7 @@ def look(
         upto = min(first+size.classes, last)
         predictor.group = size.group
         before = self.done
-        try: self._turn(Shown(predictor, load, x), look, (first, upto), some, found, size)
+        try: self._turn(_Shown(predictor, load, x), look, (first, upto), some, found, size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self.plan.sizes[key] = size.halved()
@@ -231,7 +231,7 @@ def look(
         first = upto
 
 # %% ../../nbs/inference/90_pipeline.ipynb #f06b4c65
-class Shown(NamedTuple):
+class _Shown(NamedTuple):
     "What a look is asked with"
     predictor:object
     load:object       # `Window` -> what the predictor takes
