@@ -61,8 +61,10 @@ def _by_data_set(rows):
 # %% ../../nbs/data/95_sampler.ipynb #6180a0db
 def _always(cfg, sets):
     "Classes that are asked of every window in which they are"
-    asked = {name.strip() for name in cfg.always.split(',')}-{''}
     known = {name for qs in sets.values() for name in qs.names}
+    as_written = {name.casefold(): name for name in known}
+    said = {name.strip() for name in cfg.always.split(',')}-{''}
+    asked = {as_written.get(name.casefold(), name) for name in said}
     odd = sorted(asked-known)
     if odd: raise UserError(f"always names {', '.join(odd)}, and the stores have the classes {', '.join(sorted(known))}")
     return asked

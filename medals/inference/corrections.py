@@ -17,7 +17,7 @@ from ..core import UserError
 from ..scans.axes import Region
 from ..masks.bitmask import BitMask
 from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, reach_of, spread_of
-from ..prompts.marks import short
+from ..prompts.marks import short, unheard
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
 from .inputs import apply_marks, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
@@ -26,15 +26,6 @@ from .report import agreeing, manifest_of
 from .pipeline import SegmentRun
 
 # %% ../../nbs/inference/92_corrections.ipynb #79f429e9
-def _is_among(mark, marks):
-    "Is a mark one of these, or the same as one of them?"
-    return any(mark is o or mark==o or _same_mask(mark, o) for o in marks)
-
-def _same_mask(a, b):
-    "Are two marks masks that say the same?"
-    if not (isinstance(a, Mask) and isinstance(b, Mask)): return False
-    return (a.positive, a.mode)==(b.positive, b.mode) and np.array_equal(a.data, b.data)
-
 def new_marks(
     old:Segmentation,
     marks:dict,  # `{sentence: marks}`
@@ -46,8 +37,7 @@ def new_marks(
     if odd: raise UserError(f"marks for {odd}, but the sentences are {texts}")
     new = {}
     for text,given in marks.items():
-        known = old.marks.get(text, ())
-        unknown = [o for o in as_marks(given) if not _is_among(o, known)]
+        unknown = unheard(as_marks(given), old.marks.get(text, ()))
         if unknown: new[text] = unknown
     return new
 

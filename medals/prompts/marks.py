@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAMELESS', 'FARTHEST', 'MARK_FIELDS', 'REPR', 'HAIR', 'BORDER', 'DRAW', 'MARK_KINDS', 'numbers_in', 'Allowed',
            'short', 'Mark', 'Point', 'Box', 'Scribble', 'Lasso', 'Mask', 'empty_box', 'Drawing', 'as_marks', 'locate',
-           'draw', 'rasterize']
+           'draw', 'rasterize', 'same_mark', 'unheard']
 
 # %% ../../nbs/prompts/50_marks.ipynb #e51f3b0a
 import reprlib
@@ -418,3 +418,26 @@ def rasterize(
             draw(mark, at, into, affine)
             if not mark.positive: channel &= ~into
     return out
+
+# %% ../../nbs/prompts/50_marks.ipynb #4c228c8d
+def same_mark(a, b):
+    "Do two marks say the same?"
+    both_masks = isinstance(a, Mask) and isinstance(b, Mask)
+    if not both_masks: return a is b or a==b
+    return (a.positive, a.mode)==(b.positive, b.mode) and np.array_equal(a.data, b.data)
+
+def _overruled(mark, later):
+    "Does a mark of the other sign come after it?"
+    return any(o.positive!=mark.positive for o in later)
+
+def unheard(
+    given:list,  # Marks, in the order in which they were made
+    known:list,  # Those that a result has obeyed, in that order
+)->list:
+    "Those of some marks that a result does not know, or no longer obeys"
+    new = []
+    for i,mark in enumerate(given):
+        places = [j for j,o in enumerate(known) if same_mark(mark, o)]
+        if not places: new.append(mark)
+        elif _overruled(mark, known[places[-1]+1:]) and not _overruled(mark, given[i+1:]): new.append(mark)
+    return new

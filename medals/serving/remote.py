@@ -27,6 +27,7 @@ from ..masks.bitmask import MaskDict
 from .packed import Refusal, parcel, unparcel, usable_key
 from .painted import as_it_came, edits_of
 from .parcels import masks_from, rows_of, whole_arrays
+from ..prompts.marks import unheard
 from ..spatial import as_marks, locate
 from ..volume import Volume, is_challenge, read_prompts, read_volume, sound
 
@@ -325,8 +326,7 @@ def _new_marks(old, marks):
     if odd: raise UserError(f"marks for {odd}, but the sentences are {list(old.masks)}")
     new = {}
     for text,given in marks.items():
-        known = old.marks.get(text, ())
-        some = [o for o in as_marks(given) if not any(o is p or o==p for p in known)]
+        some = unheard(as_marks(given), old.marks.get(text, ()))
         for mark in some: locate(mark, old.volume.shape, old.volume.affine)
         if some: new[text] = some
     return new
