@@ -70,11 +70,13 @@ def test_borders_move_to_where_grey_values_change():
     assert found.total[0]/found.voxels[0]>.5 # the mean score of a mask is above the threshold
 
 
-def test_no_weight_is_what_the_network_said():
+@pytest.mark.parametrize('threshold', [.008, .5, .99])
+def test_no_weight_is_what_the_network_said(threshold):
     scan,_,p = scene()
-    plain,none = masks_from(scan, [p], None),masks_from(scan, [p], 0.)
+    plain,none = masks_from(scan, [p], None, threshold=threshold),masks_from(scan, [p], 0., threshold=threshold)
     a,b = (np.asarray(o.bits[0]) for o in (plain, none))
-    doubt = abs(resample(p, scan.shape)-.5)<1/200 # scores are kept as bytes
+    doubt = abs(resample(p, scan.shape)-threshold)<1/200 # scores are kept as bytes
+    assert 0<b.sum()<b.size
     assert not (a!=b)[~doubt].any()
     np.testing.assert_array_equal(plain.hist, none.hist)
     np.testing.assert_array_equal(plain.at, none.at)

@@ -190,7 +190,8 @@ def _settle(self:EdgeWriter, c, levels):
     is_found = top>self.limit
     if not (is_found or self.found.faint): return
     weight = self.weight if is_found else 0
-    hit = BitMask.of(levels>=DOUBT*255).box()
+    faintest = min(DOUBT, self.limit/SCALE)*255 # a threshold may lie below what is in doubt
+    hit = BitMask.of(levels>=faintest).box()
     if hit is None: return
     if not self.found.faint: # grey values change nothing farther from a mask
         mask = BitMask.of(levels*(SCALE/255)>self.limit).box()
