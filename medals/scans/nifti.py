@@ -194,16 +194,16 @@ def _shape(header, path, size, channel):
     shape = _axes(header)
     grid = shape[:3]
     wanted = shape if channel is None else grid
-    count = math.prod(shape[3:])
-    if channel is None and count>1:
-        text = f"{path} holds {count} volumes; take one channel or time point, from 0: {path.name}#0, or --series 0"
-        raise SeveralScans(text, path, count)
-    check_volume(SimpleNamespace(shape=wanted), str(path))
+    channels = math.prod(shape[3:])
     # as floats, because a header may multiply to more than an int64 holds
     ends = header['vox_offset']+np.prod(shape, dtype=float)*kind.itemsize
-    if not 0<=ends<=GROWTH*size:
+    can_hold = 0<=ends<=GROWTH*size
+    if channel is None and channels>1 and can_hold:
+        text = f"{path} holds {channels} volumes; take one channel or time point, from 0: {path.name}#0, or --series 0"
+        raise SeveralScans(text, path, channels)
+    if can_hold or len(shape)==3: check_volume(SimpleNamespace(shape=wanted), str(path))
+    if not can_hold:
         raise UserError(f"{path} says it has {shape} voxels, far more than a file of {size} bytes can hold")
-    channels = math.prod(shape[3:])
     if channel is None: return grid,0
     is_number = str(channel).isdecimal()
     if not is_number or int(channel)>=channels:

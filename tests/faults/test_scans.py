@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 import warnings
 from dataclasses import replace
 
@@ -313,6 +314,19 @@ def test_3_7_any_byte_of_a_header_may_be_wrong(tmp_path_factory, at, value, at2,
             warnings.simplefilter('ignore')
             write_labels(tmp/'m.nii', np.ones(vol.shape, np.uint8), vol)
             assert np.array_equal(read_labels(tmp/'m.nii')[0].affine, vol.affine)
+
+
+@pytest.mark.parametrize('at,value', [(40,8), (40,40), (41,1)])
+def test_3_7_billions_of_volumes_that_a_header_claims_are_not_listed(tmp_path, at, value):
+    "A wrong number of axes turns the order of bytes: each volume had a name, 20 GB of them"
+    raw = bytearray(nifti(tmp_path/'a.nii').read_bytes())
+    raw[at] = value
+    (tmp_path/'a.nii').write_bytes(bytes(raw))
+    tracemalloc.start()
+    with pytest.raises(UserError, match='voxels'): read_volume(tmp_path/'a.nii')
+    _,most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most<50e6
 
 
 def test_3_7_what_is_a_scan_by_its_name():
