@@ -5,7 +5,8 @@
 
 Every structure that the weights know in such a scan is asked for. Printed for each scan, weights and engine: the voxels that some mask has,
 the Dice of all voxels of all masks together, the lowest Dice of a mask of at least 1000 voxels, masks that only one of the two has,
-voxels more than 3 mm from the other mask (far), seconds, and those of float32.
+voxels more than 3 mm from the other mask (far), seconds, and those of float32. The last lines are sums over scans, with the mean Dice by voxels and the
+lowest of all.
 """
 import argparse
 import time
@@ -76,17 +77,24 @@ def main():
         for engine in a.engines.split(','):
             try: quick[engine] = Segmenter.load(name, 'cpu', **ENGINES[engine])
             except UserError as e: print(engine, e)
+        sums,scans = {},0
         for file in scans_in(a.scans, a.most):
             vol = read_volume(file)
             asked = [c.name for c in row.classes if not vol.modality or vol.modality in c.modalities]
             if not asked: continue
             masks,seconds = masks_of(exact, vol, asked)
             spacing = np.linalg.norm(vol.affine[:3,:3], axis=0)
+            scans += 1
             for engine,segmenter in quick.items():
                 others,took = masks_of(segmenter, vol, asked)
                 n,dice,lowest,odd,far = compared(masks, others, spacing)
                 said = f'{engine}: {segmenter.backend}'
                 row_of(file.name, name, said, n, f'{dice:.4f}', f'{lowest:.4f}', odd, far, f'{took:.1f}', f'{seconds:.1f}')
+                sums.setdefault(said, []).append((n, dice, lowest, odd, far, took, seconds))
+        for said,figures in sums.items():
+            n,dice,lowest,odd,far,took,seconds = np.array(figures).T
+            mean = f'{np.average(dice, weights=np.maximum(n, 1)):.4f}'
+            row_of(f'all {scans} scans', name, said, int(n.sum()), mean, f'{lowest.min():.4f}', int(odd.sum()), int(far.sum()), f'{took.sum():.0f}', f'{seconds.sum():.0f}')
 
 
 if __name__=='__main__': main()

@@ -61,6 +61,7 @@ class Segmenter:
         self.marks_alone = None # were they trained to find what is marked without a sentence? None: they do not say
         self.known = {} # queries, by sentence and modality
         self.speed = {} # seconds of a pass and how they are known, by stage
+        self.finders = {} # segmenters of other weights that find where these should look, by name
         self.precision = precision
         self.amp = self._half(precision)
         for stage in self.stages: self._place(stage.model, compile)

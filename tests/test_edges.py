@@ -45,7 +45,7 @@ def masks_from(scan, scores, weight, voxels=2**22, threshold=.5, faint=False):
     how = view, windows.box, threshold, voxels
     image = resample(scan, net.fine, 'uint8')
     if weight is None: writer = MaskWriter(found, *how)
-    else: writer = EdgeWriter(found, *how, EdgeGrey(Grey(scan), image, Region.whole(net.fine), (1.5,)*3, weight))
+    else: writer = EdgeWriter(found, *how, EdgeGrey(Grey(scan), image, Region.whole(net.fine), (1.5,)*3, [weight]*len(scores)))
     slab = ScoreSlab(len(scores), windows)
     levels = torch.as_tensor(np.stack(scores)*SCALE).round().to(torch.int16)
     for _,upto in windows.slabs():

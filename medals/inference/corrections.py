@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REACH', 'WINDOW_STEP', 'STRENGTH', 'ODDS_INSIDE', 'new_marks', 'touched', 'reach', 'small_window', 'look_again',
-           'refine']
+           'fitted', 'refine']
 
 # %% ../../nbs/inference/92_corrections.ipynb #d162edf2
 from dataclasses import replace
@@ -101,6 +101,24 @@ def look_again(
     window = small_window(box.size, last.stage.frame.window)
     stage = replace(last.stage, frame=replace(last.stage.frame, window=window))
     return replace(last, stage=stage, windows=run.windows(stage, view, box))
+
+# %% ../../nbs/inference/92_corrections.ipynb #ef7f4a38
+def fitted(
+    mark,         # A new mark
+    bits:BitMask, # What was found
+    vol,          # The scan
+):                # A mark
+    "A mark as it is obeyed: a click of the usual size is no larger than it lies below the border of the mask"
+    if not isinstance(mark, Point) or mark.radius!=Point.radius: return mark
+    spot = touched(bits, vol, [mark]).box()
+    if spot is None: return mark
+    margin = [int(np.ceil(mark.radius/mm)) for mm in vol.spacing]
+    at = spot.grow(margin).clip(vol.shape).slices
+    wrong = np.asarray(bits[at])!=mark.positive
+    if wrong.all(): return mark # there is no border near
+    middle = mask_of_marks(vol, [replace(mark, positive=True, radius=0)])[at]
+    depth = distance_transform_edt(wrong, sampling=vol.spacing)[middle].max(initial=0)
+    return replace(mark, radius=min(mark.radius, float(depth)))
 
 # %% ../../nbs/inference/92_corrections.ipynb #7214188f
 STRENGTH = {Point: 8., Scribble: 8., Box: 2., Lasso: 2.} # Logits by which a mark pulls at the scores beside it
@@ -222,10 +240,13 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
     bits = dict(old.masks.bits)
     scores = dict(old.voxel_scores)
     objects = dict(old.instances)
+    held = {**old.marks, **old.held}
     for text,added in new.items():
         i = request.texts.index(text)
-        found,levels = _corrected(first, i, bits[text], scores.get(text), added, ask and partial(ask, i))
-        mask = apply_marks(np.asarray(found), request.vol, spatial[text]) # bool `(x,y,z)`; earlier marks hold as well
+        fitting = [fitted(mark, bits[text], request.vol) for mark in added]
+        held[text] = [*held.get(text, ()), *fitting]
+        found,levels = _corrected(first, i, bits[text], scores.get(text), fitting, ask and partial(ask, i))
+        mask = apply_marks(np.asarray(found), request.vol, held[text]) # bool `(x,y,z)`; earlier marks hold as well
         if text in objects:
             objects[text] = _objects_again(seg, request, objects[text], mask)
             mask = objects[text]>0
@@ -234,9 +255,9 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
     manifest = dict(old.manifest) if run is None else manifest_of(seg, run)
     manifest['refined'] = True
     stale = {text for text in new if not np.array_equal(bits[text].data, old.masks.bits[text].data)}
-    def fitting(known): return {text: o for text,o in known.items() if text not in stale}
-    about = {name: fitting(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
-    res = replace(old, masks=bits, instances=objects, marks=spatial, manifest=manifest, voxel_scores=scores, **about)
+    def fresh(known): return {text: o for text,o in known.items() if text not in stale}
+    about = {name: fresh(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
+    res = replace(old, masks=bits, instances=objects, marks=spatial, held=held, manifest=manifest, voxel_scores=scores, **about)
     res.again = partial(refine, seg, first)
     return res
 

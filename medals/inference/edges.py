@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY_AROUND', 'SURER', 'CERTAIN', 'EVENEST', 'MIDDLE_GREY', 'DOUBT', 'MOST_LOGITS', 'BESIDE_MASK', 'box_means',
            'LocalSums', 'local_sums', 'tissues_of', 'fit_of', 'grey_odds', 'with_grey', 'EdgeGrey', 'EdgeWriter',
-           'edges_of', 'mask_writer']
+           'edges_of', 'edge_weights', 'mask_writer']
 
 # %% ../../nbs/inference/52_edges.ipynb #9642efc4
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from ..preprocessing.input_spec import InputSpec
 from ..preprocessing.intensity import Grey
 from .request import Request
 from .sliding import SCALE, MaskWriter
+from ..vocab import resolve
 
 # %% ../../nbs/inference/52_edges.ipynb #c95ccdc7
 GREY_AROUND = 8.  # mm, of each of two moving averages within which grey values are compared
@@ -132,7 +133,7 @@ class EdgeGrey:
     image:np.ndarray  # Of a part of the fine voxels, 0..255
     part:Region       # Which they are
     spacing:tuple     # Of fine voxels, mm
-    weight:float      # How much they count, 0..1
+    weights:list      # How much they count for each sentence, 0..1
 
 class EdgeWriter(MaskWriter):
     "Takes final scores and decides at the end, with the grey values of the scan"
@@ -141,7 +142,7 @@ class EdgeWriter(MaskWriter):
         self.scan = grey.scan
         inside = self.box.within(grey.part)
         self.image = np.asarray(grey.image[inside.slices])
-        self.weight = grey.weight
+        self.weights = grey.weights
         radius = [max(1, round(GREY_AROUND/2/mm)) for mm in grey.spacing]
         self.size = tuple(2*n+1 for n in radius)
         near = [max(1, round(BESIDE_MASK/mm)) for mm in grey.spacing]
@@ -189,7 +190,7 @@ def _settle(self:EdgeWriter, c, levels):
     top = levels.max()*(SCALE/255)
     is_found = top>self.limit
     if not (is_found or self.found.faint): return
-    weight = self.weight if is_found else 0
+    weight = self.weights[c] if is_found else 0
     faintest = min(DOUBT, self.limit/SCALE)*255 # a threshold may lie below what is in doubt
     hit = BitMask.of(levels>=faintest).box()
     if hit is None: return
@@ -257,6 +258,16 @@ def edges_of(
     asked = request.cfg.edges
     return frame.edges if asked<0 else asked
 
+def edge_weights(
+    request:Request,
+    frame:InputSpec, # Of the weights
+)->list:             # 0..1, of each sentence
+    "The same for each sentence: none where weights say that a structure ends without a change of grey values, unless the call says how much"
+    weight = edges_of(request, frame)
+    if request.cfg.edges>=0: return [weight]*len(request.texts)
+    structures = [resolve(text).structure for text in request.texts]
+    return [0. if name in frame.faint else weight for name in structures]
+
 def mask_writer(
     request:Request,
     look,   # `Look`: the windows, the view and the stage
@@ -267,9 +278,9 @@ def mask_writer(
     "What turns final scores of a look into masks"
     view = look.view
     how = view, look.windows.box, request.cfg.threshold, voxels
-    weight = edges_of(request, look.stage.frame)
-    if not weight: return MaskWriter(found, *how)
+    weights = edge_weights(request, look.stage.frame)
+    if not any(weights): return MaskWriter(found, *how)
     turned = view.turn.of(request.vol.spacing)
     spacing = [mm*n/m for mm,n,m in zip(turned, view.net.size, view.net.fine)]
     scan = request.grey(view.turn, look.group.rule).part(view.net.crop)
-    return EdgeWriter(found, *how, EdgeGrey(scan, image, look.part, spacing, weight))
+    return EdgeWriter(found, *how, EdgeGrey(scan, image, look.part, spacing, weights))

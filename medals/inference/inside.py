@@ -58,6 +58,13 @@ def _with_marks(request, i, places):
     near = places_of([mask_of_marks(request.vol, marks)], request.vol.spacing, MARKED_AROUND)
     return places|near
 
+def _finder(seg, name):
+    "The `Segmenter` of the weights that find where to look, loaded once"
+    if name not in seg.finders:
+        backend = 'auto' if seg.precision=='auto' else 'torch'
+        seg.finders[name] = type(seg).load(name, str(seg.device), backend, precision=seg.precision)
+    return seg.finders[name]
+
 def located(
     seg,             # The `Segmenter` of the weights that know parts
     request:Request,
@@ -69,12 +76,14 @@ def located(
     wanted = list(frame.inside)
     whole = tuple(bundle for bundle in bundles() if not bundle.inside)
     choice = choose_bundle(wanted, request.modality, whole)
-    finder = type(seg).load(choice.name, str(seg.device), 'auto' if seg.precision=='auto' else 'torch', precision=seg.precision)
+    finder = _finder(seg, choice.name)
     res = finder(request.vol, wanted, request.modality, progress=progress, presence=request.cfg.presence)
     there = [row['sentence'] for row in res.table if row['found']]
     if there: said = f"looked only within {LEFT_AROUND:g} mm of {' and '.join(there)}, found by the weights {choice.name}"
     else: said = f"these weights know parts around {' or '.join(wanted)}, and the weights {choice.name} found none: nothing was looked at"
-    if said not in request.notes: request.notes.append(said)
+    theirs = [f'weights {choice.name}: {note}' for note in res.doubts if note not in request.notes]
+    for note in (said, *theirs):
+        if note not in request.notes: request.notes.append(note)
     places = places_of([res.masks[text] for text in wanted], request.vol.spacing)
     return [_with_marks(request, i, places) for i in range(len(request.texts))]
 

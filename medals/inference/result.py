@@ -43,6 +43,7 @@ class Segmentation:
     ids:dict=None    # `{label id: sentence}`; None: 1, 2, ...
     instances:dict=field(default_factory=dict) # `{sentence: object of every voxel, int (x,y,z)}`, if objects were asked for
     marks:dict=field(default_factory=dict)     # `{sentence: marks}` that were obeyed
+    held:dict=field(default_factory=dict)      # The same where corrections took a click for less than was drawn
     again:object=field(default=None, repr=False) # What `refine` calls
     doubts:list=field(default_factory=list)    # What looks wrong with the scan or does not fit the weights, one sentence each
     remarks:dict=field(default_factory=dict)   # `{sentence: what is odd about it}`

@@ -36,9 +36,10 @@ class InputSpec:
     far:float=0.                  # So many times as large as `spacing` were voxels of the training at most; 0: not known
     inside:tuple=()               # Sentences: the scans of the training were cut out around one of these, which other weights find
     edges:float=0.                # How much grey values of the scan count where a mask ends, 0..1
+    faint:tuple=()                # Structures that end without a change of grey values: there they do not count
 
     def __post_init__(self):
-        for name in ('spacing','window','joint','modalities','inside'): # lists, where they come from a file
+        for name in ('spacing','window','joint','modalities','inside','faint'): # lists, where they come from a file
             values = getattr(self, name)
             object.__setattr__(self, name, tuple(values))
         if self.modality and not self.modalities: object.__setattr__(self, 'modalities', (self.modality,))
