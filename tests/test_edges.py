@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from medals.core import UserError
+from medals.base.files import read_table
 from medals.base.settings import InferenceCfg
-from medals.inference.edges import EdgeGrey, EdgeWriter, edges_of
+from medals.inference.edges import EdgeGrey, EdgeWriter, edge_weights, edges_of
 from medals.inference.request import make_request
 from medals.inference.sliding import SCALE, MaskAccumulator, MaskWriter, ScoreSlab
 from medals.inference.windows import Windows
@@ -17,6 +18,7 @@ from medals.preprocessing.input_spec import InputSpec, NetGrid
 from medals.preprocessing.intensity import Grey
 from medals.geometry import resample
 from medals.scans.axes import AxisOrder, Region
+from medals.vocab import structures
 from medals.volume import Volume
 
 SIZE = 42   # voxels of the scan, 1 mm
@@ -121,6 +123,17 @@ def test_a_call_the_weights_and_the_published_way_say_how_much():
     assert weight(.3, compat=True)==0 and weight(.3, compat=True, edges=.6)==0
     for odd in (2, -.5, float('nan')):
         with pytest.raises(UserError, match='edges is a number'): InferenceCfg(edges=odd)
+
+
+def test_where_a_structure_ends_without_a_change_of_grey_values_they_do_not_count_unless_the_call_says_so():
+    vol = Volume(np.random.default_rng(0).integers(0, 255, (40,)*3).astype(np.uint8), np.eye(4), 'mri')
+    frame = InputSpec(edges=.8, faint=['nucleus accumbens'])
+    def weights(**how):
+        asked = ['left accumbens in brain MRI', 'left putamen', 'the right nucleus accumbens']
+        return edge_weights(make_request(vol, asked, None, None, False, InferenceCfg(**how), frame), frame)
+    assert weights()==[0,.8,0] and weights(edges=.5)==[.5]*3 and weights(compat=True)==[0]*3
+    for row in read_table('bundles.toml').values(): # a name that the vocabulary does not know would do nothing
+        for name in row.get('faint', ()): assert name in structures()
 
 
 def test_turned_scans_give_turned_masks():

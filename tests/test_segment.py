@@ -452,6 +452,30 @@ def test_a_correction_stays_near_its_mark_and_never_goes_the_other_way(head):
     assert np.array_equal(better.voxel_scores['a']!=kept.voxel_scores['a'], better.masks['a']!=kept.masks['a'])
 
 
+def test_a_click_on_a_thin_error_does_not_paint_over_its_other_side(head):
+    seg = fake((32,32,32))
+    head = Volume(np.asarray(head.data), np.eye(4), 'mri')
+    first = seg(head, ['a'], presence=0)
+    plain = np.zeros(head.shape, bool)
+    plain[:20] = True # all on one side of a plane belongs to it, and a click just beyond says a little more does
+    flat = replace(first, masks={'a': plain})
+    flat.again = first.again
+    click = Point((20,28,20))
+    seen = []
+    flat.refine({'a': [click]}, preview=seen.append)
+    drawn = rasterize([click], head.shape, head.affine)[0]
+    held, = seen[0].held['a']
+    assert held.radius==1 and seen[0].marks['a']==[click], 'as deep as it lies: one slice'
+    assert seen[0].masks['a'][click.at] and seen[0].masks['a'][plain].all()
+    later = seen[0].refine({'a': [Point((40,10,30), positive=False)]})
+    assert later.masks['a'][click.at] and len(later.held['a'])==2
+    chosen = flat.refine({'a': [replace(click, radius=4.)]}) # a size that was chosen is what was drawn
+    assert chosen.masks['a'][rasterize([replace(click, radius=4.)], head.shape, head.affine)[0]].all()
+    nothing = replace(first, masks={'a': np.zeros(head.shape, bool)})
+    nothing.again = first.again
+    assert nothing.refine({'a': [click]}).masks['a'][drawn].all(), 'where nothing was there is no border'
+
+
 def test_earlier_marks_hold_and_an_equal_mask_is_known(head):
     seg = fake((32,32,32))
     first = seg(head, ['a'], presence=0)

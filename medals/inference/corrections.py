@@ -109,7 +109,8 @@ def fitted(
     vol,          # The scan
 ):                # A mark
     "A mark as it is obeyed: a click of the usual size is no larger than it lies below the border of the mask"
-    if not isinstance(mark, Point) or mark.radius!=Point.radius: return mark
+    is_click = isinstance(mark, Point) and mark.radius==Point.radius
+    if not is_click: return mark
     spot = touched(bits, vol, [mark]).box()
     if spot is None: return mark
     margin = [int(np.ceil(mark.radius/mm)) for mm in vol.spacing]
@@ -117,8 +118,9 @@ def fitted(
     wrong = np.asarray(bits[at])!=mark.positive
     if wrong.all(): return mark # there is no border near
     middle = mask_of_marks(vol, [replace(mark, positive=True, radius=0)])[at]
-    depth = distance_transform_edt(wrong, sampling=vol.spacing)[middle].max(initial=0)
-    return replace(mark, radius=min(mark.radius, float(depth)))
+    depth = distance_transform_edt(wrong, sampling=vol.spacing)
+    deepest = float(depth[middle].max(initial=0))
+    return replace(mark, radius=min(mark.radius, deepest))
 
 # %% ../../nbs/inference/92_corrections.ipynb #7214188f
 STRENGTH = {Point: 8., Scribble: 8., Box: 2., Lasso: 2.} # Logits by which a mark pulls at the scores beside it
