@@ -4,6 +4,7 @@
     python bench/segment.py memory                 # nano on 512x512x300 with 46 and with 243 sentences: peak memory, seconds per phase
     python bench/segment.py stages --device cuda   # medals-s with random weights, both stages, 15 sentences, beside the published way
     python bench/segment.py stages --size 48,48,40 --window 64,64,64 --sentences 2   # the same, small
+    python bench/segment.py stages --size 256,256,100 --rounds 1 --ways "published;ours"  # on one core: an hour, and 13 GB
     python bench/segment.py whole                  # a whole body, 512x512x600, and structures of the neck: passes, peak memory, seconds
 
 `stages` runs the ways in turns, in processes that stay, so that what else the machine does hits all of them; it has a ratio for each round,
@@ -281,8 +282,10 @@ def stages(a):
     folder = Path(tempfile.mkdtemp())
     files = {way: str(folder/f'{i}.npy') for i,way in enumerate(ways)}
     workers = {way: Worker('stages', way, size, n, a.window, a.device, file, script=__file__) for way,file in files.items()}
-    for _ in range(a.rounds):
-        for worker in workers.values(): worker.once()
+    for i in range(a.rounds):
+        for way,worker in workers.items():
+            worker.once()
+            print(f'round {i+1}, {way}: {worker.error or worker.rounds[-1]}', file=sys.stderr, flush=True) # a round may take an hour
     by = 'processor' if a.device=='cpu' and torch.get_num_threads()==1 else 'seconds'
     print(f"{'x'.join(map(str, size))} voxels, {n} sentences, {a.rounds} rounds, {torch.get_num_threads()} threads")
     print('| way | engine | s | processor s | times as fast, by round | GB | on the device | voxels | Dice with | of the last round |')
