@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .network.finer import convolve_doubled, saves_doubling
 from .network.kernels import averaged, conv3d, convolve_slabs, norm_act, twice_as_fine, with_halo
 
 # %% ../nbs/network/00_unet.ipynb #16227e88
@@ -85,10 +86,22 @@ class EncoderStage(nn.Module):
 
     def forward(self, *parts):
         "All its convolutions, the first of them on several inputs"
+        return self._behind(conv_parts(self.convs[0].conv, *parts))
+
+    def _behind(self, y):
+        "What follows the first convolution"
         first,*rest = self.convs
-        x = first.act(conv_parts(first.conv, *parts))
+        x = first.act(y)
         for block in rest: x = block(x)
         return x
+
+    def doubled(self, up, x, skip):
+        "All its convolutions, on a map that `up` makes twice as fine, and another one"
+        conv = self.convs[0].conv
+        of_map,of_skip = conv.weight.split(up.out_channels, 1)
+        if not saves_doubling(up, of_map, x): return self(twice_as_fine(up, x), skip)
+        y = convolve_doubled(up, of_map, x)
+        return self._behind(y.add_(conv3d(skip, of_skip, conv.bias)))
 
 class Encoder(nn.Module):
     "From the image to features at six scales"
@@ -125,7 +138,7 @@ class Decoder(nn.Module):
         maps = []
         kept = len(self.stages)-redo # coarse scales whose numbers are not forgotten
         for i,(up,stage,skip) in enumerate(zip(self.transpconvs, self.stages, reversed(finer))):
-            x = again(stage, twice_as_fine(up, x), skip, redo=i>=kept)
+            x = again(stage.doubled, up, x, skip, redo=i>=kept)
             maps.insert(0, x)
         return maps
 

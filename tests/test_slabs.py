@@ -1,11 +1,13 @@
 "Runs on a CPU in slabs against the plain forward pass, and the kernels that convolve"
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import medals.model
+import medals.unet
 from medals.model import MedalS, ModelCfg
-from medals.network import kernels, winograd
+from medals.network import finer, kernels, winograd
 from medals.unet import ConvBlock
 
 
@@ -193,3 +195,38 @@ def test_norms_and_averages_of_a_run_in_bfloat16_are_those_of_its_numbers(order)
         assert (kernels.averaged(x, 4, size=3000)-means).abs().max()<1e-5
         made = kernels.norm_act(norm, x.clone(memory_format=torch.preserve_format), size=3000)
     assert made.dtype==torch.bfloat16 and (made-exact).abs().max()<.012
+
+
+def answers(model, half, layout):
+    "Loss of random targets, and gradients of all kernels and biases, of a network in training"
+    torch.manual_seed(1)
+    x = (torch.rand(1, 1, 64, 64, 64)*255).contiguous(memory_format=layout)
+    m = torch.rand(1, 5, 64, 64, 64)>.9
+    q = torch.randn(5, 96)
+    model.zero_grad(set_to_none=True)
+    with torch.autocast('cpu', torch.bfloat16, enabled=half): scales = model(x, q, m, deep=True)
+    loss = sum(F.binary_cross_entropy_with_logits(o.float(), torch.rand_like(o.float())) for o in scales)
+    loss.backward()
+    return loss.item(),{n: p.grad.double().clone() for n,p in model.named_parameters() if p.grad is not None}
+
+
+def far(a, b):
+    "How far gradients are from others, as a share of their length"
+    rest,whole = (sum(float(o.square().sum()) for o in parts) for parts in ([b[n]-a[n] for n in b], b.values()))
+    return (rest/whole)**.5
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last_3d])
+def test_a_map_that_is_doubled_and_convolved_at_once_teaches_the_same(layout, monkeypatch):
+    torch.manual_seed(0)
+    model = MedalS('nano').train().to(memory_format=layout)
+    for o in model.backbone.decoder.transpconvs: torch.nn.init.normal_(o.bias)
+    seen = []
+    monkeypatch.setattr(medals.unet, 'convolve_doubled', lambda *a: seen.append(a) or finer.convolve_doubled(*a))
+    exact,half = answers(model, False, layout),answers(model, True, layout)
+    assert len(seen)==4 # the two finest scales
+    monkeypatch.setattr(medals.unet, 'saves_doubling', lambda *a: False)
+    plainly,plainly_half = answers(model, False, layout),answers(model, True, layout)
+    assert exact[0]==pytest.approx(plainly[0], rel=1e-6) and far(exact[1], plainly[1])<1e-5
+    print(far(half[1], plainly[1]), far(plainly_half[1], plainly[1]))
+    assert far(half[1], plainly[1])<1.1*far(plainly_half[1], plainly[1]) # as close to single precision
