@@ -228,5 +228,4 @@ def test_a_map_that_is_doubled_and_convolved_at_once_teaches_the_same(layout, mo
     monkeypatch.setattr(medals.unet, 'saves_doubling', lambda *a: False)
     plainly,plainly_half = answers(model, False, layout),answers(model, True, layout)
     assert exact[0]==pytest.approx(plainly[0], rel=1e-6) and far(exact[1], plainly[1])<1e-5
-    print(far(half[1], plainly[1]), far(plainly_half[1], plainly[1]))
     assert far(half[1], plainly[1])<1.1*far(plainly_half[1], plainly[1]) # as close to single precision

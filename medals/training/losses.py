@@ -137,6 +137,13 @@ def average(
     return total/count
 
 # %% ../../nbs/training/40_losses.ipynb #cab220ef
+def _factors(k):
+    "What a number is the product of: twos, and what is left"
+    while k>2 and k%2==0:
+        yield 2
+        k //= 2
+    if k>1: yield k
+
 def count_in(
     m:torch.Tensor,  # Masks `(b,c,x,y,z)`, bool
     step:tuple,      # Voxels of a coarse voxel, per axis
@@ -145,12 +152,13 @@ def count_in(
     count = m.view(torch.uint8)
     most = 1
     for axis,k in zip((2,3,4), step):
-        most *= k
-        small = torch.uint8 if most<256 else torch.int32 # bytes, as long as they hold it
         whole = count.shape[axis]//k*k
-        part = count.narrow(axis, 0, whole)
-        part = part.unflatten(axis, (-1,k))
-        count = part.sum(axis+1, dtype=small)
+        count = count.narrow(axis, 0, whole)
+        for n in _factors(k):
+            most *= n
+            if most>=256: count = count.int() # bytes, as long as they hold it
+            parts = count.unflatten(axis, (-1,n)).unbind(axis+1)
+            count = sum(parts[1:], parts[0]) # of whole rows, which is many times faster than a sum along an axis
     return count.int()
 
 def with_rim(
