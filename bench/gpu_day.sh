@@ -45,7 +45,7 @@ if [ -n "$dry" ]; then
   export CUDA_VISIBLE_DEVICES=
   part brain 400 env MORE='--steps 3 --device cpu' WORKERS=0 bash sh/brain.sh "$heads" "$bodies" "$out/brain"
   part forward 300 python bench/forward.py --preset nano --sizes 64x64x32 --sentences 2
-  part train 300 python bench/train.py --small
+  part train 300 python bench/train.py --small --seconds 4 --rounds 2
   part stages 300 python bench/segment.py stages --size 48,48,40 --window 64,64,64 --sentences 2 --rounds 1
 else
   part brain 420 env MINUTES=6 PRECISION=bf16 WORKERS=8 bash sh/brain.sh "$heads" "$bodies" "$out/brain"

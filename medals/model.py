@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import UserError, ints
-from .network.kernels import averaged, conv3d, convolve_slabs, in_a_run, map_slabs, prompt_map, union, with_halo
+from .network.kernels import as_numbers, averaged, conv3d, convolve_slabs, in_a_run, map_slabs, prompt_map, union, with_halo
 from .unet import ConvBlock, UNet, again, conv_parts
 
 # %% ../nbs/network/10_model.ipynb #e25dc64f
@@ -224,8 +224,8 @@ def _with_prompts(kernel, y, vec, m, few):
         if len(drawn)<len(masks):
             vectors = vectors[drawn]
             masks = masks[drawn]
-        if len(drawn)<=few:
-            weights,given = _folded_kernel(kernel, vectors, masks.to(y.dtype))
+        if len(drawn)<=few+few//4: # here the masks of a few more cost less than the map of their sum, which has a gradient
+            weights,given = _folded_kernel(kernel, vectors, as_numbers(masks, y))
         else:
             weights = kernel
             given = prompt_map(vectors, masks, y)

@@ -103,6 +103,7 @@ class EncoderStage(nn.Module):
         y = convolve_doubled(up, of_map, x)
         return self._behind(y.add_(conv3d(skip, of_skip, conv.bias)))
 
+# %% ../nbs/network/00_unet.ipynb #a4bc8cae
 class Encoder(nn.Module):
     "From the image to features at six scales"
     def __init__(self, cin, features, n=2):

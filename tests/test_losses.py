@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from monai.losses import DiceLoss
 
 from medals.core import torch_gen
+from medals.training import losses
 from medals.training.losses import dice_bce, seg_loss, shrink_masks, targets
 
 SHAPE = (32,16,24)
@@ -113,3 +114,16 @@ def test_targets_follow_the_shapes_of_the_logits():
     sizes = [(32,16,24), (16,8,12), (8,4,6), (4,2,3)]
     for compat in (False, True): assert [tuple(o.shape[2:]) for o in targets(m, sizes, compat)]==sizes
     assert torch.equal(targets(m, sizes, True)[3], m[:,:,::8,::8,::8])
+
+
+@pytest.mark.parametrize('n', [1, 63, 64, 1000])
+@pytest.mark.parametrize('scale', [.1, 3, 30, 1000])
+def test_a_logarithm_of_a_product_is_the_sum_of_logarithms(n, scale):
+    "Cross-entropy of few and many voxels, of small and of endless logits"
+    torch.manual_seed(n)
+    z = torch.randn(3, n)*scale
+    t = (torch.rand(3, n)<.3).float()
+    sums = torch.zeros(3, 3)
+    losses._add_sums(sums, z.clone(), t)
+    exact = F.binary_cross_entropy_with_logits(z.double(), t.double(), reduction='none')
+    assert ((sums[:,2]-exact.sum(-1)).abs()<=1e-5*exact.sum(-1)+1e-7*n*max(1, scale)).all()

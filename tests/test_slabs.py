@@ -1,4 +1,6 @@
 "Runs on a CPU in slabs against the plain forward pass, and the kernels that convolve"
+from statistics import mean
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,3 +231,32 @@ def test_a_map_that_is_doubled_and_convolved_at_once_teaches_the_same(layout, mo
     plainly,plainly_half = answers(model, False, layout),answers(model, True, layout)
     assert exact[0]==pytest.approx(plainly[0], rel=1e-6) and far(exact[1], plainly[1])<1e-5
     assert far(half[1], plainly[1])<1.1*far(plainly_half[1], plainly[1]) # as close to single precision
+
+
+def gradients_of(seed, drawn, half):
+    "Of a random network in training and a window in which so many of 24 classes have prompts"
+    torch.manual_seed(seed)
+    model = MedalS('nano').train().to(memory_format=torch.channels_last_3d)
+    size = 64,64,32
+    x,q = torch.rand(1, 1, *size)*255,torch.randn(24, 96)
+    m = torch.rand(1, 24, *size)<.1
+    m[:,drawn:] = False
+    truth = (torch.rand(24, *size)<.2).float()
+    with torch.autocast('cpu', torch.bfloat16, enabled=half): y = model(x.contiguous(memory_format=torch.channels_last_3d), q, m)
+    F.binary_cross_entropy_with_logits(y[0].float(), truth).backward()
+    return {n: p.grad.double().clone() for n,p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize('drawn', [0, 3, 20, 24])
+def test_a_step_in_half_precision_is_as_close_to_single_precision_as_the_plain_way(drawn, monkeypatch):
+    "24 masks are summed, fewer are convolved as they are"
+    seeds = range(4)
+    ours = [[gradients_of(seed, drawn, half) for half in (False,True)] for seed in seeds]
+    monkeypatch.setattr(kernels, 'LARGE_MAP', float('inf'))
+    monkeypatch.setattr(medals.unet, 'saves_doubling', lambda *a: False)
+    monkeypatch.setattr(medals.model, 'as_numbers', lambda masks, like: masks.to(like.dtype))
+    plainly = [[gradients_of(seed, drawn, half) for half in (False,True)] for seed in seeds]
+    of_single = [far(a[0], b[0]) for a,b in zip(ours, plainly)]
+    assert min(of_single)<1e-6 and max(of_single)<1e-4 # a number beside the kink of the activation may fall on its other side
+    rounding,plain_rounding = (mean(far(o[1], b[0]) for o,b in zip(those, plainly)) for those in (ours, plainly))
+    assert rounding<1.3*plain_rounding # a single network differs by half of it, either way

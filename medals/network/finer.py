@@ -15,7 +15,7 @@ def joint_kernel(
     doubling:torch.Tensor, # Of a transposed convolution with stride 2 `(c,between,2,2,2)`
     kernel:torch.Tensor,   # Of the convolution that follows `(out,between,3,3,3)`
 )->torch.Tensor:           # Of a transposed convolution with stride 2 and padding 1 `(c,out,4,4,4)`
-    "The kernel of both steps, in single precision"
+    "The kernel of both steps, in the precision of the weights"
     with torch.autocast(doubling.device.type, enabled=False): return F.conv3d(doubling, kernel, padding=2)
 
 # %% ../../nbs/network/00_finer.ipynb #834c1acb
@@ -27,7 +27,8 @@ def rim_of_bias(
     with torch.autocast(bias.device.type, enabled=False):
         everywhere = bias[:,None,None,None].expand(-1, 3, 3, 3)
         added = F.conv3d(everywhere[None], kernel, padding=1)[0]
-        return added-added[:,1:2,1:2,1:2]
+        inside = added[:,1:2,1:2,1:2]
+        return added-inside
 
 def _at_ends(n):
     "Which of the three kinds each voxel of an axis is"
@@ -38,18 +39,25 @@ def _at_ends(n):
 
 def _faces(y, table):
     "The outermost voxels of a map, each once, and what is added to them"
-    *_,second,third = (_at_ends(n) for n in y.shape[2:])
+    second = _at_ends(y.shape[3])
+    third = _at_ends(y.shape[4])
     for kind,at in ((0,0), (2,-1)):
-        yield y[:,:,at],table[:,kind][:,second][:,:,third]
-        yield y[:,:,1:-1,at],table[:,1,kind][:,None,third]
-        yield y[:,:,1:-1,1:-1,at],table[:,1,1,kind][:,None,None]
+        added = table[:,kind]
+        added = added[:,second]
+        yield y[:,:,at],added[:,:,third]
+        added = table[:,1,kind]
+        yield y[:,:,1:-1,at],added[:,None,third]
+        added = table[:,1,1,kind]
+        yield y[:,:,1:-1,1:-1,at],added[:,None,None]
 
 # %% ../../nbs/network/00_finer.ipynb #259644aa
 def _of_kinds(sums, axis):
     "Along an axis: the first, all inner ones together, and the last"
-    inner = sums.narrow(axis, 1, sums.shape[axis]-2).sum(axis, keepdim=True)
+    n = sums.shape[axis]
+    inner = sums.narrow(axis, 1, n-2)
+    inner = inner.sum(axis, keepdim=True)
     first = sums.narrow(axis, 0, 1)
-    last = sums.narrow(axis, sums.shape[axis]-1, 1)
+    last = sums.narrow(axis, n-1, 1)
     return torch.cat([first, inner, last], axis)
 
 class _Rimmed(torch.autograd.Function):
@@ -66,12 +74,17 @@ class _Rimmed(torch.autograd.Function):
         wide = torch.promote_types(grad.dtype, torch.float32)
         out = grad.new_zeros(ctx.shape, dtype=wide)
         inner = grad[:,:,1:-1]
+        innermost = inner[:,:,:,1:-1]
         for kind,at in ((0,0), (2,-1)):
-            face = grad[:,:,at].sum(0, dtype=wide)
-            out[:,kind] = _of_kinds(_of_kinds(face, 1), 2)
-            edge = inner[:,:,:,at].sum((0,2), dtype=wide)
+            face = grad[:,:,at]
+            face = face.sum(0, dtype=wide)
+            edges = _of_kinds(face, 1)
+            out[:,kind] = _of_kinds(edges, 2)
+            face = inner[:,:,:,at]
+            edge = face.sum((0,2), dtype=wide)
             out[:,1,kind] = _of_kinds(edge, 1)
-            out[:,1,1,kind] = inner[:,:,:,1:-1,at].sum((0,2,3), dtype=wide)
+            face = innermost[...,at]
+            out[:,1,1,kind] = face.sum((0,2,3), dtype=wide)
         return grad,out
 
 # %% ../../nbs/network/00_finer.ipynb #930b0d34
@@ -84,7 +97,8 @@ def saves_doubling(
 )->bool:
     "Are both steps to be one?"
     drawn = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if x.device.type!='cpu' or drawn or not torch.is_grad_enabled(): return False
+    in_training = x.device.type=='cpu' and torch.is_grad_enabled()
+    if drawn or not in_training: return False
     c,between = up.weight.shape[:2]
     fewer = 8*c<27*between
     fine_voxels = 8*x[0,0].numel()
@@ -98,4 +112,5 @@ def convolve_doubled(
     "Twice as fine and convolved, but for a number per channel that an instance norm takes away"
     both = joint_kernel(up.weight, kernel)
     y = F.conv_transpose3d(x, both, None, stride=2, padding=1)
-    return _Rimmed.apply(y, rim_of_bias(up.bias, kernel))
+    rim = rim_of_bias(up.bias, kernel)
+    return _Rimmed.apply(y, rim)
