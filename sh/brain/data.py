@@ -71,7 +71,7 @@ def bodies(source, raw):
     asked = {organ: [value] for organ,value in names.items() if organ in ('liver','spleen','stomach','aorta','urinary bladder')}
     lungs = [value for organ,value in names.items() if 'lung' in organ]
     if lungs: asked['lung'] = lungs
-    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['names']]
+    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['bodies']]
     labels = {**asked, **{name: [NOWHERE] for name in absent}}
     def cases(kind):
         for case in about:
@@ -88,7 +88,7 @@ def bodies(source, raw):
 
 def necks(source, raw):
     "Necks and shoulders from below the brainstem, half of the patients as label maps to draw MRIs from, half as CTs"
-    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['names']]
+    absent = [name for name in classes() if name not in TABLE['not_elsewhere']['necks']]
     labels = {'spinal cord': [CORD], **{name: [NOWHERE] for name in absent}}
     lo,hi = SOFT
     found = []
