@@ -465,7 +465,7 @@ def test_a_click_on_a_thin_error_does_not_paint_over_its_other_side(head):
     flat.refine({'a': [click]}, preview=seen.append)
     drawn = rasterize([click], head.shape, head.affine)[0]
     held, = seen[0].held['a']
-    assert held.radius==1 and seen[0].marks['a']==[click], 'as deep as it lies: one slice'
+    assert .9<held.radius<1 and seen[0].marks['a']==[click], 'it ends before the first voxel that is right'
     assert seen[0].masks['a'][click.at] and seen[0].masks['a'][plain].all()
     later = seen[0].refine({'a': [Point((40,10,30), positive=False)]})
     assert later.masks['a'][click.at] and len(later.held['a'])==2
