@@ -5,8 +5,8 @@
 
 Every structure that the weights know in such a scan is asked for. Printed for each scan, weights and engine: the voxels that some mask has,
 the Dice of all voxels of all masks together, the lowest Dice of a mask of at least 1000 voxels, masks that only one of the two has,
-voxels more than 3 mm from the other mask (far), seconds, and those of float32. The last lines are sums over scans, with the mean Dice by voxels and the
-lowest of all.
+voxels more than 3 mm from the other mask (far), seconds, and those of float32. The last lines are sums over scans, with the mean
+Dice by voxels and the lowest of all.
 """
 import argparse
 import time
@@ -93,8 +93,10 @@ def main():
                 sums.setdefault(said, []).append((n, dice, lowest, odd, far, took, seconds))
         for said,figures in sums.items():
             n,dice,lowest,odd,far,took,seconds = np.array(figures).T
-            mean = f'{np.average(dice, weights=np.maximum(n, 1)):.4f}'
-            row_of(f'all {scans} scans', name, said, int(n.sum()), mean, f'{lowest.min():.4f}', int(odd.sum()), int(far.sum()), f'{took.sum():.0f}', f'{seconds.sum():.0f}')
+            mean = np.average(dice, weights=np.maximum(n, 1))
+            counts = [int(column.sum()) for column in (odd, far)]
+            spent = [f'{column.sum():.0f}' for column in (took, seconds)]
+            row_of(f'all {scans} scans', name, said, int(n.sum()), f'{mean:.4f}', f'{lowest.min():.4f}', *counts, *spent)
 
 
 if __name__=='__main__': main()

@@ -262,7 +262,7 @@ def edge_weights(
     request:Request,
     frame:InputSpec, # Of the weights
 )->list:             # 0..1, of each sentence
-    "The same for each sentence: none where weights say that a structure ends without a change of grey values, unless the call says how much"
+    "The same for each sentence: 0 where weights say that a structure ends unseen, unless the call says how much"
     weight = edges_of(request, frame)
     if request.cfg.edges>=0: return [weight]*len(request.texts)
     structures = [resolve(text).structure for text in request.texts]
