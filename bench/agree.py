@@ -62,6 +62,16 @@ def row_of(scan, weights, engine, *figures):
     print(f'{scan[:32]:32} {weights:11} {engine[:24]:24}', *(f'{figure:>8}' for figure in figures), flush=True)
 
 
+def print_sums(sums, weights, scans):
+    "A line for each engine, of all scans together"
+    for said,figures in sums.items():
+        n,dice,lowest,odd,far,took,seconds = np.array(figures).T
+        mean = np.average(dice, weights=np.maximum(n, 1))
+        counts = [int(column.sum()) for column in (odd, far)]
+        spent = [f'{column.sum():.0f}' for column in (took, seconds)]
+        row_of(f'all {scans} scans', weights, said, int(n.sum()), f'{mean:.4f}', f'{lowest.min():.4f}', *counts, *spent)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('scans', nargs='+')
@@ -91,12 +101,7 @@ def main():
                 said = f'{engine}: {segmenter.backend}'
                 row_of(file.name, name, said, n, f'{dice:.4f}', f'{lowest:.4f}', odd, far, f'{took:.1f}', f'{seconds:.1f}')
                 sums.setdefault(said, []).append((n, dice, lowest, odd, far, took, seconds))
-        for said,figures in sums.items():
-            n,dice,lowest,odd,far,took,seconds = np.array(figures).T
-            mean = np.average(dice, weights=np.maximum(n, 1))
-            counts = [int(column.sum()) for column in (odd, far)]
-            spent = [f'{column.sum():.0f}' for column in (took, seconds)]
-            row_of(f'all {scans} scans', name, said, int(n.sum()), f'{mean:.4f}', f'{lowest.min():.4f}', *counts, *spent)
+        print_sums(sums, name, scans)
 
 
 if __name__=='__main__': main()
