@@ -469,6 +469,12 @@ def test_a_click_on_a_thin_error_does_not_paint_over_its_other_side(head):
     assert seen[0].masks['a'][click.at] and seen[0].masks['a'][plain].all()
     later = seen[0].refine({'a': [Point((40,10,30), positive=False)]})
     assert later.masks['a'][click.at] and len(later.held['a'])==2
+    away = Point((12,28,20), positive=False)
+    beside = Point((14,28,20)) # of the usual size, and right already; its ball would reach a click of the other sign
+    both = flat.refine({'a': [away]}).refine({'a': [beside]}).refine({'a': [Point((13,28,20))]})
+    assert [bool(both.masks['a'][at]) for at in (away.at, beside.at, (13,28,20))]==[False,True,True]
+    over = both.refine({'a': [Scribble(((10,28,20),(16,28,20)), radius=1.)]}) # a stroke that is drawn over a click counts
+    assert over.masks['a'][10:17,28,20].all()
     chosen = flat.refine({'a': [replace(click, radius=4.)]}) # a size that was chosen is what was drawn
     assert chosen.masks['a'][rasterize([replace(click, radius=4.)], head.shape, head.affine)[0]].all()
     nothing = replace(first, masks={'a': np.zeros(head.shape, bool)})

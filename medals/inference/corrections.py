@@ -238,6 +238,20 @@ def _objects_again(seg, request, ids, mask):
     return np.where(free, again, others).astype(np.int32)
 
 # %% ../../nbs/inference/92_corrections.ipynb #3563e59c
+def _in_order(drawn, held):
+    "Marks as they are obeyed: the voxel of a click stays as it was said when other clicks follow beside it"
+    out = []
+    clicked = []
+    for mark,own in zip(drawn, held):
+        is_click = isinstance(mark, Point) and mark.radius==Point.radius
+        if not is_click: # a stroke says of all of its voxels what they are
+            out += clicked
+            clicked = []
+        out.append(own)
+        if is_click: clicked.append(replace(own, radius=0))
+    return [*out, *clicked]
+
+# %% ../../nbs/inference/92_corrections.ipynb #d62fb5a9
 def _result(seg, first, old, new, spatial, ask=None, run=None):
     "A result with new marks worked in; without a run the network is not asked"
     request = first.request
@@ -250,7 +264,8 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
         fitting = [fitted(mark, bits[text], request.vol) for mark in added]
         held[text] = [*held.get(text, ()), *fitting]
         found,levels = _corrected(first, i, bits[text], scores.get(text), fitting, ask and partial(ask, i))
-        mask = apply_marks(np.asarray(found), request.vol, held[text]) # bool `(x,y,z)`; earlier marks hold as well
+        obeyed = _in_order(spatial[text], held[text])
+        mask = apply_marks(np.asarray(found), request.vol, obeyed) # bool `(x,y,z)`; earlier marks hold as well
         if text in objects:
             objects[text] = _objects_again(seg, request, objects[text], mask)
             mask = objects[text]>0
