@@ -105,14 +105,17 @@ def look_again(
 # %% ../../nbs/inference/92_corrections.ipynb #ef7f4a38
 WITHIN = .98 # times its depth: the ball of a click ends before the first voxel that is right
 
+def _is_click(mark):
+    "Is it a click of the usual size? One of another size was drawn"
+    return isinstance(mark, Point) and mark.radius==Point.radius
+
 def fitted(
     mark,         # A new mark
     bits:BitMask, # What was found
     vol,          # The scan
 ):                # A mark
     "A mark as it is obeyed: a click of the usual size is no larger than it lies below the border of the mask"
-    is_click = isinstance(mark, Point) and mark.radius==Point.radius
-    if not is_click: return mark
+    if not _is_click(mark): return mark
     spot = touched(bits, vol, [mark]).box()
     if spot is None: return mark
     margin = [int(np.ceil(mark.radius/mm)) for mm in vol.spacing]
@@ -243,7 +246,7 @@ def _in_order(drawn, held):
     out = []
     clicked = []
     for mark,own in zip(drawn, held):
-        is_click = isinstance(mark, Point) and mark.radius==Point.radius
+        is_click = _is_click(mark)
         if not is_click: # a stroke says of all of its voxels what they are
             out += clicked
             clicked = []
