@@ -100,6 +100,10 @@ PAINTS = dict(
     clear=PaintCfg(
         known=.9, contrasts=('t1','t1','t1','t2','flair','pd'), scatter=.05, apart=.03, spread=(.01,.05), soft=(.3,.7), thick=.25,
         slices=(1.5,5.), bias=.3, noise=.03, gamma=.25, ghost=.05, strip=.35, deface=.1, cut=.15, plain=.8),
+    # The same for contrasts that fewer heads were drawn in so far
+    even=PaintCfg(
+        known=.9, contrasts=('t1','t2','flair','pd'), scatter=.05, apart=.03, spread=(.01,.05), soft=(.3,.7), thick=.35,
+        slices=(1.5,5.), bias=.3, noise=.03, gamma=.25, ghost=.05, strip=.25, deface=.1, cut=.15, plain=.8),
     t1=PaintCfg(known=1., contrasts=('t1',), air=0.),
     none=None)
 
