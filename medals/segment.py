@@ -8,6 +8,7 @@ __all__ = ['INTERLEAVED_FROM', 'Segmenter', 'FAINT', 'InputSpec', 'SegmentRun', 
 
 # %% ../nbs/inference/95_segment.ipynb #c81346d4
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ from .base.files import write_table
 from .inference.result import Segmentation
 from .inference.forecast import forecast, measure
 from .inference.inside import INSIDE_FIRST, is_whole
+from .inference.beside import with_companions
 from .inference.report import manifest_of, not_known, result_of
 from .inference.pipeline import AFAR_FIRST, FAINT, SegmentRun, Stopped, starts_afar
 from .inference.corrections import refine
@@ -222,6 +224,7 @@ def dry_run(
     request = self._request(image, prompts, modality, spatial, instance, how)
     unknown = not_known(self, request)
     asked,_ = set_apart(request, unknown)
+    asked = with_companions(asked, self.stages[0].frame)
     plan = forecast(self, asked)
     if unknown: plan.notes = [*plan.notes, f"not known to these weights, and so not asked: {', '.join(unknown)}"]
     frame = self.stages[0].frame
@@ -248,6 +251,7 @@ def __call__(
     request = self._request(image, prompts, modality, spatial, instance, how)
     unknown = not_known(self, request)
     asked,left = set_apart(request, unknown)
+    asked = with_companions(asked, self.stages[0].frame)
     run = SegmentRun(self, asked, progress)
     run.unknown = unknown
     planned = time.perf_counter()-start-run.seconds['text']
@@ -255,7 +259,7 @@ def __call__(
     with run.bar:
         found = run.all()
         with run.clock('result'): res = result_of(self, run, found)
-    run.request = request # marks on what was not asked are asked all the same
+    run.request = replace(asked, groups=request.groups) # marks on what was not asked are asked all the same
     run.left = left
     total = round(time.perf_counter()-start, 3)
     res.manifest['seconds'] = dict(run.seconds, total=total)

@@ -90,7 +90,7 @@ def main(name, run, scores='-', sure=None):
     keep = {key: value for key,value in cfg.items() if key not in ('model','medals','sha256')}
     kinds = sorted({kind for c in offered for kind in c.modalities}) # not those in which nothing is offered
     keep['frame'] = {**cfg['frame'], 'modalities': kinds, 'modality': kinds[0] if len(kinds)==1 else None}
-    for known in ('inside','edges','faint'): # how it is used rather than learnt
+    for known in ('inside','edges','faint','beside'): # how it is used rather than learnt
         if known in facts: keep['frame'][known] = facts[known]
     with atomic(ASSETS/name) as tmp:
         save_model(load_model(source), tmp, torch.float16, **keep)

@@ -293,7 +293,7 @@ def refine(
 )->Segmentation:       # `old` itself if it knows all of the marks
     "A result with more marks, asked again where they are"
     request = first.request
-    new = new_marks(old, marks, request.texts)
+    new = new_marks(old, marks, request.asked)
     if not new: return old
     spatial = dict(old.marks)
     for text,added in new.items(): spatial[text] = [*old.marks.get(text, ()), *added]

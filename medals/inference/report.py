@@ -20,6 +20,7 @@ from .plausible import edge_support, limits_table, seen_box
 from .inputs import apply_marks
 from .sliding import MaskAccumulator
 from .edges import edges_of
+from .beside import beside
 from .presence import calibrated, presence_of
 from .result import Segmentation
 from .pipeline import SegmentRun
@@ -135,6 +136,7 @@ def _objects(seg, request, found, bits):
     "Objects of every sentence; its mask becomes what they cover together"
     out = {}
     for i,text in enumerate(request.texts):
+        if text not in bits: continue # asked along
         ids = np.zeros(request.vol.shape, np.int32)
         box = bits[text].box()
         if box is not None:
@@ -192,6 +194,11 @@ def _believed(run, found, unknown, remarks):
         scores[text] = 0. if why else presence
         if why: _add_remark(remarks, text, why)
         if not why or text not in unknown: means[text] = mean # not of a mask that is not believed
+    for text,said in beside(run.request, run.seg.stages[0].frame, bits).items():
+        _add_remark(remarks, text, said)
+        if not bits[text].any(): scores[text] = 0.
+    for known in (bits, scores, means):
+        for text in run.request.along: known.pop(text, None) # nobody asked
     return bits,scores,means
 
 # %% ../../nbs/inference/91_report.ipynb #f0e50618
@@ -206,7 +213,7 @@ def result_of(
     remarks = _remarks_before(run, unknown)
     bits,scores,means = _believed(run, found, unknown, remarks)
     objects = _objects(seg, request, found, bits) if request.instance else {}
-    kept = enumerate(request.texts) if request.cfg.keep_scores else ()
+    kept = [(i, text) for i,text in enumerate(request.texts) if text in bits and request.cfg.keep_scores]
     voxel_scores = {text: agreeing(found.scores.get(i), bits[text]) for i,text in kept}
     return Segmentation(
         volume=request.vol,
@@ -245,7 +252,8 @@ def manifest_of(
         scan=request.vol.source,
         notes=notes,
         sentences=request.ids,
-        classes=dict(zip(request.texts, request.keys)),
+        classes={text: key for text,key in zip(request.texts, request.keys) if text not in request.along},
+        asked_along=list(request.along),
         modality=request.modality,
         modality_from=request.why,
         instance=request.instance,

@@ -112,12 +112,17 @@ class Request:
     blank:str=''       # Why nothing can be found in this scan
     told:bool=False    # Does anybody but the weights say what kind of scan it is?
     kinds:tuple=()     # Per sentence the modality that it is asked with
+    along:tuple=()     # Sentences that nobody asked: others depend on what they find
     lims:dict=field(default_factory=dict)    # Limits of the grey values, by rule
 
     @property
     def rules(self):
         "What differs between the published way and ours"
         return REQUEST_RULES[self.cfg.compat]
+    @property
+    def asked(self):
+        "The sentences that somebody asked"
+        return [text for text in self.texts if text not in self.along]
     def facts(self, name, default=None):
         "What the table says of each sentence"
         return [_row(key).get(name, default) for key in self.keys]
