@@ -99,7 +99,6 @@ def _with_weights(cfg, sentences, modality, longest=None):
     if cfg.weights!=AUTO: return cfg,[]
     choice = choose_bundle(sentences, modality, longest=longest)
     notes = [f'weights {choice.name}: {choice.why}; --weights chooses others']
-    for text,name in choice.others.items(): notes.append(f'{text}: --weights {name} knows it')
     return replace(cfg, weights=choice.name),notes
 
 
@@ -322,8 +321,11 @@ def models(
     name:str='',  # One of the bundled weights, to list what it knows; empty: all of them, a line each
 ):
     "The weights that come with medals: what they know, how well, of what size, on which terms"
-    from medals.inference.bundles import bundle_rows, class_rows
-    if name: return _say(*_rows(class_rows(name)))
+    from medals.inference.bundles import bundle_rows, bundle_terms, class_rows
+    if name:
+        listed = _rows(class_rows(name))
+        said = [f'{key}: {text}' for key,text in bundle_terms(name).items()]
+        return _say(*listed, '', *said)
     bundles = bundle_rows()
     terms = [f"{row['name']}: {row.pop('licence')}" for row in bundles]
     _say(*_rows(bundles), '', 'made from, and its licence', *terms, '', 'medals models NAME lists what one of them knows')

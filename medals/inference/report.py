@@ -21,6 +21,7 @@ from .inputs import apply_marks
 from .sliding import MaskAccumulator
 from .edges import edges_of
 from .beside import beside
+from .bundles import bundles
 from .presence import calibrated, presence_of
 from .result import Segmentation
 from .pipeline import SegmentRun
@@ -109,9 +110,16 @@ def not_known(
         if not familiar.known: unknown[text] = familiar
     return unknown
 
-def _unknown(familiar, request, i):
-    "Why a sentence is not known to the weights"
-    nearest = f'the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f})'
+def _known_to(text, kind, source):
+    "Which other weights that come with medals know a sentence, in words; empty: none"
+    able = [bundle.name for bundle in bundles() if bundle.name!=source and bundle.knows(text, kind)]
+    return f'; the weights {able[0]} know it' if able else ''
+
+def _unknown(familiar, request, i, source=''):
+    "Why a sentence is not known to the weights, and which others know it"
+    others = _known_to(request.texts[i], request.kind(i), source)
+    nearest = f'the closest that they know is {familiar.nearest} (similarity {familiar.alike:.2f}){others}'
+    if familiar.sideless: return f'not known to these weights, which tell no sides of it apart; ask for {familiar.sideless!r}'
     if not familiar.elsewhere: return f'not known to these weights; {nearest}'
     kinds = ' and '.join(familiar.elsewhere)
     return f'not known to these weights in {request.kind(i)}, only in {kinds}; if the scan is {kinds}, say so with the modality'
@@ -125,7 +133,7 @@ def _reported(run, found, i, presence, familiar=None):
         agreed = apply_marks(np.asarray(bits), request.vol, marks)
         return BitMask.of(agreed),''
     why = ''
-    if familiar: why = _unknown(familiar, request, i)
+    if familiar: why = _unknown(familiar, request, i, run.seg.source)
     elif bits.any(): why = _unfounded(run, i, bits) or _misfit(run, i, bits)
     is_unsure = request.rules.absent and presence<request.cfg.presence
     if why or is_unsure: bits = BitMask.zeros(bits.shape)

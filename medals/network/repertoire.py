@@ -80,6 +80,7 @@ class Familiar:
     nearest:str=''  # The trained class that is closest; empty: not compared
     alike:float=1. # Cosine of the two queries
     elsewhere:tuple=() # Kinds of scans in which it was trained, if not in the one that is asked of
+    sideless:str='' # The class of both sides as one, if a side is asked and the weights know no sides
 
 class Repertoire:
     "The classes that weights were trained on, ready to be compared with sentences"
@@ -155,6 +156,12 @@ def _kinds(self:Repertoire, names):
     return tuple(sorted({kind for c in self.classes if c.name in names for kind in c.modalities}))
 
 @patch
+def _sideless(self:Repertoire, text, modality):
+    "The class of both sides as one, where a sentence asks for a side and only both were trained; empty: there is none"
+    got = resolve(text, modality)
+    return self.meant.get((got.structure, None), '') if got.side else ''
+
+@patch
 def about(
     self:Repertoire,
     text:str,        # A sentence
@@ -166,7 +173,9 @@ def about(
     names = self.named_by(text, modality)
     known = bool(names)
     cosine = 1.
-    if not known:
+    sideless = self._sideless(text, modality) if names==() else ''
+    if sideless: names = (sideless,)
+    elif not known:
         texts,queries = self._queries(modality)
         own = F.normalize(_encoded(self.enc, [text], modality), dim=1)
         alike = (queries@own[0])                                     # (n)
@@ -176,7 +185,7 @@ def about(
         names = (self.said[texts[best]],)
     kinds = self._kinds(names)
     elsewhere = kinds if known and told and kinds and modality not in kinds else ()
-    return Familiar(known and not elsewhere, names[0], cosine, elsewhere)
+    return Familiar(known and not elsewhere, names[0], cosine, elsewhere, sideless)
 
 
 # %% ../../nbs/network/35_repertoire.ipynb #3ef26411

@@ -28,6 +28,10 @@ class Beside:
     side:str=''    # Pieces lie on this side of its middle: R, L, A, P, S or I; empty: anywhere
     share:float=0. # Pieces smaller than this share of the largest are left out
 
+def _row_beside(row):
+    "A `Beside`, also from a row of a file"
+    return Beside(**row) if isinstance(row, dict) else row
+
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
     "What a set of weights expects to see"
@@ -52,8 +56,8 @@ class InputSpec:
         for name in ('spacing','window','joint','modalities','inside','faint'): # lists, where they come from a file
             values = getattr(self, name)
             object.__setattr__(self, name, tuple(values))
-        rows = [Beside(**row) if isinstance(row, dict) else row for row in self.beside]
-        object.__setattr__(self, 'beside', tuple(rows))
+        beside = tuple(map(_row_beside, self.beside))
+        object.__setattr__(self, 'beside', beside)
         if self.modality and not self.modalities: object.__setattr__(self, 'modalities', (self.modality,))
         odd = [n for n in self.window if n%MULTIPLE]
         if odd: raise UserError(f"window {self.window} should be multiples of {MULTIPLE}: the U-Net halves it 5 times")

@@ -187,6 +187,7 @@ def doubt(
     elsewhere = ' and '.join(familiar.elsewhere)
     if elsewhere: return dict(line=f'known to these weights in {elsewhere} only, not in {modality}', offers=[])
     near = familiar.nearest
+    if familiar.sideless: return dict(line='these weights tell no sides of it apart', offers=[dict(label=near, sentences=[near])])
     return dict(line=f'not known to these weights; nearest is {near}', offers=[dict(label=near, sentences=[near])])
 
 def _doubted(sentence, said):
