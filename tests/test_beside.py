@@ -36,7 +36,8 @@ def test_what_is_asked_along_shows_nowhere_and_changes_no_other_mask(scan, segme
     segmenter.stages[0].frame = replace(segmenter.stages[0].frame, beside=())
     without = segmenter(scan, texts, 'mri', keep_scores=True)
     assert with_it.manifest['asked_along']==['white matter'] and without.manifest['asked_along']==[]
-    for known in (with_it.masks, with_it.scores, with_it.means, with_it.voxel_scores, with_it.ids.values()): assert 'white matter' not in known
+    for known in (with_it.masks, with_it.scores, with_it.means, with_it.voxel_scores, with_it.ids.values()):
+        assert 'white matter' not in known
     assert [row['sentence'] for row in with_it.table]==texts
     for text in texts: assert np.array_equal(with_it.masks[text], without.masks[text]) # all of it lies beside white matter
     assert with_it.masks[texts[0]].any()

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from ..core import UserError
 from ..scans.axes import Region
+from ..scans.labelmap import added_pieces
 from ..masks.bitmask import BitMask
 from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, reach_of, spread_of
 from ..prompts.marks import short, unheard
@@ -254,6 +255,21 @@ def _in_order(drawn, held):
         if is_click: clicked.append(replace(own, radius=0))
     return [*out, *clicked]
 
+# %% ../../nbs/inference/92_corrections.ipynb #2caf8a51
+def _remarks_on(before, after, changed, spacing):
+    "`{sentence: remark}` where a correction made a piece that does not touch the mask as it was"
+    remarks = {}
+    for text in changed:
+        was = before[text]
+        added = BitMask(after[text].data&~was.data, was.shape).box()
+        if not was.any() or added is None: continue # the first piece, or none
+        at = added.grow(1).clip(was.shape).slices # a new piece lies inside, and what it would touch is its neighbour
+        new = added_pieces(after[text][at], was[at]).sum()
+        ml = new*np.prod(spacing)/1000
+        if new: remarks[text] = f'{ml:.2g} ml of it, from marks, touch nothing of the mask before'
+    return remarks
+
+
 # %% ../../nbs/inference/92_corrections.ipynb #d62fb5a9
 def _result(seg, first, old, new, spatial, ask=None, run=None):
     "A result with new marks worked in; without a run the network is not asked"
@@ -279,6 +295,7 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
     stale = {text for text in new if not np.array_equal(bits[text].data, old.masks.bits[text].data)}
     def fresh(known): return {text: o for text,o in known.items() if text not in stale}
     about = {name: fresh(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
+    about['remarks'] |= _remarks_on(old.masks.bits, bits, stale, request.vol.spacing)
     res = replace(old, masks=bits, instances=objects, marks=spatial, held=held, manifest=manifest, voxel_scores=scores, **about)
     res.again = partial(refine, seg, first)
     return res
