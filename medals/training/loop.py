@@ -359,7 +359,7 @@ def _validated(run, validate, keep, log):
     run.save()
     return score
 
-BAR = 1000 # Ticks of the bar, whether a run counts steps or minutes
+BAR = 1000 # Ticks of the bar of a run that ends by the clock; else it counts steps
 
 # %% ../../nbs/training/60_loop.ipynb #775bf47c
 MALLOC_KEEPS = {-3: 2**30, -1: 2**31-1} # `mallopt` of the GNU C library: smaller blocks, and less at the end of the heap, stay
@@ -387,8 +387,9 @@ def _session(run):
     if devices: torch.backends.cudnn.benchmark = True
     if world_size()>1: forward = DistributedDataParallel(forward, device_ids=devices or None, gradient_as_bucket_view=True)
     form = '{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}'
-    before = int(BAR*min(1, run.used))
-    bar = progress(total=BAR, desc='training', bar_format=form, show=False if rank() else None, initial=before)
+    ticks = run.cfg.total or BAR
+    before = int(ticks*min(1, run.used))
+    bar = progress(total=ticks, desc='training', bar_format=form, show=False if rank() else None, initial=before)
     with torch.random.fork_rng(devices), memory_kept(), Stop() as stop, bar:
         log = Log(run.out, run.step)
         try: yield forward,log,stop,bar
@@ -434,7 +435,7 @@ def fit(
                 bar.set_postfix_str(f"step {run.step} loss {mean['loss']:.3f}{best}")
                 since = run.step,run.seconds
                 waited.clear()
-            done = int(BAR*min(1, run.used))
+            done = int(bar.total*min(1, run.used))
             bar.update(done-bar.n)
         if run.stopped: run.save()
     return run
