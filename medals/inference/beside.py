@@ -107,6 +107,7 @@ def kept_pieces(
     stays[0] = False
     largest = sizes[stays].max(initial=0)
     stays &= sizes>=row.share*largest
+    if sizes[stays].sum()<row.times*other.sum(): stays[:] = False
     return stays[pieces]
 
 # %% ../../nbs/inference/71_beside.ipynb #0981330e
@@ -128,5 +129,5 @@ def beside(
         bits[text] = BitMask.of(kept)
         ml = lost*np.prod(request.vol.spacing)/1000
         if kept.any(): said[text] = f'{ml:.2g} ml left out, in pieces that are small or not where they should lie beside the {row.of}'
-        else: said[text] = f'not found: what the network marked does not lie where it should beside the {row.of}, or there is none'
+        else: said[text] = f'not found: what the network marked is not where it should be beside the {row.of}, or too small for it, or there is none'
     return said

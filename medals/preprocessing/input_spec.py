@@ -27,6 +27,7 @@ class Beside:
     mm:float       # Pieces farther from it are left out
     side:str=''    # Pieces lie on this side of its middle: R, L, A, P, S or I; empty: anywhere
     share:float=0. # Pieces smaller than this share of the largest are left out
+    times:float=0. # What is smaller than this share of the other one is not there
 
 def _row_beside(row):
     "A `Beside`, also from a row of a file"
