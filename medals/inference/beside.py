@@ -42,7 +42,7 @@ def companion(
     for i,text in enumerate(request.texts):
         meant = resolve(text, request.kind(i))
         is_same = text==row.of or meant.structure and (meant.structure, meant.side)==(wanted.structure, wanted.side)
-        if is_same and text not in request.spatial: return i
+        if is_same: return i
     return None
 
 def with_companions(
