@@ -160,8 +160,14 @@ def asked():
     return p.parse_args()
 
 
-def rows(ways, case, a, files):
-    "Measure all ways in turns, and yield what the table says of each"
+def complain(errors):
+    "End with 1 if a way failed for another reason than memory, which is what is measured"
+    bad = {way: error for way,error in errors.items() if error and 'memory' not in error.lower()}
+    if bad: sys.exit('\n'.join(f'{way} failed: {error}' for way,error in bad.items()))
+
+
+def rows(ways, case, a, files, errors):
+    "Measure all ways in turns, and yield what the table says of each; why one failed is in `errors` then"
     size,n,prompted = case
     workers = {way: Worker(way, a.device, size, n, prompted, a.preset, files[way]) for way in ways}
     for _ in range(a.repeats+(a.repeats>1)):
@@ -172,6 +178,7 @@ def rows(ways, case, a, files):
     for way,worker in workers.items():
         row = ['x'.join(map(str, size)), n, 'yes' if prompted else 'no', way]
         if worker.error:
+            errors[way] = worker.error
             yield [*row, worker.error, '', '', '', '']
             continue
         kept = worker.rounds[-a.repeats:]
@@ -196,8 +203,10 @@ def main():
     cases = [(sides(size), int(n), prompted) for size in a.sizes.split(',') for n in a.sentences.split(',') for prompted in kinds]
     with tempfile.TemporaryDirectory() as tmp:
         files = {way: str(Path(tmp)/f'{i}.npy') for i,way in enumerate(ways)}
+        errors = {}
         for case in cases:
-            for row in rows(ways, case, a, files): print('|', ' | '.join(map(str, row)), '|', flush=True)
+            for row in rows(ways, case, a, files, errors): print('|', ' | '.join(map(str, row)), '|', flush=True)
+    complain(errors)
 
 
 if __name__=='__main__': main()

@@ -4,8 +4,9 @@
 #     bash bench/gpu_day.sh [--out DIR] [--heads HEADS --bodies BODIES] [--dry]
 #
 # HEADS, BODIES: see sh/brain.sh; without them heads are made up, and the training only shows that it runs and how fast.
-# --dry: all of it in miniature on the CPU, in a few minutes.
-# Each part has a time limit of its own, and what it printed is in DIR/PART.log at any moment. A part that fails stops no other.
+# --dry: all of it in miniature on the CPU, in three minutes of one core (a minute of them for a C++ compiler); sh/test.sh does that.
+# Each part has a time limit of its own, and what it printed is in DIR/PART.log at any moment. A part that fails stops no other,
+# and the script ends with 1 then. So does one that has a table with an error in it, other than too little memory.
 set -u
 cd "$(dirname "$0")/.."
 out=gpu_day heads= bodies= dry=
@@ -42,16 +43,21 @@ if [ -z "$heads" ] || [ -z "$bodies" ]; then
   python bench/made_heads.py "$heads" "$bodies" || exit 1
 fi
 if [ -n "$dry" ]; then
-  export CUDA_VISIBLE_DEVICES=
-  part brain 400 env MORE='--steps 3 --device cpu' WORKERS=0 bash sh/brain.sh "$heads" "$bodies" "$out/brain"
-  part forward 300 python bench/forward.py --preset nano --sizes 64x64x32 --sentences 2
-  part train 300 python bench/train.py --small --seconds 4 --rounds 2
-  part stages 300 python bench/segment.py stages --size 48,48,40 --window 64,64,64 --sentences 2 --rounds 1
+  export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 # threads that wait for one another take several times as long where another program has a core
+  part brain 600 env MORE='--steps 3 --device cpu' WORKERS=0 bash sh/brain.sh "$heads" "$bodies" "$out/brain"
+  part forward 600 python bench/forward.py --preset nano --sizes 64x64x32 --sentences 2 --prompts yes --repeats 1
+  part train 900 python bench/train.py --small --seconds .1 --rounds 1
+  part stages 600 python bench/segment.py stages --size 40,40,32 --window 64,64,32 --sentences 2 --rounds 1
 else
   part brain 420 env MINUTES=6 PRECISION=bf16 WORKERS=8 bash sh/brain.sh "$heads" "$bodies" "$out/brain"
   part forward 120 python bench/forward.py --device cuda --sizes 192x192x192,224x224x128 --sentences 15
   part train 120 python bench/train.py
   part stages 120 python bench/segment.py stages --device cuda
+fi
+log="$out/brain/run/log.csv"
+if [ -f "$log" ]; then
+  printf '\nthe training, the head of its log and the last lines\n'
+  { head -1 "$log"; tail -n +2 "$log" | tail -3; } | tee -a "$out/brain.log"
 fi
 printf '\n'
 cat "$out/summary.log"

@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from forward import Worker, published as published_pass
+from forward import Worker, complain, published as published_pass
 from medals.geometry import resample_labels
 from medals.inference.request import make_request
 from medals.inference.inputs import image_part, stage_view
@@ -251,7 +251,8 @@ def serve(way, size, n, window, device, out):
     settings = dict(compat=how.pop('compat', False), presence=0)
     where = torch.device('cuda' if device=='auto' and torch.cuda.is_available() else 'cpu' if device=='auto' else device)
     if way=='published':
-        files = [Path(tempfile.mkdtemp())/f'{s.name}.pth' for s in stages]
+        kept = tempfile.TemporaryDirectory() # for as long as this function works
+        files = [Path(kept.name)/f'{s.name}.pth' for s in stages]
         for s,f in zip(stages, files): torch.save(s.model.state_dict(), f)
         engine = f'torch, {"fp16" if where.type=="cuda" else "float32"}'
     else:
@@ -279,8 +280,8 @@ def agreement(a, b, n):
 def stages(a):
     size,n = a.size or (512,512,300),a.sentences or 15
     ways = [o.strip() for o in a.ways.split(';')] if a.ways else list(WAYS)
-    folder = Path(tempfile.mkdtemp())
-    files = {way: str(folder/f'{i}.npy') for i,way in enumerate(ways)}
+    folder = tempfile.TemporaryDirectory()
+    files = {way: str(Path(folder.name)/f'{i}.npy') for i,way in enumerate(ways)}
     workers = {way: Worker('stages', way, size, n, a.window, a.device, file, script=__file__) for way,file in files.items()}
     for i in range(a.rounds):
         for way,worker in workers.items():
@@ -303,6 +304,7 @@ def stages(a):
         said = ', '.join(f'{k} {v:.1f}' for k,v in last['said'].items())
         memory = f"{last['peak']:.1f} | {last['device']:.1f}"
         print(f"| {way} | {last['engine']} | {best} | {ratios} | {memory} | {last['voxels']} | {dice} | {said} |", flush=True)
+    complain({way: worker.error for way,worker in workers.items()})
 
 
 def sub(what, *args):

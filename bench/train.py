@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from forward import Worker
+from forward import Worker, complain
 from medals.data.batch import Batch
 from medals.model import MedalS, positions
 from medals.training.config import LoopCfg
@@ -142,8 +142,8 @@ def serve(way, size, shape):
             print(json.dumps(dict(took, gb=gb, loss=loss)), flush=True)
 
 
-def measured(ways, size, shape, a):
-    "All ways in turns, and what the table says of each"
+def measured(ways, size, shape, a, errors):
+    "All ways in turns, and what the table says of each; why one failed is in `errors` then"
     workers = {}
     for way in ways:
         workers[way] = worker = Worker(way, size, shape, script=__file__)
@@ -161,6 +161,7 @@ def measured(ways, size, shape, a):
         worker.close()
         name = f"| {'x'.join(map(str, size))} | {way} | "
         if worker.error:
+            errors[way] = worker.error
             yield f"{name}{'out of memory' if 'out of memory' in worker.error.lower() else worker.error} | | | | |"
             continue
         rate = shape['batch']/min(o['seconds'] for o in worker.rounds)
@@ -192,8 +193,10 @@ def main():
     print('| window | way | samples/s | processor s of a step | against plain, by round | peak GB | first loss |')
     print('|---|---|---|---|---|---|---|')
     ways = [o.strip() for o in a.ways.split(';')] if a.ways else list(WAYS)
+    errors = {}
     for size in shape['sizes']:
-        for row in measured(ways, size, shape, a): print(row, flush=True)
+        for row in measured(ways, size, shape, a, errors): print(row, flush=True)
+    complain(errors)
 
 
 if __name__=='__main__': main()

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The one test command: notebooks and modules agree, style, notebooks run, tests pass. Needs: pip install -e '.[dev]'
+# The one test command: notebooks and modules agree, style, notebooks run, tests pass, and what a borrowed GPU is to run runs in miniature
+# on the CPU. Needs: pip install -e '.[dev]', and a C++ compiler
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MEDALS_HOME="${MEDALS_HOME:-$(mktemp -d)}" HF_HUB_OFFLINE=1
@@ -27,5 +28,15 @@ OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
 
 step 'tests'
 pytest -q tests
+
+step 'a day with a GPU, in miniature on the CPU'
+day=$(mktemp -d)
+trap 'rm -rf "$day"' EXIT
+if bash bench/gpu_day.sh --dry --out "$day" >"$day/all" 2>&1; then
+  cat "$day/summary.log"
+else
+  cat "$day/all"
+  exit 1
+fi
 
 printf '\nall passed in %s s\n' "$SECONDS"

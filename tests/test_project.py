@@ -1,6 +1,7 @@
 "House rules that a machine can check"
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -205,6 +206,39 @@ def test_what_is_said_of_installing_can_be_typed():
     assert {'formats','demo','dev'}<=wanted<=extras
     listed = next(text(c) for c in cells(root/'nbs'/'how'/'install.ipynb') if text(c).startswith('#| exec_doc'))
     assert set(re.findall(r'(?m)^    (\w+)=', listed))==extras, 'the table of extras on the page Install'
+
+
+def test_the_one_test_command_runs_a_day_with_a_gpu_in_miniature():
+    assert 'bash sh/test.sh' in (root/'.ci/run').read_text(encoding='utf-8')
+    assert 'bash bench/gpu_day.sh --dry' in (root/'sh/test.sh').read_text(encoding='utf-8')
+
+
+def day(tmp_path, broken=''):
+    "The exit status of a dry run with programs that do nothing, but one fails, and what it says"
+    tools = tmp_path/'tools'
+    tools.mkdir()
+    for tool in ('python', 'medals'):
+        (tools/tool).write_text(f'#!/bin/sh\ncase "{tool} $*" in *"{broken or "nothing else"}"*) exit 3 ;; esac\n')
+        (tools/tool).chmod(0o755)
+    env = {**os.environ, 'PATH': f'{tools}:{os.environ["PATH"]}'}
+    run = subprocess.run(['bash', root/'bench/gpu_day.sh', '--dry', '--out', tmp_path/'day'], env=env, capture_output=True, text=True)
+    return run.returncode,run.stdout+run.stderr
+
+
+PARTS = [('brain', 'medals train'), ('forward', 'bench/forward.py'), ('train', 'bench/train.py'), ('stages', 'segment.py stages')]
+
+
+@pytest.mark.parametrize('part,broken', PARTS)
+def test_a_day_with_a_gpu_says_which_part_failed(tmp_path, part, broken):
+    code,said = day(tmp_path, broken)
+    assert code==1
+    assert f'not done: {part};' in said
+
+
+def test_a_day_with_a_gpu_ends_well(tmp_path):
+    code,said = day(tmp_path)
+    assert code==0, said
+    assert said.count(': done after')==8 # four parts, and again at the end
 
 
 def test_the_version_and_the_script_of_the_container_are_said_once():
