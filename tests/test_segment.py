@@ -34,6 +34,7 @@ from medals.spatial import Box, Mask, Point, Scribble, rasterize
 from medals.inference.stages import RandomQueries, NetworkStage
 from medals.inference.predictor import WindowPredictor, WindowInput
 from medals.volume import Volume, phantom
+from medals.example import template
 
 CODES = [''.join(p) for axes in permutations(('LR','AP','SI')) for p in product(*axes)]
 
@@ -652,3 +653,20 @@ def test_a_run_keeps_its_promise_of_memory():
     for r in (a, b): assert r['peak']<=r['promised'] and r['peak']-r['now']>=.35*(r['promised']-r['now']), r
     assert a['turns']==1 and b['turns']>1 and b['promised']<=.66 and a['voxels']==b['voxels'] and min(a['voxels'])>5*10**5
     assert a['peak']-a['now']<.5, 'less than the float scores, with all masks and the network'
+
+
+@pytest.mark.parametrize('radius', [.5, 3.])
+def test_what_is_marked_is_an_object_however_small_objects_may_be(radius):
+    vol,_ = template()
+    part = tuple(slice(20, 84) for _ in range(3))
+    scan = np.asarray(vol.data)[part].copy(),vol.affine
+    at,text = (60,60,60),'cerebral ventricles'
+    seg = Segmenter.load('nano', 'cpu')
+    how = dict(modality='mri', instance=True, min_mm3=500)
+    clicked = seg(scan, text, **how).refine({text: [Point(at, radius=radius)]})
+    asked = seg(scan, text, spatial={text: [Point(at, radius=radius)]}, **how)
+    for res in (clicked, asked):
+        assert res.masks[text][at] and res.instances[text][at]
+        assert np.array_equal(res.masks[text], res.instances[text]>0)
+    taken_back = clicked.refine({text: [Point(at, radius=radius, positive=False)]})
+    assert not taken_back.masks[text][at]

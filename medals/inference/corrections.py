@@ -17,10 +17,11 @@ from ..core import UserError
 from ..scans.axes import Region
 from ..scans.labelmap import added_pieces
 from ..masks.bitmask import BitMask
+from ..masks.postprocess import keep_marked
 from ..masks.geodesic import FAR, felt_spacing, geodesic, pulled, reach_of, spread_of
 from ..prompts.marks import short, unheard
 from ..spatial import Box, Lasso, Mask, Point, Scribble, as_marks
-from .inputs import apply_marks, mask_of_marks, single_marks
+from .inputs import apply_marks, drawn_by_user, mask_of_marks, single_marks
 from .sliding import MaskAccumulator
 from .result import Segmentation
 from .report import agreeing, manifest_of
@@ -228,7 +229,7 @@ def _corrected(first, i, bits, levels, marks, ask=None):
     return bits,levels
 
 # %% ../../nbs/inference/92_corrections.ipynb #e52d96b3
-def _objects_again(seg, request, ids, mask):
+def _objects_again(seg, request, ids, mask, marked=None):
     "Ids after a correction: objects next to a change are told apart again, by shape; all others keep their voxels and ids"
     change = mask^(ids>0) # bool `(x,y,z)`
     box = BitMask.of(change).box()
@@ -239,7 +240,8 @@ def _objects_again(seg, request, ids, mask):
     free = mask&np.isin(ids, [0, *near])
     again = seg.split(free, None, request.vol.spacing, request.cfg.min_mm3, before=ids)
     others = np.where(mask, ids, 0)
-    return np.where(free, again, others).astype(np.int32)
+    objects = np.where(free, again, others).astype(np.int32)
+    return objects if marked is None else keep_marked(objects, mask, marked)
 
 # %% ../../nbs/inference/92_corrections.ipynb #3563e59c
 def _in_order(drawn, held):
@@ -286,7 +288,8 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
         obeyed = _in_order(spatial[text], held[text])
         mask = apply_marks(np.asarray(found), request.vol, obeyed) # bool `(x,y,z)`; earlier marks hold as well
         if text in objects:
-            objects[text] = _objects_again(seg, request, objects[text], mask)
+            marked,_ = drawn_by_user(request.vol, obeyed)
+            objects[text] = _objects_again(seg, request, objects[text], mask, marked)
             mask = objects[text]>0
         bits[text] = BitMask.of(mask)
         if levels is not None: scores[text] = agreeing(levels, bits[text])

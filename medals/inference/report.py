@@ -15,9 +15,9 @@ import torch
 from ..scans.axes import Region
 from ..preprocessing.input_spec import placement_warnings
 from ..masks.bitmask import BitMask
-from ..masks.postprocess import keep_pieces
+from ..masks.postprocess import keep_marked, keep_pieces
 from .plausible import edge_support, limits_table, seen_box
-from .inputs import apply_marks
+from .inputs import apply_marks, drawn_by_user
 from .sliding import MaskAccumulator
 from .edges import edges_of
 from .beside import beside
@@ -150,6 +150,8 @@ def _objects(seg, request, found, bits):
         if box is not None:
             at = box.slices
             ids[at] = seg.split(bits[text][at], found.score(i, at), request.vol.spacing, request.cfg.min_mm3)
+            marked,_ = drawn_by_user(request.vol, request.spatial.get(text, ()))
+            if marked is not None: ids[at] = keep_marked(ids[at], bits[text][at], marked[at])
         out[text] = ids
         bits[text] = BitMask.of(ids>0)
     return out
