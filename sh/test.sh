@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one test command: notebooks and modules agree, style, notebooks run, tests pass, and what a borrowed GPU is to run runs in miniature
-# on the CPU. Needs: pip install -e '.[dev]', and a C++ compiler
+# on the CPU (what is compiled, only where there is a C++ compiler). Needs: pip install -e '.[dev]'
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MEDALS_HOME="${MEDALS_HOME:-$(mktemp -d)}" HF_HUB_OFFLINE=1

@@ -129,5 +129,5 @@ def beside(
         bits[text] = BitMask.of(kept)
         ml = lost*np.prod(request.vol.spacing)/1000
         if kept.any(): said[text] = f'{ml:.2g} ml left out, in pieces that are small or not where they should be beside the {row.of}'
-        else: said[text] = f'not found: the network marked something, but not where it should be beside the {row.of}, or too little, or there is none'
+        else: said[text] = f'not found: what the network marked is too small, or not where it should be beside the {row.of}'
     return said
