@@ -68,47 +68,50 @@ def with_companions(
 COARSE_MM = 3. # Distances are measured on voxels of about this size
 AXIS_OF_SIDE = dict(R=(0,1), L=(0,-1), A=(1,1), P=(1,-1), S=(2,1), I=(2,-1)) # axis of the patient and direction
 
-def _near(other, spacing, mm):
-    "Voxels `(x,y,z)` within a distance of a mask"
+def _near(other, spacing, mm, box):
+    "Voxels of a box within a distance of a mask"
     steps = [max(1, int(COARSE_MM/size)) for size in spacing]
     coarse = other[tuple(slice(None, None, step) for step in steps)]
     sizes = [step*size for step,size in zip(steps, spacing)]
     near = distance_transform_edt(~coarse, sampling=sizes)<=mm
-    for axis,(step,n) in enumerate(zip(steps, other.shape)):
-        near = near.repeat(step, axis).take(range(n), axis)
-    return near
+    nearest = [np.arange(lo, hi)//step for (lo,hi),step in zip(box, steps)]
+    return near[np.ix_(*nearest)]
 
-def _middles(pieces, n, affine):
-    "Where the pieces `1..n` have their middles, mm `(n,3)` in the patient"
+def _middles(pieces, n, first, affine):
+    "Where the pieces `1..n` of a box that begins at `first` have their middles, mm `(n,3)` in the patient"
     at = np.nonzero(pieces)
     numbers = pieces[at]
     counts = np.bincount(numbers, minlength=n+1)[1:]
     middles = [np.bincount(numbers, along, n+1)[1:]/counts for along in at]
-    return np.stack(middles, 1)@affine[:3,:3].T+affine[:3,3]
+    return (np.stack(middles, 1)+first)@affine[:3,:3].T+affine[:3,3]
 
 def kept_pieces(
-    mask:np.ndarray,  # bool `(x,y,z)`
-    other:np.ndarray, # bool `(x,y,z)`, what it has to lie near
+    bits:BitMask,  # What was found
+    other:BitMask, # What it has to lie near
     row:Beside,
     vol:Volume,
-)->np.ndarray:        # bool `(x,y,z)`
+)->BitMask:
     "The pieces of a mask that lie where they should"
-    if not (mask.any() and other.any()): return np.zeros_like(mask)
-    pieces = components(mask)
+    out = BitMask.zeros(bits.shape)
+    box = bits.box()
+    around = other.box()
+    if box is None or around is None: return out
+    pieces = components(bits[box.slices])
     sizes = piece_sizes(pieces)
-    near = _near(other, vol.spacing, row.mm)
+    near = _near(np.asarray(other), vol.spacing, row.mm, box)
     stays = np.zeros(len(sizes), bool)
     stays[np.unique(pieces[near])] = True
     if row.side and vol.has_orientation:
         axis,direction = AXIS_OF_SIDE[row.side]
-        middle, = _middles(other.astype(np.uint8), 1, vol.affine)
-        ahead = (_middles(pieces, len(sizes)-1, vol.affine)-middle)[:,axis]*direction
-        stays[1:] &= ahead>0
+        middle, = _middles(other[around.slices].astype(np.uint8), 1, around.start, vol.affine)
+        middles = _middles(pieces, len(sizes)-1, box.start, vol.affine)
+        stays[1:] &= (middles-middle)[:,axis]*direction>0
     stays[0] = False
     largest = sizes[stays].max(initial=0)
     stays &= sizes>=row.share*largest
     if sizes[stays].sum()<row.times*other.sum(): stays[:] = False
-    return stays[pieces]
+    out[box.slices] = stays[pieces]
+    return out
 
 # %% ../../nbs/inference/71_beside.ipynb #0981330e
 def beside(
@@ -122,11 +125,10 @@ def beside(
         text = request.texts[i]
         other = companion(request, row)
         if other is None or not bits[text].any(): continue
-        mask = np.asarray(bits[text])
-        kept = kept_pieces(mask, np.asarray(bits[request.texts[other]]), row, request.vol)
-        lost = int(mask.sum()-kept.sum())
+        kept = kept_pieces(bits[text], bits[request.texts[other]], row, request.vol)
+        lost = int(bits[text].sum()-kept.sum())
         if not lost: continue
-        bits[text] = BitMask.of(kept)
+        bits[text] = kept
         ml = lost*np.prod(request.vol.spacing)/1000
         if kept.any(): said[text] = f'{ml:.2g} ml left out, in pieces that are small or not where they should be beside the {row.of}'
         else: said[text] = f'not found: what the network marked is too small, or not where it should be beside the {row.of}'
