@@ -87,7 +87,7 @@ def prepared(way, device, preset):
 def factored(model, x, q, m):
     "Logits as a segmentation gets them"
     d,vec = model.mask_factors(x, q, m)
-    return torch.einsum('bnc,bcxyz->bnxyz', vec.float(), d.float())
+    with torch.autocast(x.device.type, enabled=False): return torch.einsum('bnc,bcxyz->bnxyz', vec.to(d.dtype), d)
 
 
 def serve(way, device, size, n, prompted, preset, out):

@@ -19,7 +19,7 @@ from torch import nn
 
 from .core import UserError, ints
 from .network.kernels import as_numbers, averaged, conv3d, convolve_slabs, in_a_run, map_slabs, prompt_map, union, with_halo
-from .unet import ConvBlock, UNet, again, conv_parts
+from .unet import ConvBlock, UNet, again, conv_parts, exactly
 
 # %% ../nbs/network/10_model.ipynb #e25dc64f
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,9 @@ def add_prompts(
         for lo,hi in map_slabs(y[i:i+1].shape, y):
             whole = hi-lo==y.shape[2]
             masks = m[i:i+1] if whole else with_halo(m[i:i+1], lo-1, hi+1)
-            weights,given = cheaper(kernel, vec[i], masks[0].to(y.dtype))
-            y[i:i+1,:,lo:hi] += conv3d(given, weights.to(given.dtype), padding=1 if whole else (0,1,1))
+            weights,given = cheaper(kernel, vec[i], as_numbers(masks[0], y) if m.dtype==torch.bool else masks[0].to(y.dtype))
+            added = conv3d(given, weights.to(given.dtype), padding=1 if whole else (0,1,1))
+            y[i:i+1,:,lo:hi] += added.to(y.dtype) # a sum of two types takes longer
     return block.act(y)
 
 # %% ../nbs/network/10_model.ipynb #4d2d8931
@@ -290,8 +291,10 @@ def encode(
     "What depends on the image alone"
     x = self.image(x, fg)
     skips,maps = self.backbone(x)
-    mem = self.tokens(skips)
-    return Features(maps, self.keys(mem, skips[-1].shape[2:]))
+    with exactly(self.backbone.encoder.stages, x):
+        mem = self.tokens(skips)
+        keys = self.keys(mem, skips[-1].shape[2:])
+    return Features(maps, keys)
 
 @patch
 def image(self:MedalS, x, fg=None):
@@ -389,8 +392,9 @@ def _seen_in_slabs(self:MedalS, x, fg):
     conv = self.fusion_conv.convs[0].conv
     image = self.image(x, fg)
     pooled,d = self.backbone.finest(image)
-    mem = self.project(pooled)
-    keys = self.keys(mem, pooled[0].shape[2:])
+    with exactly(self.backbone.encoder.stages, x):
+        mem = self.project(pooled)
+        keys = self.keys(mem, pooled[0].shape[2:])
     own = lambda lo,hi: with_halo(d, lo, hi)
     first_half = lambda part: conv_parts(conv, part, padding=(0,1,1))
     y = convolve_slabs(own, first_half, d.shape, d, d)
@@ -412,9 +416,9 @@ def mask_factors(
     which=None,            # Those `k` queries; None: all
 )->tuple:                  # Features `(b,c,x,y,z)`, mask vectors `(b,n,c)`
     "What is multiplied to get the logits of any query, all prompts worked in"
-    fg = None if m is None else m.any(1, keepdim=True)
+    fg = None if m is None else union(m)
     y,feats = self._seen(x, fg)
-    parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
+    with exactly(self.backbone.encoder.stages, x): parts = [self.mask_embed_proj(self.adapt(feats, o)) for o in _filled(q).split(TOGETHER)]
     vec = torch.cat(parts, 1)[:,:len(q)]
     some = vec if which is None else vec[:,which]
     return add_prompts(self.fusion_conv.convs[0], y, some, m),vec

@@ -85,6 +85,46 @@ def test_slabs_in_half_precision_are_as_near_as_the_plain_way(k, monkeypatch):
     for a,b,c in zip(exact, half, got): assert (a-c).square().mean()<=1.5*(a-b).square().mean()
 
 
+def rounding(model, given, scales, monkeypatch):
+    "Share of the logits that differs in half precision in a run, with so many scales of the encoder in single precision"
+    monkeypatch.setattr(medals.unet, 'EXACT_SCALES', scales)
+    made = []
+    for half in (False, True):
+        with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=half): d,vec = model.mask_factors(*given)
+        made.append(torch.einsum('bnc,bcxyz->bnxyz', vec.double(), d.double()))
+    exact,rounded = made
+    return ((rounded-exact).std()/exact.std()).item()
+
+
+def wide_network(channels):
+    torch.manual_seed(0)
+    cfg = ModelCfg(features=(channels,)*6, query=24, layers=1, heads=2, ffn=32, head=16, aux=False)
+    return MedalS(cfg).eval().to(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize('limit', [0, float('inf')])
+@pytest.mark.parametrize('k', [0, 3])
+def test_half_precision_in_a_run_starts_behind_the_finest_scales_of_a_wide_encoder(limit, k, monkeypatch):
+    monkeypatch.setattr(medals.model, 'SLABS_FROM', limit)
+    given = shown((64,64,32), 1, k, torch.float32)
+    wanted = medals.unet.EXACT_SCALES
+    wide,narrow = wide_network(medals.unet.EXACT_FROM),wide_network(medals.unet.EXACT_FROM-1)
+    assert rounding(wide, given, wanted, monkeypatch)<.6*rounding(wide, given, 0, monkeypatch)
+    assert rounding(narrow, given, wanted, monkeypatch)==rounding(narrow, given, 0, monkeypatch)
+
+
+def test_what_queries_see_is_single_in_a_run_and_half_in_training():
+    model = wide_network(32)
+    x,q,m,which = shown((32,32,64), 1, 3, torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert model(x, q, deep=False).dtype==torch.float32 # a product of this type, see `safe_product`
+        assert model.encode(x).kvs[0][0].dtype==torch.bfloat16
+        with torch.inference_mode():
+            assert model.encode(x).kvs[0][0].dtype==torch.float32
+            assert model(x, q).isfinite().all()
+            assert model.mask_factors(x, q, m, which)[1].dtype==torch.float32
+
+
 def test_a_window_is_plain_below_the_limit_and_in_training(monkeypatch):
     model = small_network(0)
     monkeypatch.setattr(model, '_seen_in_slabs', lambda *a: pytest.fail('in slabs'))

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..model import large_window
 from ..network.kernels import MAP_SLAB
+from ..unet import EXACT_FROM
 from .edges import edges_of
 from .inputs import stage_view
 from .memory import GB, Forecast, Need, memory_there, memory_used, sizes_of
@@ -52,7 +53,8 @@ def maps_of(
     window = _voxels(stage.frame.window)
     cfg = getattr(stage.model, 'cfg', None)
     channels = getattr(cfg, 'features', (8,))[0]
-    number = 2 if seg.amp else 4
+    is_exact = seg.device.type=='cpu' and channels>=EXACT_FROM # its finest maps are single in half precision, too
+    number = 2 if seg.amp and not is_exact else 4
     finest = channels*window*number
     engine = _engine(stage.model)
     if seg.device.type=='cpu' and not engine and large_window(channels, window):

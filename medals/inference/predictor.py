@@ -154,17 +154,18 @@ def _forward(self:WindowPredictor, x, ids, m, rows, flip):
     with torch.autocast(kind, self.amp, enabled=self.amp is not None):
         d,vec = self.stage.model.mask_factors(x, self.q, m, which)
         self.tick()
-        shape = d.shape[2:]
-        features = d[0].flatten(1)
-        for lo in range(first, last, self.group):
-            hi = min(lo+self.group, last)
-            p = torch.empty((hi-lo, *shape), device=d.device)
-            for i in range(lo, hi): # alone: each as if nothing else were asked
-                logits = vec[0,i]@features
-                p[i-lo] = logits.view(shape)
-            p.sigmoid_()
-            if flip: p = p.flip([1+a for a in flip])
-            yield lo,hi,p
+    shape = d.shape[2:]
+    features = d[0].flatten(1)
+    vectors = vec[0].to(features.dtype) # features stay as they are, which are many numbers
+    for lo in range(first, last, self.group):
+        hi = min(lo+self.group, last)
+        p = torch.empty((hi-lo, *shape), device=d.device)
+        for i in range(lo, hi): # alone: each as if nothing else were asked
+            logits = vectors[i]@features
+            p[i-lo] = logits.view(shape)
+        p.sigmoid_()
+        if flip: p = p.flip([1+a for a in flip])
+        yield lo,hi,p
 
 # %% ../../nbs/inference/10_predictor.ipynb #8f9ff2d7
 @patch
