@@ -1,5 +1,7 @@
 "What weights know: not known is not the same as not found; which bundle is asked; a first look over a large scan"
 import json
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from medals.example import template
 from medals.inference import pipeline
 from medals.inference.bundles import bundles, choose_bundle
 from medals.inference.stages import NetworkStage, RandomQueries
+from medals.model import MedalS, ModelCfg
 from medals.network.repertoire import Repertoire, TrainedClass, read_classes
 from medals.preprocessing.input_spec import InputSpec
 from medals.prompts.marks import NAMELESS
@@ -252,3 +255,26 @@ def test_weights_that_know_parts_look_where_others_found_the_part(capsys, tmp_pa
     assert not nothing.masks['anterior hippocampus'].any() and nothing.manifest['passes']==0
     later = nothing.refine({'anterior hippocampus': [Point(tuple(n//2 for n in body.shape), radius=8)]})
     assert later.masks['anterior hippocampus'].any()
+
+
+def mean(*words):
+    script = Path(__file__).resolve().parents[1]/'sh'/'mean.py'
+    return subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True)
+
+
+def test_the_mean_of_weights_lies_between_them(tmp_path):
+    from medals.weights import load_model, save_model
+    ends = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        ends.append(MedalS('nano'))
+        save_model(ends[-1], tmp_path/str(seed), torch.float32)
+    assert not mean(tmp_path/'m', f'{tmp_path/"0"}=3', f'{tmp_path/"1"}=1').stderr
+    mixed = load_model(tmp_path/'m').state_dict()
+    for name,value in mixed.items():
+        wanted = .75*ends[0].state_dict()[name]+.25*ends[1].state_dict()[name]
+        assert torch.allclose(value, wanted, atol=1e-6)
+    save_model(MedalS(ModelCfg(features=(8,)*6, query=96)), tmp_path/'other', torch.float32)
+    refused = mean(tmp_path/'n', f'{tmp_path/"0"}=1', f'{tmp_path/"other"}=1')
+    assert refused.returncode==1 and 'another network' in refused.stderr and not (tmp_path/'n').exists()
+    for words in (['a'], ['a=x'], [f'{tmp_path/"0"}=-1']): assert 'mean.py: ' in mean(tmp_path/'n', *words).stderr
