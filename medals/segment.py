@@ -224,8 +224,9 @@ def dry_run(
     request = self._request(image, prompts, modality, spatial, instance, how)
     unknown = not_known(self, request)
     asked,_ = set_apart(request, unknown)
-    asked = with_companions(asked, self.stages[0].frame)
+    asked = with_companions(asked, self.stages[0].frame, self.repertoire)
     plan = forecast(self, asked)
+    if asked.along: plan.notes = [*plan.notes, f"asked along, as others are only there beside it: {', '.join(asked.along)}"]
     if unknown: plan.notes = [*plan.notes, f"not known to these weights, and so not asked: {', '.join(unknown)}"]
     frame = self.stages[0].frame
     if is_whole(asked, frame): plan.notes = [*plan.notes, INSIDE_FIRST.format(' and '.join(frame.inside))]
@@ -251,7 +252,7 @@ def __call__(
     request = self._request(image, prompts, modality, spatial, instance, how)
     unknown = not_known(self, request)
     asked,left = set_apart(request, unknown)
-    asked = with_companions(asked, self.stages[0].frame)
+    asked = with_companions(asked, self.stages[0].frame, self.repertoire)
     run = SegmentRun(self, asked, progress)
     run.unknown = unknown
     planned = time.perf_counter()-start-run.seconds['text']
@@ -259,7 +260,7 @@ def __call__(
     with run.bar:
         found = run.all()
         with run.clock('result'): res = result_of(self, run, found)
-    run.request = replace(asked, groups=request.groups) # marks on what was not asked are asked all the same
+    run.request = replace(asked, groups=[*asked.groups, *left]) # marks on what was not asked are asked all the same
     run.left = left
     total = round(time.perf_counter()-start, 3)
     res.manifest['seconds'] = dict(run.seconds, total=total)

@@ -76,3 +76,18 @@ def test_the_rows_of_the_bundles_name_what_their_weights_know():
             assert one.structure in structures() and one.side in ('', *'RLAPSI')
             assert resolve(one.of).structure in structures()
             assert bundle.knows(one.of, 'mri') and bundle.knows(one.structure, 'mri')
+
+
+def test_objects_can_be_corrected_where_something_was_asked_along(scan, segmenter):
+    texts = ['cerebral ventricles', 'grey matter', 'liver']
+    res = segmenter(scan, texts, 'mri', instance=True, min_mm3=20)
+    assert res.manifest['asked_along']==['white matter']
+    for text in texts:
+        away = tuple(np.argwhere(~res.masks[text])[100].tolist())
+        again = res.refine({text: [Point(away, radius=2)]})
+        assert again.masks[text][away] and again.instances[text][away]
+        counted = {row['sentence']: row['objects'] for row in again.table}
+        assert counted=={o: len(np.unique(again.instances[o]))-1 for o in texts}
+        for other,said in again.remarks.items(): assert f'{other}: {said}' in again.manifest['notes']
+        grown = again.refine({text: [Point(away, radius=2.5)]})
+        assert grown.instances[text][away]==again.instances[text][away] # the same object keeps its number

@@ -241,7 +241,7 @@ def _objects_again(seg, request, ids, mask, marked=None):
     again = seg.split(free, None, request.vol.spacing, request.cfg.min_mm3, before=ids)
     others = np.where(mask, ids, 0)
     objects = np.where(free, again, others).astype(np.int32)
-    return objects if marked is None else keep_marked(objects, mask, marked)
+    return objects if marked is None else keep_marked(objects, mask, marked, before=ids)
 
 # %% ../../nbs/inference/92_corrections.ipynb #3563e59c
 def _in_order(drawn, held):
@@ -268,7 +268,7 @@ def _remarks_on(before, after, changed, spacing):
         at = added.grow(1).clip(was.shape).slices # a new piece lies inside, and what it would touch is its neighbour
         new = added_pieces(after[text][at], was[at]).sum()
         ml = new*np.prod(spacing)/1000
-        if new: remarks[text] = f'{ml:.2g} ml of it, from marks, touch nothing of the mask before'
+        if new: remarks[text] = f'{ml:.3g} ml of it, from marks, touch nothing of the mask before'
     return remarks
 
 
@@ -293,12 +293,12 @@ def _result(seg, first, old, new, spatial, ask=None, run=None):
             mask = objects[text]>0
         bits[text] = BitMask.of(mask)
         if levels is not None: scores[text] = agreeing(levels, bits[text])
-    manifest = dict(old.manifest) if run is None else manifest_of(seg, run)
-    manifest['refined'] = True
     stale = {text for text in new if not np.array_equal(bits[text].data, old.masks.bits[text].data)}
     def fresh(known): return {text: o for text,o in known.items() if text not in stale}
     about = {name: fresh(getattr(old, name)) for name in ('scores','means','remarks','unknown')} # they were of the masks before
     about['remarks'] |= _remarks_on(old.masks.bits, bits, stale, request.vol.spacing)
+    manifest = dict(old.manifest) if run is None else manifest_of(seg, run, about['remarks'])
+    manifest['refined'] = True
     res = replace(old, masks=bits, instances=objects, marks=spatial, held=held, manifest=manifest, voxel_scores=scores, **about)
     res.again = partial(refine, seg, first)
     return res

@@ -20,7 +20,7 @@ from .plausible import edge_support, limits_table, seen_box
 from .inputs import apply_marks, drawn_by_user
 from .sliding import MaskAccumulator
 from .edges import edges_of
-from .beside import beside
+from .beside import beside, other_mask
 from .bundles import bundles
 from .presence import calibrated, presence_of
 from .result import Segmentation
@@ -195,6 +195,7 @@ def _believed(run, found, unknown, remarks):
     bits = {}
     scores = {}
     means = {}
+    sure = {}
     for i,text in enumerate(run.request.texts):
         voxels = found.voxels[i]
         ml = voxels*mm3/1000
@@ -202,9 +203,11 @@ def _believed(run, found, unknown, remarks):
         mean = float(found.total[i]/voxels) if voxels else 0.
         bits[text],why = _reported(run, found, i, presence, unknown.get(text))
         scores[text] = 0. if why else presence
+        sure[text] = presence
         if why: _add_remark(remarks, text, why)
         if not why or text not in unknown: means[text] = mean # not of a mask that is not believed
-    for text,said in beside(run.request, run.seg.stages[0].frame, bits).items():
+    others = {text: other_mask(bits[text], found.bits[i], sure[text]) for i,text in enumerate(run.request.texts)}
+    for text,said in beside(run.request, run.seg.stages[0].frame, bits, others, run.seg.repertoire).items():
         _add_remark(remarks, text, said)
         if not bits[text].any(): scores[text] = 0.
     for known in (bits, scores, means):

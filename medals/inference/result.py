@@ -111,7 +111,9 @@ def _row(self:Segmentation, sentence):
 def _objects(self:Segmentation, sentence):
     "How many objects were told apart"
     ids = self.instances.get(sentence)
-    return 0 if ids is None else int(ids.max())
+    if ids is None: return 0
+    present = np.unique(ids[ids>0]) # numbers may be missing between them, after a correction
+    return len(present)
 
 # %% ../../nbs/inference/70_result.ipynb #979158fe
 @patch

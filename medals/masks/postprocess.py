@@ -175,14 +175,20 @@ def keep_marked(
     ids:np.ndarray,    # Objects `(x,y,z)`, from 1
     mask:np.ndarray,   # bool `(x,y,z)`, that they were found in
     marked:np.ndarray, # bool `(x,y,z)`, what a user has marked
+    before:np.ndarray=None, # Earlier objects `(x,y,z)`, whose numbers are kept
 )->np.ndarray:         # Objects `(x,y,z)`
-    "Objects, and the pieces that were too small to be any but are marked; these get numbers above all others"
+    "Objects, and the pieces that were too small to be any but are marked; these get numbers above all others, or keep theirs"
     pieces = components(mask&(ids==0))
     wanted = np.unique(pieces[marked])
-    numbers = np.zeros(pieces.max()+1, np.int32)
-    some = wanted[wanted>0]
-    numbers[some] = ids.max()+1+np.arange(len(some))
-    return ids+numbers[pieces]
+    small = np.where(np.isin(pieces, wanted), pieces, 0)
+    if not small.any(): return ids
+    earlier = np.zeros_like(ids)
+    if before is not None: earlier = np.where(np.isin(before, ids[ids>0]), 0, before) # numbers that no object has now
+    so_far = int(earlier.max())
+    named = _same(small, earlier)
+    highest = max(so_far, int(ids.max()))
+    added = np.where(named>so_far, named-so_far+highest, named)
+    return ids+np.where(small>0, added, 0).astype(np.int32)
 
 # %% ../../nbs/masks/20_postprocess.ipynb #28e54b80
 def drop_small(

@@ -75,9 +75,9 @@ def added_pieces(
     mask:np.ndarray,   # bool `(x,y,z)`
     before:np.ndarray, # bool `(x,y,z)`, an earlier state of it
 )->np.ndarray:         # bool `(x,y,z)`
-    "The pieces of a mask that share no voxel with what it was before"
-    pieces = components(np.asarray(mask, bool))
-    touches = np.zeros(pieces.max()+1, bool)
+    "The pieces of a mask that touch nothing of what it was before, not even with a corner"
+    pieces,n = ndi.label(np.asarray(mask, bool), np.ones((3,3,3)))
+    touches = np.zeros(n+1, bool)
     touches[np.unique(pieces[before])] = True
     touches[0] = True # the background is none
     return ~touches[pieces]
