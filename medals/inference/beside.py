@@ -56,6 +56,7 @@ def companion(
         if is_same: return i
     return None
 
+# %% ../../nbs/inference/71_beside.ipynb #6b20a225
 def with_companions(
     request:Request,
     frame:InputSpec, # What the weights expect
@@ -82,11 +83,16 @@ AXIS_OF_SIDE = dict(R=(0,1), L=(0,-1), A=(1,1), P=(1,-1), S=(2,1), I=(2,-1)) # a
 
 def _near(other, spacing, mm, box):
     "Voxels of a box within a distance of a mask"
-    steps = [max(1, int(COARSE_MM/size)) for size in spacing]
-    coarse = other[tuple(slice(None, None, step) for step in steps)]
-    sizes = [step*size for step,size in zip(steps, spacing)]
+    steps = []
+    sizes = []
+    nearest = []
+    for size,(lo,hi) in zip(spacing, box):
+        step = max(1, int(COARSE_MM/size))
+        steps.append(slice(None, None, step))
+        sizes.append(step*size)
+        nearest.append(np.arange(lo, hi)//step)
+    coarse = other[tuple(steps)]
     near = distance_transform_edt(~coarse, sampling=sizes)<=mm
-    nearest = [np.arange(lo, hi)//step for (lo,hi),step in zip(box, steps)]
     return near[np.ix_(*nearest)]
 
 def _middles(pieces, n, first, affine):
