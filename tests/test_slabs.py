@@ -1,6 +1,6 @@
 "Runs on a CPU in slabs against the plain forward pass, and the kernels that convolve"
 import math
-from statistics import mean, stdev
+from statistics import mean
 
 import pytest
 import torch
@@ -291,17 +291,16 @@ def gradients_of(seed, drawn, half):
 @pytest.mark.parametrize('drawn', [0, 3, 20, 24])
 def test_a_step_in_half_precision_is_as_close_to_single_precision_as_the_plain_way(drawn, monkeypatch):
     "24 masks are summed, fewer are convolved as they are"
-    seeds = range(8)
+    seeds = range(24)
     ours = [[gradients_of(seed, drawn, half) for half in (False,True)] for seed in seeds]
     monkeypatch.setattr(kernels, 'LARGE_MAP', float('inf'))
     monkeypatch.setattr(medals.unet, 'saves_doubling', lambda *a: False)
     monkeypatch.setattr(medals.model, 'as_numbers', lambda masks, like: masks.to(like.dtype))
     plainly = [[gradients_of(seed, drawn, half) for half in (False,True)] for seed in seeds]
-    of_single = [far(a[0], b[0]) for a,b in zip(ours, plainly)]
+    of_single = [far(a[0], b[0]) for a,b in zip(ours[:8], plainly)]
     assert min(of_single)<1e-6 and max(of_single)<1e-4 # a number beside the kink of the activation may fall on its other side
     shares = [math.log(far(o[1], p[0])/far(p[1], p[0])) for o,p in zip(ours, plainly)]
-    doubt = 3*stdev(shares)/len(shares)**.5 # rounding in a single network is a draw: half as much or twice as much
-    assert mean(shares)<math.log(1.1)+doubt
+    assert mean(shares)<math.log(1.3) # rounding in a single network is a draw, half as much or twice as much: 24 of them say what is usual
 
 
 def taught(norm_and_act, half, size):
