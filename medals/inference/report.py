@@ -189,6 +189,14 @@ def _presence(run, found, i, ml):
     is_calibrated = known and request.rules.absent and not request.instance
     return calibrated(sure, known.usual(request.texts[i], request.kind(i))) if is_calibrated else sure
 
+def _beside_others(run, found, bits, sure):
+    "Leave out of masks what does not lie near what it should; `{sentence: what was left out}`"
+    request = run.request
+    others = {}
+    for i,text in enumerate(request.texts): others[text] = other_mask(bits[text], found.bits[i], sure[text])
+    frame = run.seg.stages[0].frame
+    return beside(request, frame, bits, others, run.seg.repertoire)
+
 def _believed(run, found, unknown, remarks):
     "Masks, presence and mean scores by sentence; why a mask is not believed is added to the remarks"
     mm3 = np.prod(run.request.vol.spacing)
@@ -206,12 +214,11 @@ def _believed(run, found, unknown, remarks):
         sure[text] = presence
         if why: _add_remark(remarks, text, why)
         if not why or text not in unknown: means[text] = mean # not of a mask that is not believed
-    others = {text: other_mask(bits[text], found.bits[i], sure[text]) for i,text in enumerate(run.request.texts)}
-    for text,said in beside(run.request, run.seg.stages[0].frame, bits, others, run.seg.repertoire).items():
+    for text,said in _beside_others(run, found, bits, sure).items():
         _add_remark(remarks, text, said)
         if not bits[text].any(): scores[text] = 0.
-    for known in (bits, scores, means):
-        for text in run.request.along: known.pop(text, None) # nobody asked
+    for text in run.request.along: # nobody asked
+        for known in (bits, scores, means): known.pop(text, None)
     return bits,scores,means
 
 # %% ../../nbs/inference/91_report.ipynb #f0e50618
